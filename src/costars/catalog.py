@@ -1,0 +1,46 @@
+"""The table of contents: what a scene may name, and what does it. To add one, add a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from torch import Tensor
+
+from costars.methods import multi_lora, two_stage
+from costars.microworld.segmenter import load_segmenter
+from costars.model.load import load_sdxl
+from costars.model.model import Model
+from costars.segment.attention import AttentionSegmenter
+from costars.types import Job, Layout, Plan, Segmenter, Step
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a picture is made: with a plan drawn first (layout, personalise), or at once (sample)."""
+
+    draw_layout: Callable[[Model, Job, Any], Generator[Step, None, Layout]] | None
+    personalise: Callable[[Model, Plan, Mapping[str, Any], Any], Generator[Step, None, Tensor]] | None = None
+    sample: Callable[[Model, Job, Any], Generator[Step, None, Tensor]] | None = None
+
+
+METHODS: Mapping[str, Method] = {
+    "two_stage": Method(two_stage.draw_layout, two_stage.personalise),
+    "multi_lora": Method(None, sample=multi_lora.sample),
+}
+
+FAMILIES: Mapping[str, Callable[..., Model]] = {"sdxl": load_sdxl}
+
+SEGMENTERS: Mapping[str, Callable[[Model], Segmenter]] = {
+    "world": lambda model: load_segmenter(model.device),
+    "attention": lambda model: AttentionSegmenter(),
+}
+
+SCHEDULERS: Mapping[str, Callable[[Any], Any]] = {
+    "checkpoint": lambda scheduler: scheduler,
+    "ddim": lambda scheduler: DDIMScheduler.from_config(scheduler.config, clip_sample=False, set_alpha_to_one=False),
+    "euler": lambda scheduler: EulerDiscreteScheduler.from_config(scheduler.config),
+    "dpm": lambda scheduler: DPMSolverMultistepScheduler.from_config(scheduler.config),
+}

@@ -1,0 +1,131 @@
+"""OMG's two stages: a layout with strangers, then every identity in its place (ECCV 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+
+import torch
+from torch import Tensor
+
+from costars.methods.prompts import class_names, global_prompt, member_prompt
+from costars.model.adapters import one_adapter_per_row, scaled, text_adapter
+from costars.model.model import Model
+from costars.sample.blend import blended, cell_masks, with_rest
+from costars.sample.denoise import denoise, schedule
+from costars.sample.rules import BorrowLayout, RecordWords
+from costars.scene import Scene, TwoStage
+from costars.types import Concept, Job, Layout, Path, Plan, Step, Text
+
+
+def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, None, Layout]:
+    """Stage 1: the scene with class words only; keeps every step's latent and the words' attention."""
+    scene = job.scene
+    classes = class_names(scene, job.concepts)
+    prompt = global_prompt(scene, classes)
+    text = model.encode_text(prompt, sorted(set(classes.values())))
+    path = Path("global", text, _negative(model, scene, scene.negative_prompt))
+    size_px = scene.size or model.facts.size_px
+    latent = model.initial_noise(size_px, scene.seed)
+    steps = schedule(scheduler, scene.steps, model.device)
+    latent = latent * steps.scheduler.init_noise_sigma
+    latents = [latent]
+    words = RecordWords(row=0, columns=_columns(text), size=model.latent_size(size_px))
+    rows = 0
+    for step in denoise(
+        model,
+        latent,
+        [path],
+        lambda noise: noise[0],
+        steps,
+        guidance_scale=scene.guidance_scale,
+        size_px=size_px,
+        rule=words,
+        stage="layout",
+    ):
+        latents.append(step.latent)
+        rows = step.rows
+        yield step
+    image = model.decode(latents[-1])
+    return Layout(image, torch.cat(latents), words.means(), prompt, rows)
+
+
+def _columns(text: Text) -> dict[str, list[int]]:
+    """Token positions of every occurrence of a word, under "word 0", "word 1", ..."""
+    return {
+        f"{word} {i}": list(range(span.start, span.stop))
+        for word, spans in text.spans.items()
+        for i, span in enumerate(spans)
+    }
+
+
+def personalise(
+    model: Model, plan: Plan, concepts: Mapping[str, Concept], scheduler: object
+) -> Generator[Step, None, Tensor]:
+    """Stage 2: from the layout's own latent at the start step, with one more path per concept.
+
+    Before that step nothing differs from stage 1, so nothing is computed for it. The layout's
+    conditional row runs beside the others on its stored latents, and the global path borrows its
+    attention (OMG section 3.3); the paths' noise is blended by the masks (Eq. 6).
+    """
+    scene, layout = plan.scene, plan.layout
+    method = scene.method
+    assert isinstance(method, TwoStage)
+    size_px = scene.size or model.facts.size_px
+    classes = class_names(scene, concepts)
+    adapters = {name: scaled(concepts[name].adapter, scene.cast[name].weight) for name in plan.regions}
+    text = model.encode_text(layout.prompt)
+    negative = _negative(model, scene, scene.negative_prompt)
+    latents = layout.latents.to(model.device, model.dtype)
+    paths = [Path("layout", text, replay=latents)] if method.layout_strength > 0 else []
+    paths.append(Path("global", text, negative))
+    for name in plan.regions if method.blend else ():
+        words = member_prompt(scene, name, classes, concepts[name])
+        not_words = scene.cast[name].negative_prompt
+        with text_adapter(model.encoders, adapters[name]):
+            own = model.encode_text(words)
+            own_negative = _negative(model, scene, scene.negative_prompt if not_words is None else not_words)
+        paths.append(Path(name, own, own_negative, adapter=name))
+    shares = with_rest(_shares(model, plan, method, size_px).to(model.device))
+    rule = BorrowLayout(
+        source=0,
+        target=1,
+        cross_share=method.layout_strength,
+        self_share=method.self_attention_share * method.layout_strength,
+        self_tokens=(size_px[0] // method.self_attention_cell_px) * (size_px[1] // method.self_attention_cell_px),
+    )
+    start = first_step(scene)
+    latent = latents[start : start + 1]
+    with one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
+        for step in denoise(
+            model,
+            latent,
+            paths,
+            lambda noise: blended(noise, shares),
+            schedule(scheduler, scene.steps, model.device, start),
+            guidance_scale=scene.guidance_scale,
+            size_px=size_px,
+            rule=rule if method.layout_strength > 0 else None,
+            adapters=row_adapters,
+            stage="personalise",
+        ):
+            latent = step.latent
+            yield step
+    return latent
+
+
+def first_step(scene: Scene) -> int:
+    """The first step in which identities take part, of scene.steps."""
+    return min(scene.steps, round(scene.start * scene.steps))
+
+
+def _negative(model: Model, scene: Scene, prompt: str) -> Text | None:
+    return model.encode_text(prompt) if scene.guidance_scale > 1 else None
+
+
+def _shares(model: Model, plan: Plan, method: TwoStage, size_px: tuple[int, int]) -> Tensor:
+    if not method.blend:
+        return torch.zeros(0, *model.latent_size(size_px))
+    by_depth = sorted(plan.regions, key=lambda name: plan.regions[name].depth)
+    front_first = [plan.regions[name].mask for name in by_depth]
+    shares = cell_masks(front_first, model.latent_size(size_px), method.feather_cells)
+    return torch.stack([shares[by_depth.index(name)] for name in plan.regions])

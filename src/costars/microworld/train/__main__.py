@@ -1,0 +1,169 @@
+"""python -m costars.microworld.train: trains the built-in world from nothing but the renderer."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+
+from costars.microworld.segmenter import SegmenterNet, WorldSegmenter
+from costars.microworld.train import base, concepts, corpus, loop, samples, segmenter, vae
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+PICTURES = 100_000  # rendered once, 10 ms each and core; a base model sees each about twice
+FOR_SEGMENTER = 24_000
+PARTS = ("vae", "base", "segmenter", "concepts")
+Said = tuple[int, int, str]  # step, of, what to say beside the bar
+
+
+class Workshop:
+    """Where training keeps its pictures and checkpoints, and where it puts the weights."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.work: Path = options.work
+        self.weights: Path = options.weights
+        self.device = torch.device(options.device)
+        self.minutes: float = options.minutes
+        self.resume: bool = options.resume
+        self.sheet_every_s = 60 * options.sheet_every
+        self.work.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+
+    def state(self, part: str) -> Path:
+        """The checkpoint of one part; an old one is removed unless the run resumes it."""
+        path = self.work / f"{part}.safetensors"
+        if not self.resume:
+            path.unlink(missing_ok=True)
+        return path
+
+    def corpus(self, count: int) -> Iterator[Said | corpus.Corpus]:
+        """Render what is missing, then the pictures themselves."""
+        for done in corpus.render(self.work / "corpus", count, os.cpu_count() or 1):
+            yield done, count, "pictures"
+        yield corpus.load(self.work / "corpus", count)
+
+    def train_vae(self) -> Iterator[Said]:
+        data = yield from _awaited(self.corpus(PICTURES))
+        model = vae.build()
+        checkpoint = self.state("vae")
+        steps = vae.train(model, data, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume)
+        run = yield from _told(steps)
+        loop.put_average(run, model)
+        model.eval()
+        parts = list(vae.encode(model, data))
+        mean, std = (torch.cat([p[i].cpu() for p in parts]) for i in (0, 1))
+        scale = 1 / float(mean.std())
+        model.register_to_config(scaling_factor=scale)
+        save_file({"mean": (mean * scale).half(), "std": (std * scale).half()}, self.work / "latents.safetensors")
+        model.save_pretrained(self.work / "vae")
+        self._save(model.to(torch.float16), "model/vae", vae.RECIPE, run)
+
+    def train_base(self) -> Iterator[Said]:
+        data = load_file(self.work / "latents.safetensors")
+        count = len(data["mean"])
+        loaded = yield from _awaited(self.corpus(count))
+        captions = loaded.captions
+        del loaded
+        decoder = AutoencoderKL.from_pretrained(self.work / "vae").to(self.device).eval()
+        model = base.build(self.weights / "model")
+        latents, checkpoint = (data["mean"], data["std"]), self.state("base")
+        drawn = time.monotonic()
+        for run, p in base.train(
+            model, latents, captions, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume
+        ):
+            yield p.step, p.of, f"loss {p.loss:.4f}"
+            if time.monotonic() - drawn > self.sheet_every_s:
+                self._sheet(model, run, decoder, samples.PROMPTS[:16])
+                drawn = time.monotonic()
+        self._sheet(model, run, decoder, samples.PROMPTS)
+        loop.put_average(run, model.trained())
+        base.save(model, decoder, self.weights / "model")
+        loop.write_card(self.weights / "model" / "card.json", base.RECIPE, run, self.device)
+
+    def train_segmenter(self) -> Iterator[Said]:
+        data = yield from _awaited(self.corpus(FOR_SEGMENTER))
+        net, checkpoint = SegmenterNet(), self.state("segmenter")
+        steps = segmenter.train(net, data, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume)
+        run = yield from _told(steps)
+        loop.put_average(run, net)
+        held_out = segmenter.measure(WorldSegmenter(net.eval(), self.device), 500)
+        folder = self.weights / "segmenter"
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {k: v.to(torch.float16).cpu().contiguous() for k, v in net.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors")
+        loop.write_card(folder / "card.json", segmenter.RECIPE, run, self.device, held_out=held_out)
+
+    def train_concepts(self) -> Iterator[Said]:
+        from costars.model.load import load_sdxl
+
+        model = load_sdxl(self.weights / "model", "builtin", self.device, torch.float32, 0, "world")
+        folder = self.weights / "concepts"
+        of = len(concepts.PACK) * concepts.RECIPE.steps
+        for name, step, loss in concepts.train(model, folder):
+            yield step, of, f"{name} loss {loss:.4f}"
+
+    def _sheet(self, model: base.BaseModel, run: loop.Run, decoder: AutoencoderKL, prompts: tuple[str, ...]) -> None:
+        shown = samples.as_model(samples.averaged(model, run), decoder, self.device)
+        samples.tiled(samples.sample(shown, prompts)).save(self.work / f"samples-{run.step:06d}.png")
+
+    def _save(self, model: AutoencoderKL, name: str, recipe: loop.Recipe, run: loop.Run) -> None:
+        model.save_pretrained(self.weights / name)
+        loop.write_card(self.weights / name / "card.json", recipe, run, self.device)
+
+
+def _told(steps: Iterator[tuple[loop.Run, loop.Progress]]) -> Generator[Said, None, loop.Run]:
+    """Pass progress on and return the run at its end."""
+    run = None
+    for run, p in steps:  # noqa: B007
+        yield p.step, p.of, f"loss {p.loss:.4f}"
+    assert run is not None
+    return run
+
+
+def _awaited(said: Iterator[Said | corpus.Corpus]) -> Generator[Said, None, corpus.Corpus]:
+    """Pass progress on and return the value that ends it."""
+    for item in said:
+        if isinstance(item, corpus.Corpus):
+            return item
+        yield item
+    raise RuntimeError("no corpus came")
+
+
+def main() -> None:
+    """Train one part or all of them, in the order in which they build on each other."""
+    parser = argparse.ArgumentParser(prog="python -m costars.microworld.train", description=__doc__)
+    parser.add_argument("part", choices=(*PARTS, "all"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop each part after this long; resume later")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+    parser.add_argument("--work", type=Path, default=Path("out/train"), help="pictures, checkpoints, sample sheets")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished weights go")
+    parser.add_argument("--sheet-every", type=float, default=5.0, help="minutes between sample sheets")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here; use --device cpu")
+    workshop = Workshop(options)
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    with Progress(*columns) as progress:
+        for part in PARTS if options.part == "all" else (options.part,):
+            task = progress.add_task(part, total=None, said="")
+            for step, of, said in getattr(workshop, f"train_{part}")():
+                progress.update(task, completed=step, total=of, said=said)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The base model: a small text-to-image model in SDXL's own classes and folder format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from costars.microworld.train import loop
+from costars.microworld.train.vocabulary import MAX_TOKENS, write_tokenizer
+from costars.microworld.world import SIZE_PX
+from costars.model.text import TextEncoders, features
+from costars.train.loss import noise_loss
+
+RECIPE = loop.Recipe(steps=4200, batch=64, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999)
+DROP_TEXT = 0.1  # Ho & Salimans 2022, arXiv 2207.12598: share of pictures trained without a caption
+TEXT_WIDTH = 128
+
+
+@dataclass
+class BaseModel:
+    """The parts of an SDXL checkpoint."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    text_encoder_2: CLIPTextModelWithProjection
+    tokenizer: CLIPTokenizer
+    tokenizer_2: CLIPTokenizer
+    scheduler: EulerDiscreteScheduler
+
+    def trained(self) -> nn.Module:
+        """What the training of the base changes."""
+        parts = {"unet": self.unet, "text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return nn.ModuleDict(parts)
+
+
+def build(folder: Path) -> BaseModel:
+    """An untrained model; the tokenizers are written into the folder."""
+    size = write_tokenizer(folder / "tokenizer", pad="<|endoftext|>")
+    write_tokenizer(folder / "tokenizer_2", pad="!")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer_2 = CLIPTokenizer.from_pretrained(folder / "tokenizer_2")
+    assert tokenizer.eos_token_id is not None
+    text = {
+        "vocab_size": size,
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 4 * TEXT_WIDTH,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "max_position_embeddings": MAX_TOKENS,
+        "projection_dim": TEXT_WIDTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=(96, 192, 224),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        attention_head_dim=(3, 6, 7),
+        transformer_layers_per_block=1,
+        cross_attention_dim=2 * TEXT_WIDTH,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=6 * 32 + TEXT_WIDTH,
+    )
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
+    return BaseModel(
+        unet,
+        CLIPTextModel(CLIPTextConfig(**text, hidden_act="quick_gelu")),
+        CLIPTextModelWithProjection(CLIPTextConfig(**text, hidden_act="gelu")),
+        tokenizer,
+        tokenizer_2,
+        scheduler,
+    )
+
+
+def token_ids(model: BaseModel, captions: list[str]) -> Tensor:
+    """(2, n, t) token ids of both tokenizers."""
+    pair = [
+        tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        for tokenizer in (model.tokenizer, model.tokenizer_2)
+    ]
+    return torch.stack([p.input_ids for p in pair])
+
+
+def train(
+    model: BaseModel,
+    latents: tuple[Tensor, Tensor],
+    captions: list[str],
+    checkpoint: Path,
+    *,
+    recipe: loop.Recipe = RECIPE,
+    device: torch.device,
+    minutes: float,
+    resume: bool,
+) -> Iterator[tuple[loop.Run, loop.Progress]]:
+    """Train UNet and both text encoders together on (mean, std) latents, already scaled."""
+    parts = model.trained().to(device).train()
+    model.unet.set_attn_processor(AttnProcessor())  # plain products: twice as fast as SDPA to train on a CPU
+    run = loop.start(parts, recipe, checkpoint, resume)
+    mean, std = latents
+    encoders = TextEncoders(model.tokenizer, model.tokenizer_2, model.text_encoder, model.text_encoder_2)
+    ids, empty = token_ids(model, captions), token_ids(model, [""])
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(captions), (recipe.batch,), generator=generator)
+        drawn = mean[index].float()
+        drawn = drawn + std[index].float() * torch.randn(drawn.shape, generator=generator)
+        batch_ids = ids[:, index].clone()
+        dropped = torch.rand(recipe.batch, generator=generator) < DROP_TEXT
+        batch_ids[:, dropped] = empty
+        first, second = batch_ids.to(device)
+        text = features(encoders, first, second)
+        return noise_loss(model.unet, model.scheduler.alphas_cumprod, drawn.to(device), text, SIZE_PX, generator)
+
+    for progress in loop.train(run, recipe, loss_of, device=device, checkpoint=checkpoint, minutes=minutes):
+        yield run, progress
+
+
+def save(model: BaseModel, vae: AutoencoderKL, folder: Path) -> None:
+    """Write a diffusers folder with fp16 weights."""
+    for name in ("unet", "text_encoder", "text_encoder_2"):
+        part = getattr(model, name)
+        dtype = part.dtype
+        part.to(torch.float16).save_pretrained(folder / name)
+        part.to(dtype)
+    vae.to(torch.float16).save_pretrained(folder / "vae")
+    vae.to(torch.float32)
+    model.scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "_diffusers_version": "0.42.1",
+        "force_zeros_for_empty_prompt": False,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

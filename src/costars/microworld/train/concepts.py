@@ -1,0 +1,99 @@
+"""The concept pack: eight inhabitants taught to the built-in model, each from ten pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from costars.microworld.identity import Identity
+from costars.microworld.pictures import portraits, write
+from costars.model.model import Model
+from costars.train.lora import LoraRecipe, Teaching, train_lora
+
+RECIPE = LoraRecipe()
+PICTURES = 10
+
+PACK: dict[str, Identity] = {
+    "ana": Identity(
+        "woman",
+        {
+            "skin": "light",
+            "hair_colour": "red",
+            "hair_style": "long",
+            "glasses": "glasses",
+            "shirt_colour": "green",
+            "shirt_pattern": "plain",
+            "hat": "none",
+        },
+    ),
+    "cleo": Identity(
+        "woman",
+        {
+            "skin": "dark",
+            "hair_colour": "blue",
+            "hair_style": "bun",
+            "glasses": "none",
+            "shirt_colour": "yellow",
+            "shirt_pattern": "striped",
+            "hat": "none",
+        },
+    ),
+    "eve": Identity(
+        "woman",
+        {
+            "skin": "tan",
+            "hair_colour": "black",
+            "hair_style": "bob",
+            "glasses": "none",
+            "shirt_colour": "purple",
+            "shirt_pattern": "dotted",
+            "hat": "straw hat",
+        },
+    ),
+    "bo": Identity(
+        "man",
+        {
+            "skin": "brown",
+            "hair_colour": "black",
+            "hair_style": "curly",
+            "glasses": "none",
+            "beard": "beard",
+            "shirt_colour": "orange",
+            "shirt_pattern": "plain",
+            "hat": "none",
+        },
+    ),
+    "dan": Identity(
+        "man",
+        {
+            "skin": "pale",
+            "hair_colour": "blond",
+            "hair_style": "spiky",
+            "glasses": "sunglasses",
+            "beard": "none",
+            "shirt_colour": "blue",
+            "shirt_pattern": "striped",
+            "hat": "none",
+        },
+    ),
+    "rex": Identity("dog", {"fur": "golden", "marking": "spotted", "ears": "floppy", "collar": "blue"}),
+    "mochi": Identity("cat", {"fur": "black", "marking": "patched", "collar": "red"}),
+    "bolt": Identity("robot", {"body": "pink", "head": "domed", "antenna": "two", "eyes": "visor", "chest": "heart"}),
+}
+
+
+def teaching(name: str) -> Teaching:
+    """The pictures and captions that one concept of the pack is taught from."""
+    who = PACK[name]
+    pictures = portraits(who, PICTURES, seed=list(PACK).index(name))
+    captions = [p.caption.replace(f"a {who.class_name}", f"a {name} {who.class_name}", 1) for p in pictures]
+    return Teaching(name, who.class_name, name, [p.image for p in pictures], captions)
+
+
+def train(model: Model, folder: Path, names: list[str] | None = None) -> Iterator[tuple[str, int, float]]:
+    """Teach every concept of the pack; writes NAME.safetensors and its reference pictures in NAME/."""
+    for i, name in enumerate(PACK if names is None else names):
+        write(portraits(PACK[name], PICTURES, seed=list(PACK).index(name)), PACK[name], folder / name)
+        steps = train_lora(model, teaching(name), RECIPE, folder / f"{name}.safetensors")
+        for step, loss in enumerate(steps):
+            yield name, i * RECIPE.steps + step + 1, loss

@@ -1,0 +1,105 @@
+"""Sheets of samples, drawn while a model trains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import AttnProcessor2_0
+from PIL import Image
+
+from costars.microworld.train import loop
+from costars.microworld.train.base import BaseModel
+from costars.model.model import Facts, Model
+from costars.model.text import TextEncoders
+from costars.sample.denoise import denoise, schedule
+from costars.types import Path
+
+# Held-out prompts: every class, every place, both orders of depth, one to five figures.
+PROMPTS = (
+    "a woman in front of a man in a park",
+    "a man in front of a woman on a beach",
+    "a dog in front of a woman on a street",
+    "a robot to the left of a cat in a room",
+    "a woman and a woman in the snow",
+    "a man behind a robot on the moon",
+    "a cat next to a man in a desert",
+    "a man to the right of a man in a forest",
+    "a woman to the left of a dog on a beach",
+    "a robot in front of a robot in a park",
+    "a cat behind a dog in the snow",
+    "a woman in front of a robot on a street",
+    "a man and a dog on the moon",
+    "a woman behind a man in a room",
+    "a cat in front of a man in a forest",
+    "a dog to the left of a robot in a desert",
+    "a woman with long red hair and glasses in front of a man with a beard on a beach",
+    "a man with a blue striped shirt next to a woman with a green dress in a park",
+    "a man with spiky blond hair to the left of a dog with spotted white fur in a room",
+    "a woman with curly black hair and a straw hat behind a cat with orange fur in the snow",
+    "a robot with a red body and a visor in front of a woman with a yellow dotted dress in a desert",
+    "a woman with dark skin and a blue beanie next to a man with pale skin and sunglasses on a street",
+    "a man with a red cap in front of a man with curly white hair on the moon",
+    "a woman with a pink bun to the right of a robot with a teal body in a forest",
+    "a woman on a beach",
+    "a man with a beard and glasses in the snow",
+    "a dog with golden fur and a red collar in a room",
+    "a robot with a blue body and a heart on the chest on the moon",
+    "a man, a woman and a dog in a park",
+    "a cat, a robot and a woman on a street",
+    "a woman, a man, a cat and a dog on a beach",
+    "a man, a woman, a dog, a cat and a robot in the snow",
+)
+
+
+def averaged(base: BaseModel, run: loop.Run) -> BaseModel:
+    """A copy of a model in training with the running mean of its weights."""
+    copied = copy.deepcopy(base)
+    loop.put_average(run, copied.trained())
+    copied.unet.set_attn_processor(AttnProcessor2_0())
+    return copied
+
+
+def as_model(base: BaseModel, vae: AutoencoderKL, device: torch.device) -> Model:
+    """The parts as costars sees a checkpoint; weights are shared, not copied."""
+    encoders = TextEncoders(base.tokenizer, base.tokenizer_2, base.text_encoder, base.text_encoder_2)
+    facts = Facts("in training", "sdxl", "", (128, 128), 8, 8, "world")
+    for part in (base.unet, base.text_encoder, base.text_encoder_2, vae):
+        part.to(device).eval()
+    return Model(base.unet, vae, encoders, base.scheduler, facts, device, torch.float32)
+
+
+def sample(
+    model: Model, prompts: Sequence[str], *, steps: int = 30, guidance_scale: float = 5.0, seed: int = 0
+) -> list[Image.Image]:
+    """One picture for each prompt, each with a seed of its own."""
+    images = []
+    for i, prompt in enumerate(prompts):
+        plan = schedule(model.scheduler, steps, model.device)
+        latent = model.initial_noise(model.facts.size_px, seed + i) * plan.scheduler.init_noise_sigma
+        with torch.no_grad():
+            path = Path("global", model.encode_text(prompt), model.encode_text(""))
+        for step in denoise(
+            model,
+            latent,
+            [path],
+            lambda noise: noise[0],
+            plan,
+            guidance_scale=guidance_scale,
+            size_px=model.facts.size_px,
+        ):
+            latent = step.latent
+        images.append(model.decode(latent))
+    return images
+
+
+def tiled(images: Sequence[Image.Image], columns: int = 8, tile_px: int = 192) -> Image.Image:
+    """Pictures in rows, edge to edge."""
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * tile_px, rows * tile_px))
+    for i, image in enumerate(images):
+        tile = image.resize((tile_px, tile_px), Image.Resampling.LANCZOS)
+        sheet.paste(tile, (i % columns * tile_px, i // columns * tile_px))
+    return sheet

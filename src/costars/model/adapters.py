@@ -1,0 +1,154 @@
+"""Adapters on a model, one for each row of a batch, gone without a trace when the block ends.
+
+Every layer that some adapter touches gets a forward hook which adds up @ down @ x to its output:
+two batched matrix products for all rows together, so one call serves base rows and any number of
+adapters (bench/adapters.py measures it against peft's mixed batch). The weights are not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
+
+from costars.errors import ConceptError
+from costars.model.text import TextEncoders
+from costars.types import Adapter, LowRank
+
+
+@dataclass
+class RowAdapters:
+    """Says which adapter each row of the next call uses; None is the model without one."""
+
+    layers: list[_Layer] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+    rows: tuple[str | None, ...] = ()
+
+    def use(self, rows: Sequence[str | None]) -> None:
+        """Set the adapter of each row."""
+        if tuple(rows) == self.rows:
+            return
+        self.rows = tuple(rows)
+        for layer in self.layers:
+            layer.use(self.rows)
+
+
+class _Layer:
+    """The stacked adapters of one layer, gathered for the rows of the coming call."""
+
+    def __init__(self, module: nn.Module, entries: Mapping[str, LowRank]) -> None:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        rank = max(len(e.down) for e in entries.values())
+        self.names = list(entries)
+        self.module = module
+        self.down = torch.stack([_pad_rank(e.down, 0, rank) for e in entries.values()]).to(weight)
+        self.up = torch.stack([_pad_rank(e.up, 1, rank) for e in entries.values()]).to(weight)
+        self.taken: Tensor | None = None
+
+    def use(self, rows: Sequence[str | None]) -> None:
+        taken = [i for i, name in enumerate(rows) if name in self.names]
+        which = [self.names.index(rows[i]) for i in taken]  # type: ignore[arg-type]
+        device = self.down.device
+        self.count = len(rows)
+        self.taken = torch.tensor(taken, device=device) if taken else None
+        self.all = len(taken) == len(rows)
+        index = torch.tensor(which, device=device, dtype=torch.long)
+        self.row_down, self.row_up = self.down[index], self.up[index]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if self.taken is None:
+            return output
+        x = inputs[0]
+        if len(x) != self.count:
+            raise ValueError(f"{self.count} rows were announced to the adapters, {len(x)} came")
+        change = self._change(x if self.all else x[self.taken])
+        return output + change if self.all else output.index_add(0, self.taken, change)
+
+    def _change(self, x: Tensor) -> Tensor:
+        if isinstance(self.module, nn.Conv2d):
+            stride, padding = self.module.stride, self.module.padding
+            assert not isinstance(padding, str)
+            each = zip(x, self.row_down, self.row_up, strict=True)
+            return torch.cat([conv2d(conv2d(r[None], d, None, stride, padding), u) for r, d, u in each])
+        flat = x.reshape(len(x), -1, x.shape[-1])
+        change = flat @ self.row_down.transpose(1, 2) @ self.row_up.transpose(1, 2)
+        return change.reshape(*x.shape[:-1], -1)
+
+
+def _pad_rank(matrix: Tensor, axis: int, rank: int) -> Tensor:
+    missing = rank - matrix.shape[axis]
+    if not missing:
+        return matrix
+    sides = [0, 0] * matrix.ndim
+    sides[2 * (matrix.ndim - 1 - axis) + 1] = missing
+    return pad(matrix, sides)
+
+
+@contextmanager
+def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> Iterator[RowAdapters]:
+    """Within the block each row of a call to the module may have an adapter of its own.
+
+    Only the entries under the prefix ("unet.") are taken; Linear and Conv2d layers are allowed.
+    Raises ConceptError if an adapter names a layer that the module does not have or of another size.
+    """
+    touched: dict[str, dict[str, LowRank]] = {}
+    for name, adapter in adapters.items():
+        for path, entry in adapter.items():
+            if path.startswith(prefix):
+                touched.setdefault(path.removeprefix(prefix), {})[name] = entry
+    modules = dict(module.named_modules())
+    state = RowAdapters(names=tuple(adapters))
+    handles = []
+    try:
+        for path, entries in touched.items():
+            _check_fit(path, modules.get(path), entries)
+            layer = _Layer(modules[path], entries)
+            state.layers.append(layer)
+            handles.append(modules[path].register_forward_hook(layer))
+        yield state
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRank]) -> None:
+    for name, entry in entries.items():
+        if not isinstance(module, nn.Linear | nn.Conv2d):
+            raise ConceptError(f"concept {name!r} changes the layer {path!r}, which this model does not have")
+        out_size, in_size = module.weight.shape[:2]
+        if entry.down.shape[1] != in_size or entry.up.shape[0] != out_size:
+            raise ConceptError(
+                f"concept {name!r}: layer {path!r} is {entry.down.shape[1]} -> {entry.up.shape[0]}, but the model's "
+                f"is {in_size} -> {out_size}; it was made for another base model"
+            )
+
+
+@contextmanager
+def text_adapter(encoders: TextEncoders, adapter: Adapter) -> Iterator[None]:
+    """Within the block both text encoders read single prompts with the adapter."""
+    with (
+        one_adapter_per_row(encoders.encoder, "text_encoder.", {"own": adapter}) as first,
+        one_adapter_per_row(encoders.encoder_2, "text_encoder_2.", {"own": adapter}) as second,
+    ):
+        first.use(["own"])
+        second.use(["own"])
+        yield
+
+
+def scaled(adapter: Adapter, weight: float) -> Adapter:
+    """The adapter with its effect multiplied."""
+    return {path: LowRank(entry.down, entry.up * weight) for path, entry in adapter.items()}
+
+
+def concatenated(adapters: Sequence[Adapter]) -> Adapter:
+    """One adapter whose change is the sum of all changes: ranks are laid side by side."""
+    out: dict[str, LowRank] = {}
+    for path in dict.fromkeys(path for adapter in adapters for path in adapter):
+        entries = [adapter[path] for adapter in adapters if path in adapter]
+        out[path] = LowRank(torch.cat([e.down for e in entries]), torch.cat([e.up for e in entries], dim=1))
+    return out

@@ -1,0 +1,91 @@
+"""Checkpoints from disk: a diffusers folder becomes a Model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import schedulers as diffusers_schedulers
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from costars.errors import ModelError
+from costars.model.model import Facts, Model
+from costars.model.text import TextEncoders
+
+SDXL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+
+
+def load_sdxl(
+    folder: Path, name: str, device: torch.device, dtype: torch.dtype, max_rows: int, segmenter: str
+) -> Model:
+    """Load an SDXL checkpoint from a diffusers folder; raises ModelError if it is not a whole one."""
+    _check_folder(folder, name)
+    try:
+        unet = _part(UNet2DConditionModel, folder / "unet", dtype)
+        vae = _part(AutoencoderKL, folder / "vae", dtype)
+        encoders = TextEncoders(
+            CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+            CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+            _part(CLIPTextModel, folder / "text_encoder", dtype).to(device),
+            _part(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype).to(device),
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(f"model {name!r}: cannot be loaded ({line}); fetch it again") from None
+    cell_px = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    side = int(unet.config["sample_size"]) * cell_px
+    facts = Facts(
+        name=name,
+        family="sdxl",
+        sha256=_hash(folder / "unet"),
+        size_px=(side, side),
+        cell_px=cell_px,
+        latent_channels=int(unet.config["in_channels"]),
+        segmenter=segmenter,
+    )
+    scheduler = _scheduler(folder / "scheduler", name)
+    return Model(unet.to(device), vae.to(device), encoders, scheduler, facts, device, dtype, max_rows)
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelError(
+            f"model {name!r}: no model_index.json there; want 'builtin' or the path of an SDXL diffusers folder"
+        )
+    parts = json.loads(index.read_text())
+    missing = [p for p in SDXL_PARTS if p not in parts or not (folder / p).is_dir()]
+    if missing:
+        raise ModelError(
+            f"model {name!r}: an SDXL folder has {', '.join(SDXL_PARTS)}, but {', '.join(missing)} is missing; "
+            "use an SDXL checkpoint, or fetch it again"
+        )
+
+
+def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A module in eval mode, its weights from safetensors only."""
+    key = "torch_dtype" if hasattr(kind, "load_config") else "dtype"
+    options = {key: dtype, "use_safetensors": True, "local_files_only": True}
+    return kind.from_pretrained(folder, **options).eval().requires_grad_(False)
+
+
+def _scheduler(folder: Path, name: str) -> Any:
+    config = json.loads((folder / "scheduler_config.json").read_text())
+    kind = getattr(diffusers_schedulers, config["_class_name"], None)
+    if kind is None:
+        raise ModelError(f"model {name!r}: unknown scheduler {config['_class_name']!r}; update diffusers")
+    return kind.from_config(config)
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

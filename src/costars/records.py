@@ -1,0 +1,204 @@
+"""Plans and pictures on disk: self-describing files, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import from_numpy
+
+from costars.errors import RegionError, SceneError
+from costars.scene import Scene, parse_scene
+from costars.sheets import sheet
+from costars.types import Layout, Picture, Plan, Region
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside out to write into; its files are moved to out only if the block succeeds."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(mkdtemp(prefix=f".{out.name}.part", dir=out.parent))
+    try:
+        yield partial
+        for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+            target = out / path.relative_to(partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_plan(plan: Plan, out: Path) -> None:
+    """plan.json, layout.png, layout.safetensors (latents, maps) and masks/NAME.png."""
+    with whole_folder(out) as folder:
+        _write_plan(plan, folder)
+
+
+def _write_plan(plan: Plan, folder: Path) -> None:
+    layout = plan.layout
+    facts = {
+        "scene": dump(plan.scene),
+        "layout": {"prompt": layout.prompt, "rows": layout.rows},
+        "regions": [_region(name, region) for name, region in plan.regions.items()],
+        "seconds": _rounded(plan.seconds),
+    }
+    (folder / "plan.json").write_text(json.dumps(facts, indent=2) + "\n")
+    layout.image.save(folder / "layout.png")
+    maps = {f"map/{word}": from_numpy(array) for word, array in layout.maps.items()}
+    (folder / "layout.safetensors").write_bytes(save_tensors({"latents": layout.latents.cpu(), **maps}))
+    _write_masks(plan.regions, folder)
+
+
+def _write_masks(regions: Mapping[str, Region], folder: Path) -> None:
+    (folder / "masks").mkdir(exist_ok=True)
+    for name, region in regions.items():
+        Image.fromarray((region.mask * 255).round().astype(np.uint8)).save(folder / "masks" / f"{name}.png")
+
+
+def read_plan(folder: Path) -> Plan:
+    """A plan that was written before; its masks, depths and scene may have been edited.
+
+    Raises SceneError if a file is missing, damaged, or the masks are not the cast's.
+    """
+    try:
+        facts = json.loads((folder / "plan.json").read_text())
+        scene = parse_scene(facts["scene"], f"{folder.name}/plan.json")
+        with safe_open(folder / "layout.safetensors", framework="pt") as file:  # type: ignore[no-untyped-call]
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with Image.open(folder / "layout.png") as image:
+            layout = Layout(
+                image=image.convert("RGB"),
+                latents=tensors.pop("latents"),
+                maps={key.removeprefix("map/"): t.numpy() for key, t in tensors.items()},
+                prompt=facts["layout"]["prompt"],
+                rows=facts["layout"]["rows"],
+            )
+        regions = {r["name"]: _read_region(folder, r, layout.image.size) for r in facts["regions"]}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise SceneError(f"{folder}: not a plan that costars can read ({error}); plan the scene again") from None
+    if set(regions) != set(scene.cast):
+        raise SceneError(f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}")
+    if len(layout.latents) != scene.steps + 1:
+        raise SceneError(
+            f"{folder.name}/plan.json: the layout was drawn in {len(layout.latents) - 1} steps, the scene now asks "
+            f"for {scene.steps}; plan it again, or set steps back"
+        )
+    return Plan(scene, layout, regions, facts["seconds"])
+
+
+def _read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -> Region:
+    with Image.open(folder / "masks" / f"{facts['name']}.png") as image:
+        if image.size != size:
+            raise ValueError(f"masks/{facts['name']}.png is {image.size}, the layout is {size}")
+        mask = (np.asarray(image.convert("L")) / 255).astype(np.float32)
+    return Region(str(facts["class_name"]), mask, float(facts["score"]), int(facts["depth"]))
+
+
+def write_picture(picture: Picture, out: Path) -> None:
+    """picture.png with its scene inside, layout.png, masks/NAME.png, sheet.png and result.json."""
+    plan = picture.plan
+    with whole_folder(out) as folder:
+        (folder / "picture.png").write_bytes(png(picture))
+        if plan is not None:
+            plan.layout.image.save(folder / "layout.png")
+            _write_masks(plan.regions, folder)
+        sheet(picture).save(folder / "sheet.png")
+        regions = [_region(name, region) for name, region in plan.regions.items()] if plan else []
+        facts = {
+            "scene": dump(picture.scene),
+            "seed": picture.scene.seed,
+            "rows": dict(picture.rows),
+            "seconds": _rounded(picture.seconds),
+            "regions": regions,
+            "versions": dict(picture.versions),
+        }
+        (folder / "result.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def write_failure(error: RegionError, out: Path) -> None:
+    """layout.png and every region that was found, for a layout that does not show the cast."""
+    if error.layout is None:
+        return
+    with whole_folder(out) as folder:
+        error.layout.image.save(folder / "layout.png")
+        _write_masks({f"{i}-{r.class_name}": r for i, r in enumerate(error.regions)}, folder)
+
+
+def png(picture: Picture) -> bytes:
+    """The picture as PNG, its scene, versions and hashes inside: the same scene gives the same bytes."""
+    facts = {"scene": dump(picture.scene), "concepts": dict(picture.concepts), "versions": dict(picture.versions)}
+    info = PngInfo()
+    info.add_text("costars", json.dumps(facts, sort_keys=True))
+    info.add_text("parameters", parameters(picture))
+    buffer = BytesIO()
+    picture.image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def parameters(picture: Picture) -> str:
+    """The text chunk that A1111 and its kin read."""
+    scene = picture.scene
+    lines = [scene.prompt]
+    if scene.negative_prompt:
+        lines.append(f"Negative prompt: {scene.negative_prompt}")
+    width, height = picture.image.size
+    lines.append(
+        f"Steps: {scene.steps}, Sampler: {scene.scheduler}, CFG scale: {scene.guidance_scale}, Seed: {scene.seed}, "
+        f"Size: {width}x{height}, Model hash: {picture.versions['model_sha256'][:10]}, "
+        f"Model: {Path(scene.model).name}, Version: costars {picture.versions['costars']}"
+    )
+    return "\n".join(lines)
+
+
+def dump(scene: Scene) -> dict[str, Any]:
+    """The scene as plain data, absolute paths cut to their file names."""
+    data = scene.model_dump(mode="json", exclude_defaults=True)
+    data["seed"] = scene.seed
+    data["model"] = _without_folders(scene.model)
+    for member in data["cast"].values():
+        for key in ("concept", "where"):
+            if isinstance(member.get(key), str):
+                member[key] = _without_folders(member[key])
+    return data
+
+
+def _without_folders(value: str) -> str:
+    path = Path(value).expanduser()
+    return path.name if path.is_absolute() else value
+
+
+def _region(name: str, region: Region) -> dict[str, Any]:
+    return {
+        "name": name,
+        "class_name": region.class_name,
+        "box": [round(v, 4) for v in region.box],
+        "score": round(region.score, 4),
+        "depth": region.depth,
+        "area": round(region.area, 4),
+    }
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 3) for key, value in seconds.items()}
+
+
+def with_scene(plan: Plan, scene: Scene) -> Plan:
+    """The plan under changed settings; depths given in the scene are taken over."""
+    regions = {
+        name: region if scene.cast[name].depth is None else replace(region, depth=int(scene.cast[name].depth or 0))
+        for name, region in plan.regions.items()
+    }
+    return replace(plan, scene=scene, regions=regions)

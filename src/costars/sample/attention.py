@@ -1,0 +1,67 @@
+"""An attention processor that asks a rule what each layer may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from costars.types import AttentionRule, Where
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v; (rows, heads, tokens, d) each."""
+    return scaled_dot_product_attention(query, key, value)
+
+
+class Moment:
+    """When and for which rows the next call is made; the loop sets it, the layers read it."""
+
+    progress = 0.0
+    rows = slice(0, 0)
+
+
+class _Processor:
+    """diffusers' processor protocol around a rule; equal to the stock one when the rule is plain."""
+
+    def __init__(self, rule: AttentionRule, layer: str, moment: Moment) -> None:
+        self.rule, self.layer, self.moment = rule, layer, moment
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        cross = encoder_hidden_states is not None
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+        )
+        where = Where(self.layer, cross, self.moment.progress, self.moment.rows)
+        out = self.rule(attend, query, key, value, where).transpose(1, 2).flatten(2)
+        projected: Tensor = attn.to_out[1](attn.to_out[0](out))
+        return projected / attn.rescale_output_factor
+
+
+@contextmanager
+def _installed(unet: UNet2DConditionModel, rule: AttentionRule, moment: Moment) -> Iterator[None]:
+    before = dict(unet.attn_processors)
+    unet.set_attn_processor({name: _Processor(rule, name, moment) for name in before})
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)
+
+
+def attention_rule(unet: UNet2DConditionModel, rule: AttentionRule | None, moment: Moment) -> Any:
+    """Within the block every attention layer follows the rule; without a rule nothing is touched."""
+    return nullcontext() if rule is None else _installed(unet, rule, moment)

@@ -1,0 +1,143 @@
+"""The loop: one latent, several paths, one UNet call a step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from costars.model.adapters import RowAdapters
+from costars.model.model import Model
+from costars.sample.attention import Moment, attention_rule
+from costars.types import AttentionRule, Path, Step, Text
+
+Combine = Callable[[Tensor], Tensor]  # (p, g, c, h, w) of the paths that are not replays -> (g, c, h, w)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the batch: a path's text (or its negative text) on its latent."""
+
+    path: Path
+    text: Text
+    conditional: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler set to a number of steps, beginning at one of them."""
+
+    scheduler: Any
+    timesteps: Tensor
+    start: int
+
+    def step(self, noise: Tensor, index: int, latent: Tensor) -> Tensor:
+        """The latent after step index."""
+        previous: Tensor = self.scheduler.step(noise, self.timesteps[index], latent).prev_sample
+        return previous
+
+
+def schedule(scheduler: Any, steps: int, device: torch.device, start: int = 0) -> Schedule:
+    """A private copy of a diffusers scheduler, ready to take the steps from start on."""
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start)
+    return Schedule(scheduler, scheduler.timesteps, start)
+
+
+def rows_of(paths: Sequence[Path]) -> list[Row]:
+    """The batch's rows: every conditional row of the first two paths first, so that rules may pair them.
+
+    With a replayed layout in front the order is layout, global, then the rest.
+    """
+    conditional = [Row(p, p.text, True) for p in paths]
+    negative = [Row(p, p.negative, False) for p in paths if p.negative is not None]
+    return [*conditional[:2], *negative[:2], *conditional[2:], *negative[2:]]
+
+
+def denoise(
+    model: Model,
+    latent: Tensor,
+    paths: Sequence[Path],
+    combine: Combine,
+    plan: Schedule,
+    *,
+    guidance_scale: float,
+    size_px: tuple[int, int],
+    rule: AttentionRule | None = None,
+    adapters: RowAdapters | None = None,
+    stage: str = "",
+) -> Iterator[Step]:
+    """Denoise along all paths at once; yields after each step.
+
+    latent is (1, c, h, w) at step plan.start. Each step is one UNet call over all rows (split by
+    model.max_rows), combine on the predicted noise of both halves (OMG, Eq. 6), guidance
+    (Ho & Salimans 2022), and one scheduler step.
+    """
+    rows = rows_of(paths)
+    inputs = _inputs(model, rows, size_px)
+    moment, of, used = Moment(), len(plan.timesteps), 0
+    with ExitStack() as patches:
+        patches.enter_context(attention_rule(model.unet, rule, moment))
+        for i in range(plan.start, of):
+            moment.progress = i / of
+            with torch.no_grad():
+                sample = torch.cat([latent if r.path.replay is None else r.path.replay[i : i + 1] for r in rows])
+                sample = plan.scheduler.scale_model_input(sample, plan.timesteps[i])
+                noise = _predict(model, sample, plan.timesteps[i], inputs, rows, moment, adapters)
+                combined = combine(_by_path(noise, rows))
+                latent = plan.step(_guided(combined, guidance_scale), i, latent)
+            used += len(rows)
+            yield Step(stage, i, of, latent, used)
+
+
+def _inputs(model: Model, rows: Sequence[Row], size_px: tuple[int, int]) -> dict[str, Tensor]:
+    return {
+        "tokens": torch.cat([r.text.tokens for r in rows]),
+        "pooled": torch.cat([r.text.pooled for r in rows]),
+        "size_ids": model.size_ids(size_px).expand(len(rows), -1),
+    }
+
+
+def _predict(
+    model: Model,
+    sample: Tensor,
+    t: Tensor,
+    inputs: dict[str, Tensor],
+    rows: Sequence[Row],
+    moment: Moment,
+    adapters: RowAdapters | None,
+) -> Tensor:
+    size = model.max_rows or len(rows)
+    noise = []
+    for first in range(0, len(rows), size):
+        here = slice(first, min(first + size, len(rows)))
+        moment.rows = here
+        if adapters is not None:
+            adapters.use([r.path.adapter for r in rows[here]])
+        added = {"text_embeds": inputs["pooled"][here], "time_ids": inputs["size_ids"][here]}
+        noise.append(model.unet(sample[here], t, inputs["tokens"][here], added_cond_kwargs=added).sample)
+    return torch.cat(noise)
+
+
+def _by_path(noise: Tensor, rows: Sequence[Row]) -> Tensor:
+    """(rows, c, h, w) to (p, g, c, h, w) in the paths' order, replays left out."""
+    pairs: dict[str, dict[bool, Tensor]] = {}
+    for row, value in zip(rows, noise, strict=True):
+        if row.path.replay is None:
+            pairs.setdefault(row.path.name, {})[row.conditional] = value
+    return torch.stack([torch.stack([pair[half] for half in sorted(pair)]) for pair in pairs.values()])
+
+
+def _guided(noise: Tensor, scale: float) -> Tensor:
+    """(g, c, h, w) to (1, c, h, w): uncond + scale * (cond - uncond)."""
+    if len(noise) == 1:
+        return noise
+    uncond, cond = noise
+    return (uncond + scale * (cond - uncond))[None]

@@ -1,0 +1,199 @@
+"""The scene: what a person writes down. Its JSON schema is the file format and the API."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from costars.errors import SceneError, nearest
+
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+Point = tuple[Unit, Unit]
+Rectangle = tuple[Unit, Unit, Unit, Unit]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CastMember(_Value):
+    """One of your own characters or objects, and optionally where it stands and what it does."""
+
+    concept: str = Field(description="builtin/NAME, a name in your library, or a .safetensors file")
+    class_name: str | None = Field(None, description="what the layout draws, default: the concept's own class")
+    prompt: str | None = Field(None, description="the member's own prompt, default: derived from the scene's")
+    negative_prompt: str | None = Field(None, description="default: the scene's")
+    weight: float = Field(1.0, ge=0.0, le=4.0, description="scale of the concept's adapter")
+    where: Literal["left", "right"] | Rectangle | Point | str | None = Field(
+        None, description="left, right, a point (x, y), a box (left, top, right, bottom) in [0, 1], or a mask file"
+    )
+    depth: int | None = Field(None, ge=0, description="0 is the front-most; default: as the segmenter saw it")
+
+    @model_validator(mode="after")
+    def _box_has_an_inside(self) -> CastMember:
+        if isinstance(self.where, tuple) and len(self.where) == 4:
+            left, top, right, bottom = self.where
+            if left >= right or top >= bottom:
+                raise ValueError(f"the box {list(self.where)} is empty: want left < right and top < bottom")
+        return self
+
+
+class TwoStage(_Value):
+    """OMG: draw the layout with class words, find who is where, then put each identity in place."""
+
+    name: Literal["two_stage"] = "two_stage"
+    blend: bool = Field(True, description="blend the concepts' noise by the masks (Eq. 6 of OMG)")
+    feather_cells: float = Field(0.0, ge=0.0, le=8.0, description="soft mask edge, in latent cells (OMG: 0)")
+    layout_strength: Unit = Field(
+        1.0, description="share of the steps in which the layout's cross-attention is kept (OMG, official code: 1)"
+    )
+    self_attention_share: Unit = Field(
+        0.4, description="share of the steps in which its self-attention is kept too (OMG, official code: 0.4)"
+    )
+    self_attention_cell_px: int = Field(
+        32, ge=1, description="coarsest cell, in px, from which self-attention is kept (official code: 32 x 32 at 1024)"
+    )
+
+
+class MultiLora(_Value):
+    """The baseline: every adapter at once on one path."""
+
+    name: Literal["multi_lora"] = "multi_lora"
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Method = Annotated[TwoStage | MultiLora, Field(discriminator="name"), BeforeValidator(_named)]
+
+
+class Scene(_Value):
+    """One picture to make: a prompt with {slots} and the cast that fills them."""
+
+    prompt: str = Field(min_length=1, description='"{ana} in front of {bo} in a park"')
+    cast: dict[str, CastMember] = Field(description="who fills each slot; up to any number")
+    negative_prompt: str = ""
+    model: str = Field("builtin", description="builtin, a diffusers folder, or a model id that is on this machine")
+    method: Method = TwoStage()
+    segmenter: Literal["world", "attention"] | None = Field(
+        None, description="default: world for the built-in model, attention for any other"
+    )
+    scheduler: Literal["checkpoint", "ddim", "euler", "dpm"] = Field(
+        "checkpoint", description="checkpoint: the one that the model ships with"
+    )
+    size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] | None = Field(
+        None, description="(width, height) in px, default: the model's own"
+    )
+    steps: int = Field(50, ge=1, le=1000)
+    guidance_scale: float = Field(5.0, ge=1.0, le=50.0)
+    start: Unit = Field(16 / 50, description="share of the steps before identities come in (official code: 16/50)")
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _slots_are_the_cast(self) -> Scene:
+        slots = self.slots()
+        if not slots:
+            raise ValueError(f"prompt {self.prompt!r} has no slot; write one {{name}} for each cast member")
+        for slot in slots:
+            if slot not in self.cast:
+                raise ValueError(
+                    f"prompt has the slot {{{slot}}} but the cast has no such member; {nearest(slot, self.cast)}"
+                )
+        for name in self.cast:
+            if slots.count(name) != 1:
+                raise ValueError(
+                    f"cast member {name!r} has {slots.count(name)} slots in the prompt {self.prompt!r}; "
+                    f"write {{{name}}} there exactly once, or remove the member"
+                )
+        return self
+
+    def slots(self) -> list[str]:
+        """The names in braces, in the prompt's order."""
+        try:
+            return [name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"prompt {self.prompt!r}: {error}; write slots as {{name}}") from None
+
+
+def parse_scene(data: Any, origin: str = "scene") -> Scene:
+    """A scene from plain data; raises SceneError with one line for everything that is wrong."""
+    try:
+        return Scene.model_validate(data)
+    except ValidationError as error:
+        raise SceneError(f"{origin}: {_one_line(error)}") from None
+
+
+def load_scene(path: Path) -> Scene:
+    """A scene from a .yaml, .toml or .json file, or from a picture that costars wrote."""
+    readers: dict[str, Callable[[str], Any]] = {
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+        ".toml": tomllib.loads,
+        ".json": json.loads,
+    }
+    if path.suffix == ".png":
+        return _scene_in_picture(path)
+    if path.suffix not in readers:
+        raise SceneError(f"{path}: a scene is a .yaml, .toml or .json file, or a .png that costars wrote")
+    try:
+        data = readers[path.suffix](path.read_text())
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise SceneError(f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}") from None
+    return parse_scene(data, str(path))
+
+
+def _scene_in_picture(path: Path) -> Scene:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            text = image.info.get("costars")
+    except (OSError, UnidentifiedImageError):
+        raise SceneError(f"{path}: cannot be read as a picture; check the path") from None
+    if text is None:
+        raise SceneError(f"{path}: holds no scene; give a picture that costars wrote, or a scene file")
+    return parse_scene(json.loads(text)["scene"], str(path))
+
+
+def with_settings(scene: Scene, settings: list[str]) -> Scene:
+    """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML."""
+    data = scene.model_dump(mode="json")
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise SceneError(f"--set {setting}: want key=value, for example seed=3 or cast.ana.weight=0.8")
+        *parents, last = key.split(".")
+        here = data
+        for parent in parents:
+            if not isinstance(here.get(parent), dict):
+                raise SceneError(f"--set {setting}: the scene has no {parent!r}; {nearest(parent, here)}")
+            here = here[parent]
+        try:
+            here[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SceneError(f"--set {setting}: {value!r} is not a YAML value; quote it") from None
+    return parse_scene(data, "scene with --set")
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            known = CastMember if where.startswith("cast.") else Scene
+            message = f"unknown key; {nearest(str(problem['loc'][-1]), known.model_fields)}"
+        elif problem["type"] != "value_error":
+            message += f" (got {problem['input']!r})"
+        problems.append(f"{where}: {message}" if where else message)
+    return "; ".join(problems)

@@ -1,0 +1,201 @@
+"""The command line. Errors of ours are one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from costars.errors import CostarsError, RegionError, SceneError
+from costars.scene import Scene, load_scene, with_settings
+
+if TYPE_CHECKING:
+    from costars.studio import Studio
+    from costars.types import Plan
+
+app = typer.Typer(
+    help="Put several of your own characters into one picture, and each stays itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+concepts_app = typer.Typer(help="The characters and objects you can cast.", no_args_is_help=True)
+app.add_typer(concepts_app, name="concepts")
+console = Console(stderr=True)
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="folder to write into")]
+Settings = Annotated[list[str], typer.Option("--set", help="key=value, e.g. seed=3 or cast.ana.weight=0.8")]
+Seed = Annotated[int | None, typer.Option(help="seed of the layout, default: the scene's")]
+Retries = Annotated[int, typer.Option(min=0, help="try this many further seeds if someone is missing")]
+OnDevice = Annotated[Device | None, typer.Option(help="where to run, default: the settings'")]
+OfDtype = Annotated[Dtype | None, typer.Option(help="number format, default: the settings'")]
+MaxRows = Annotated[int | None, typer.Option(min=0, help="most UNet rows in one call, 0: no bound")]
+
+
+@app.command()
+def plan(
+    scene_file: Annotated[Path, typer.Argument(metavar="SCENE", help=".yaml, .toml, .json or a costars .png")],
+    out: Out,
+    set_: Settings = [],  # noqa: B006
+    seed: Seed = None,
+    retries: Retries = 0,
+    device: OnDevice = None,
+    dtype: OfDtype = None,
+) -> None:
+    """Draw the layout and find who is where; edit the masks, then render the folder."""
+    from costars.records import write_plan
+    from costars.types import Plan
+
+    scene = _changed(load_scene(scene_file), set_, seed)
+    studio = _studio(device, dtype, None)
+    made = _run(studio, scene, scene_file.parent, retries, out, Plan)
+    write_plan(made, out)
+    typer.echo(out / "plan.json")
+
+
+@app.command()
+def render(
+    source: Annotated[Path, typer.Argument(metavar="SCENE|PLAN_DIR|PICTURE.png")],
+    out: Out,
+    set_: Settings = [],  # noqa: B006
+    seed: Seed = None,
+    retries: Retries = 0,
+    device: OnDevice = None,
+    dtype: OfDtype = None,
+    max_rows: MaxRows = None,
+) -> None:
+    """Render a scene, a plan that you may have edited, or a picture again."""
+    from costars.records import read_plan, with_scene, write_picture
+    from costars.types import Picture
+
+    studio = _studio(device, dtype, max_rows)
+    what: Scene | Plan
+    if source.is_dir():
+        if seed is not None or retries:
+            raise SceneError(f"{source}: a plan has its seed; render the scene to use --seed or --retries")
+        before = read_plan(source)
+        what = with_scene(before, with_settings(before.scene, set_))
+    else:
+        what = _changed(load_scene(source), set_, seed)
+    picture = _run(studio, what, source.parent, retries, out, Picture)
+    write_picture(picture, out)
+    rows, seconds = picture.rows, picture.seconds
+    spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    console.print(f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}; seconds: {spent}", highlight=False)
+    typer.echo(out / "picture.png")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a scene file."""
+    typer.echo(json.dumps(Scene.model_json_schema(), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what this machine has, and what is missing."""
+    from costars.serve.doctor import findings
+
+    healthy = True
+    for name, value, good in findings():
+        healthy &= good
+        typer.echo(f"{'ok  ' if good else 'MISS'} {name:<14} {value}")
+    raise typer.Exit(0 if healthy else 1)
+
+
+@concepts_app.command("list")
+def list_concepts() -> None:
+    """Every concept a scene can name: the shipped ones and your library."""
+    from costars.concepts.formats import read_card
+
+    for name, path in _store().files():
+        card = read_card(path)
+        typer.echo(f"{name:<20} {card.get('class_name', '?'):<8} {path.stat().st_size // 1024} kB")
+
+
+@concepts_app.command("show")
+def show_concept(name: Annotated[str, typer.Argument(help="builtin/NAME, a library name or a file")]) -> None:
+    """Print what a concept file says of itself, as JSON."""
+    store = _store()
+    concept = store.load(name)
+    from costars.concepts.formats import read_card
+
+    ranks = sorted({len(entry.down) for entry in concept.adapter.values()})
+    facts = {
+        **read_card(store.find(name)),
+        "name": concept.name,
+        "sha256": concept.sha256,
+        "layers": len(concept.adapter),
+        "ranks": ranks,
+    }
+    typer.echo(json.dumps(facts, indent=2))
+
+
+def _store() -> Any:
+    from costars.concepts.store import Store
+    from costars.settings import Settings as MachineSettings
+
+    settings = MachineSettings()
+    return Store(settings.builtin / "concepts", settings.library)
+
+
+def _studio(device: Device | None, dtype: Dtype | None, max_rows: int | None) -> Studio:
+    with console.status("loading"):
+        from costars.studio import open_studio
+
+        return open_studio(device and device.value, dtype and dtype.value, max_rows=max_rows)
+
+
+def _changed(scene: Scene, settings: list[str], seed: int | None) -> Scene:
+    return with_settings(scene, [*settings, *([f"seed={seed}"] if seed is not None else [])])
+
+
+def _run(studio: Studio, what: Any, base: Path, retries: int, out: Path, kind: type[Any]) -> Any:
+    """Run the steps under one progress bar per stage; saves what was seen if someone is missing."""
+    from costars.serve.progress import shown
+    from costars.studio import retried
+    from costars.types import Plan
+
+    planning = kind is Plan
+    if isinstance(what, Scene):
+        events = retried(studio.plan_steps if planning else studio.render_steps, what, retries, base)
+    else:
+        events = studio.render_steps(what, base)
+    try:
+        return shown(events, console, kind)
+    except RegionError as error:
+        from costars.records import write_failure
+
+        write_failure(error, out)
+        raise RegionError(f"{error}; see {out}/layout.png and {out}/masks/") from None
+
+
+def main() -> None:
+    """Entry point: our own errors become one line and exit code 2."""
+    try:
+        app()
+    except CostarsError as error:
+        print(f"costars: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("costars: stopped; nothing was written", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,26 @@
+"""A progress bar for each stage of a step iterator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from costars.types import Step
+
+
+def shown(events: Iterable[Any], console: Console, kind: type[Any]) -> Any:
+    """Draw the bars while the iterator runs; returns what it made at its end."""
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+        for event in events:
+            if isinstance(event, kind):
+                return event
+            if isinstance(event, Step):
+                if event.stage not in tasks:
+                    tasks[event.stage] = progress.add_task(event.stage, total=event.of)
+                progress.update(tasks[event.stage], completed=event.index + 1)
+    raise RuntimeError(f"the iterator ended without a {kind.__name__}")

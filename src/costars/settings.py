@@ -1,0 +1,21 @@
+"""Settings of this machine and user; each may be set as COSTARS_<NAME> in the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_data_path
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are and what to run on."""
+
+    model_config = SettingsConfigDict(env_prefix="COSTARS_", frozen=True, extra="forbid")
+
+    library: Path = user_data_path("costars") / "concepts"
+    builtin: Path = Path(__file__).parent / "microworld" / "weights"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_rows: int = 0

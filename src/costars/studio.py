@@ -1,0 +1,212 @@
+"""The composition root: opens models, looks scenes up, plans and renders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from costars.catalog import FAMILIES, METHODS, SCHEDULERS, SEGMENTERS
+from costars.concepts.store import Store
+from costars.errors import ConceptError, ModelError, RegionError, SceneError
+from costars.methods.prompts import class_names
+from costars.model.adapters import one_adapter_per_row
+from costars.model.model import Model
+from costars.scene import Scene
+from costars.segment.assign import assign
+from costars.settings import Settings
+from costars.types import Job, Picture, Plan, Step
+from costars.versions import versions
+
+T = TypeVar("T")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Studio:
+    """Models in memory, one copy each, on one device."""
+
+    device: torch.device
+    dtype: torch.dtype
+    settings: Settings
+    max_rows: int = 0
+    models: dict[str, Model] = field(default_factory=dict)
+    load_seconds: float = 0.0
+
+    @property
+    def store(self) -> Store:
+        """Where concepts are looked up."""
+        return Store(self.settings.builtin / "concepts", self.settings.library)
+
+    def model(self, name: str) -> Model:
+        """The model of this name, loaded once. Raises ModelError if it is not there or not whole."""
+        if name not in self.models:
+            began = time.perf_counter()
+            builtin = name == "builtin"
+            folder = self.settings.builtin / "model" if builtin else Path(name).expanduser()
+            segmenter = "world" if builtin else "attention"
+            load = FAMILIES["sdxl"]
+            self.models[name] = load(folder, name, self.device, self.dtype, self.max_rows, segmenter)
+            self.load_seconds = time.perf_counter() - began
+        return self.models[name]
+
+    def resolve(self, scene: Scene, base: Path | None = None) -> Job:
+        """Look the scene's concepts up and hold them against its model; relative paths are beside base.
+
+        Raises ConceptError for a concept that is missing, damaged, or made for another model.
+        """
+        concepts = {name: self.store.load(member.concept, base) for name, member in scene.cast.items()}
+        model = self.model(scene.model)
+        adapters = {name: concept.adapter for name, concept in concepts.items()}
+        modules = {
+            "unet.": model.unet,
+            "text_encoder.": model.encoders.encoder,
+            "text_encoder_2.": model.encoders.encoder_2,
+        }
+        for prefix, module in modules.items():
+            with one_adapter_per_row(module, prefix, adapters):
+                pass
+        for name, member in scene.cast.items():
+            if not (member.class_name or concepts[name].class_name):
+                raise ConceptError(
+                    f"concept {member.concept!r} does not say what it is; "
+                    f"set cast.{name}.class_name, for example to woman"
+                )
+        if scene.size is not None:
+            model.latent_size(scene.size)
+        return Job(scene, concepts, base)
+
+    def plan_steps(self, scene: Scene, base: Path | None = None) -> Iterator[Step | Plan]:
+        """Stage 1 step by step; the last thing yielded is the plan."""
+        job = self.resolve(scene, base)
+        yield from self._plan(job)
+
+    def render_steps(self, what: Scene | Plan, base: Path | None = None) -> Iterator[Step | Picture]:
+        """Every step of both stages; the last thing yielded is the picture. Stop iterating to cancel."""
+        scene = what if isinstance(what, Scene) else what.scene
+        method = METHODS[scene.method.name]
+        job = self.resolve(scene, base)
+        if method.draw_layout is None:
+            yield from self._render(job, None)
+            return
+        plan = what if isinstance(what, Plan) else None
+        for event in () if plan else self._plan(job):
+            if isinstance(event, Plan):
+                plan = event
+            else:
+                yield event
+        yield from self._render(job, plan)
+
+    def plan(self, scene: Scene, base: Path | None = None) -> Plan:
+        """The layout and who stands where. Raises RegionError if the layout does not show the cast."""
+        return last(self.plan_steps(scene, base), Plan)
+
+    def render(self, what: Scene | Plan, base: Path | None = None) -> Picture:
+        """The finished picture of a scene, or of a plan that was made (and perhaps edited) before."""
+        return last(self.render_steps(what, base), Picture)
+
+    def _plan(self, job: Job) -> Iterator[Step | Plan]:
+        scene, model = job.scene, self.model(job.scene.model)
+        draw = METHODS[scene.method.name].draw_layout
+        if draw is None:
+            raise SceneError(f"method: {scene.method.name} has no layout to plan; use two_stage")
+        began = time.perf_counter()
+        layout = yield from draw(model, job, SCHEDULERS[scene.scheduler](model.scheduler))
+        drawn = time.perf_counter()
+        classes = class_names(scene, job.concepts)
+        segment = SEGMENTERS[scene.segmenter or model.facts.segmenter](model)
+        found = segment(layout, list(classes.values()))
+        regions = assign(scene.cast, classes, found, layout, base=job.base)
+        seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
+        yield Plan(scene, layout, regions, seconds)
+
+    def _render(self, job: Job, plan: Plan | None) -> Iterator[Step | Picture]:
+        scene, model = job.scene, self.model(job.scene.model)
+        method, scheduler = METHODS[scene.method.name], SCHEDULERS[scene.scheduler](model.scheduler)
+        began = time.perf_counter()
+        rows = 0
+        steps: Generator[Step, None, Tensor]
+        if plan is not None and method.personalise is not None:
+            steps = method.personalise(model, replace(plan, scene=scene), job.concepts, scheduler)
+        elif method.sample is not None:
+            steps = method.sample(model, job, scheduler)
+        else:
+            raise SceneError(f"method: {scene.method.name} needs a plan")
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as done:
+                latent: Tensor = done.value
+                break
+            rows = step.rows
+            yield step
+        personalised = time.perf_counter()
+        image = model.decode(latent)
+        seconds = {
+            "load": self.load_seconds,
+            **(plan.seconds if plan else {}),
+            "personalise": personalised - began,
+            "decode": time.perf_counter() - personalised,
+        }
+        hashes = {name: concept.sha256 for name, concept in job.concepts.items()}
+        yield Picture(
+            image=image,
+            scene=scene,
+            plan=plan,
+            concepts=hashes,
+            rows={"stage1": plan.layout.rows if plan else 0, "stage2": rows},
+            seconds=seconds,
+            versions=versions(model.facts.sha256),
+        )
+
+
+def open_studio(
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    library: Path | None = None,
+    max_rows: int | None = None,
+) -> Studio:
+    """A studio on a device; what is not given comes from the settings.
+
+    auto is cuda with bfloat16 where torch sees a GPU, else the CPU with float32. Raises ModelError
+    where the device that was asked for is not there.
+    """
+    settings = Settings() if library is None else Settings(library=library)
+    wanted, kind = device or settings.device, dtype or settings.dtype
+    for name, value, allowed in (("device", wanted, ("auto", "cpu", "cuda")), ("dtype", kind, ("auto", *DTYPES))):
+        if value not in allowed:
+            raise ModelError(f"{name} {value!r}: want one of {', '.join(allowed)}")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device 'cuda': torch sees no CUDA device here; use --device cpu, or install a CUDA build")
+    chosen = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if kind == "auto":
+        kind = "bfloat16" if chosen.type == "cuda" else "float32"
+    return Studio(chosen, DTYPES[kind], settings, settings.max_rows if max_rows is None else max_rows)
+
+
+def last(events: Iterator[Step | T], kind: type[T]) -> T:
+    """Run a step iterator to its end and return what it made."""
+    for event in events:
+        if isinstance(event, kind):
+            return event
+    raise RuntimeError(f"the iterator ended without a {kind.__name__}")
+
+
+def retried(
+    steps: Callable[[Scene, Path | None], Iterator[Step | T]], scene: Scene, retries: int, base: Path | None = None
+) -> Iterator[Step | T]:
+    """plan_steps or render_steps with up to this many further seeds while someone is missing."""
+    for attempt in range(retries + 1):
+        try:
+            yield from steps(scene.model_copy(update={"seed": scene.seed + attempt}), base)
+        except RegionError:
+            if attempt == retries:
+                raise
+        else:
+            return

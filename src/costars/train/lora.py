@@ -1,0 +1,165 @@
+"""The LoRA recipe: a few pictures of one character to one small adapter file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from costars.errors import SceneError
+from costars.model.model import Model
+from costars.model.text import features, token_ids
+from costars.train.loss import noise_loss
+
+UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """How a concept is taught. OMG (section 4.1) trains the attention layers of UNet and text encoders
+    at rank 256 for SDXL; rank, rates and steps here are what the built-in model needs."""
+
+    rank: int = 8
+    steps: int = 240
+    batch: int = 8
+    unet_rate: float = 2e-3
+    text_rate: float = 1e-3
+    warmup_steps: int = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Pictures of one concept with a caption each; the captions hold the trigger word."""
+
+    name: str
+    class_name: str
+    trigger: str
+    images: Sequence[Image.Image]
+    captions: Sequence[str]
+
+
+def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path) -> Iterator[float]:
+    """Teach one concept and write its .safetensors; yields the loss of each step.
+
+    The model is as it was when the iterator ends. Raises SceneError if pictures and captions differ
+    in number or a caption lacks the trigger.
+    """
+    _check(teaching)
+    with torch.no_grad():
+        latents = torch.cat([_latent(model, image) for image in teaching.images])
+    pairs = [
+        (token_ids(t, c) for c in teaching.captions) for t in (model.encoders.tokenizer, model.encoders.tokenizer_2)
+    ]
+    ids, ids_2 = (torch.cat(list(p)).to(model.device) for p in pairs)
+    with _adapters(model, recipe) as groups:
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.99))
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for step in range(recipe.steps):
+            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+            ramp = min(1.0, (step + 1) / recipe.warmup_steps, 2 * (recipe.steps - step) / recipe.steps)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * ramp
+            pick = torch.randint(len(latents), (recipe.batch,), generator=generator)
+            with torch.autocast(model.device.type, torch.bfloat16):
+                text = features(model.encoders, ids[pick], ids_2[pick])
+                size_px = model.facts.size_px[0]
+                alphas = model.scheduler.alphas_cumprod
+                loss = noise_loss(model.unet, alphas, latents[pick], text, size_px, generator)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            yield float(loss.detach())
+        _save(model, teaching, recipe, path)
+
+
+def _check(teaching: Teaching) -> None:
+    if len(teaching.images) != len(teaching.captions) or not teaching.images:
+        raise SceneError(
+            f"{teaching.name}: {len(teaching.images)} pictures and {len(teaching.captions)} captions; "
+            "want one caption for each of at least one picture"
+        )
+    for caption in teaching.captions:
+        if teaching.trigger not in caption.split():
+            raise SceneError(f"{teaching.name}: the caption {caption!r} lacks the trigger {teaching.trigger!r}")
+
+
+def _latent(model: Model, image: Image.Image) -> Tensor:
+    import numpy as np
+
+    sized = image.convert("RGB").resize(model.facts.size_px, Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(sized)).permute(2, 0, 1)[None].float().div(127.5).sub(1)
+    mean = model.vae.encode(pixels.to(model.device, model.dtype)).latent_dist.mean
+    scaled: Tensor = mean * model.vae.config["scaling_factor"]
+    return scaled
+
+
+@contextmanager
+def _adapters(model: Model, recipe: LoraRecipe) -> Iterator[list[dict[str, object]]]:
+    """Trainable adapters on UNet and text encoders; taken out again, layer by layer, at the end."""
+    parts: list[tuple[nn.Module, Sequence[str], float]] = [
+        (model.unet, UNET_LAYERS, recipe.unet_rate),
+        (model.encoders.encoder, TEXT_LAYERS, recipe.text_rate),
+        (model.encoders.encoder_2, TEXT_LAYERS, recipe.text_rate),
+    ]
+    torch.manual_seed(recipe.seed)
+    groups: list[dict[str, object]] = []
+    try:
+        for module, layers, rate in parts:
+            config = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules=list(layers))
+            inject_adapter_in_model(config, module)
+            groups.append({"params": [p for p in module.parameters() if p.requires_grad], "lr": rate})
+        yield groups
+    finally:
+        for module, _, _ in parts:
+            _eject(module)
+
+
+def _eject(module: nn.Module) -> None:
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            parent = module.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], layer.get_base_layer())
+    if hasattr(module, "peft_config"):
+        del module.peft_config
+    module.requires_grad_(False)
+
+
+def _save(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path) -> None:
+    """The diffusers format: peft's names under each part, with our card beside peft's ranks."""
+    parts = {
+        "unet": model.unet,
+        "text_encoder": model.encoders.encoder,
+        "text_encoder_2": model.encoders.encoder_2,
+    }
+    tensors = {
+        f"{part}.{key}": value.detach().to(torch.float16).cpu().contiguous()
+        for part, module in parts.items()
+        for key, value in get_peft_model_state_dict(module, adapter_name="default").items()
+    }
+    card = {
+        "name": teaching.name,
+        "class_name": teaching.class_name,
+        "trigger": teaching.trigger,
+        "family": model.facts.family,
+        "base_model": model.facts.name,
+        "base_sha256": model.facts.sha256,
+        "pictures": len(teaching.images),
+        "recipe": asdict(recipe),
+    }
+    ranks = {f"{part}.{key}": recipe.rank for part in parts for key in ("r", "lora_alpha")}
+    metadata = {"format": "pt", "costars": json.dumps(card), "lora_adapter_metadata": json.dumps(ranks)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    save_file(tensors, partial, metadata=metadata)
+    partial.rename(path)

@@ -1,0 +1,194 @@
+"""The values that flow through costars: frozen, plain, in the order in which they come to be.
+
+Shapes: p paths, g the guidance pair (uncond, cond), c h w a latent, t tokens, s steps, k concepts.
+Boxes are (left, top, right, bottom) fractions in [0, 1]; masks are float32 (h, w) in [0, 1] on the
+image grid, and are brought to the latent grid in sample/blend.py alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from costars.scene import Scene
+
+MaskArray = NDArray[np.float32]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """One layer's change of weight: up @ down, the scale already in it.
+
+    down is (r, in) or (r, in, kh, kw); up is (out, r) or (out, r, 1, 1).
+    """
+
+    down: Tensor
+    up: Tensor
+
+
+Adapter = Mapping[str, LowRank]  # module path, led by "unet.", "text_encoder." or "text_encoder_2."
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A character or object that someone taught: its words, its adapter and where it came from."""
+
+    name: str
+    class_name: str
+    trigger: str
+    family: str
+    adapter: Adapter
+    source: str
+    sha256: str
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """An encoded prompt: tokens (1, t, d), pooled (1, d), spans {word: slices of token positions}."""
+
+    prompt: str
+    tokens: Tensor
+    pooled: Tensor
+    spans: Mapping[str, tuple[slice, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way through the denoising: a pair of rows (uncond, cond), or one replayed row.
+
+    adapter names an adapter of the `one_adapter_per_row` block around the loop, None the base model.
+    mask is (h, w) on the latent grid; None for a path that covers what no other does.
+    replay holds the stored latents (s + 1, c, h, w) that the path follows instead of the common one.
+    """
+
+    name: str
+    text: Text
+    negative: Text | None = None
+    adapter: str | None = None
+    mask: Tensor | None = None
+    replay: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """UNet rows a step costs: 2 with guidance, 1 without a negative text."""
+        return 1 if self.negative is None else 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """What every loop yields after a step: latent is (1, c, h, w), rows counts UNet rows so far."""
+
+    stage: str
+    index: int
+    of: int
+    latent: Tensor
+    rows: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Stage 1: the scene with strangers, the latents of every step and where each word looked.
+
+    latents are (s + 1, c, h, w), the noise first; maps {word: (h, w) mean cross-attention};
+    prompt is the one it was drawn from.
+    """
+
+    image: Image.Image
+    latents: Tensor
+    maps: Mapping[str, NDArray[np.float32]]
+    prompt: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """A figure that a segmenter found; depth 0 is the front-most, box is of the mask."""
+
+    class_name: str
+    mask: MaskArray
+    score: float
+    depth: int
+
+    @property
+    def area(self) -> float:
+        """Share of the picture."""
+        return float(self.mask.mean())
+
+    @property
+    def box(self) -> Box:
+        """Smallest box around the mask's half level; all zero where nothing reaches it."""
+        rows, columns = (np.flatnonzero((self.mask >= 0.5).any(axis=a)) for a in (1, 0))
+        if not len(rows):
+            return (0.0, 0.0, 0.0, 0.0)
+        h, w = self.mask.shape
+        return (columns[0] / w, rows[0] / h, (columns[-1] + 1) / w, (rows[-1] + 1) / h)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A layout and who stands where; regions {member: region}, disjoint, in the cast's order."""
+
+    scene: Scene
+    layout: Layout
+    regions: Mapping[str, Region]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The result, with all it was made from; plan is None for a method that needs none."""
+
+    image: Image.Image
+    scene: Scene
+    plan: Plan | None
+    concepts: Mapping[str, str]
+    rows: Mapping[str, int]
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scene with its concepts looked up; concepts {member: concept}."""
+
+    scene: Scene
+    concepts: Mapping[str, Concept]
+    base: FilePath | None = None
+
+
+class Segmenter(Protocol):
+    """Finds figures in a layout."""
+
+    def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
+        """Every region of these classes; several of one class are several regions."""
+        ...
+
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which attention is asked: layer, cross or self, share of the steps done, rows of the batch."""
+
+    layer: str
+    cross: bool
+    progress: float
+    rows: slice
+
+
+class AttentionRule(Protocol):
+    """What the attention of one step may see."""
+
+    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+        """The layer's attention output; query, key, value are (rows, heads, tokens, d)."""
+        ...
