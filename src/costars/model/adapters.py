@@ -100,7 +100,10 @@ def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, A
     for name, adapter in adapters.items():
         for path, entry in adapter.items():
             if path.startswith(prefix):
-                touched.setdefault(path.removeprefix(prefix), {})[name] = entry
+                own_path = path.removeprefix(prefix)
+                if not hasattr(module, "text_model"):  # CLIPTextModel lost this level in transformers 5
+                    own_path = own_path.removeprefix("text_model.")
+                touched.setdefault(own_path, {})[name] = entry
     modules = dict(module.named_modules())
     state = RowAdapters(names=tuple(adapters))
     handles = []

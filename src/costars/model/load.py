@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers import schedulers as diffusers_schedulers
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.utils import logging
 
 from costars.errors import ModelError
 from costars.model.model import Facts, Model
@@ -25,6 +26,7 @@ def load_sdxl(
 ) -> Model:
     """Load an SDXL checkpoint from a diffusers folder; raises ModelError if it is not a whole one."""
     _check_folder(folder, name)
+    logging.disable_progress_bar()
     try:
         unet = _part(UNet2DConditionModel, folder / "unet", dtype)
         vae = _part(AutoencoderKL, folder / "vae", dtype)

@@ -135,6 +135,11 @@ def _eject(module: nn.Module) -> None:
     module.requires_grad_(False)
 
 
+def _file_key(part: str, key: str) -> str:
+    """The key as files have it: text encoders with the level that transformers 5 took out of one."""
+    return key if part == "unet" or key.startswith("text_model.") else f"text_model.{key}"
+
+
 def _save(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path) -> None:
     """The diffusers format: peft's names under each part, with our card beside peft's ranks."""
     parts = {
@@ -143,7 +148,7 @@ def _save(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path) -> N
         "text_encoder_2": model.encoders.encoder_2,
     }
     tensors = {
-        f"{part}.{key}": value.detach().to(torch.float16).cpu().contiguous()
+        f"{part}.{_file_key(part, key)}": value.detach().to(torch.float16).cpu().contiguous()
         for part, module in parts.items()
         for key, value in get_peft_model_state_dict(module, adapter_name="default").items()
     }
