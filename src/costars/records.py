@@ -41,25 +41,38 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_plan(plan: Plan, out: Path) -> None:
-    """plan.json, layout.png, layout.safetensors (latents, maps) and masks/NAME.png."""
-    with whole_folder(out) as folder:
-        _write_plan(plan, folder)
+def write_plan(plan: Plan, out: Path, base: Path | None = None) -> None:
+    """plan.json, layout.png, layout.safetensors (latents, maps) and masks/NAME.png.
 
-
-def _write_plan(plan: Plan, folder: Path) -> None:
+    base is the folder that the scene's relative paths are beside; the plan has them absolute, so
+    that it works wherever it lies.
+    """
     layout = plan.layout
     facts = {
-        "scene": dump(plan.scene),
+        "scene": _anchored(plan.scene, base or Path()),
         "layout": {"prompt": layout.prompt, "rows": layout.rows},
         "regions": [_region(name, region) for name, region in plan.regions.items()],
         "seconds": _rounded(plan.seconds),
     }
-    (folder / "plan.json").write_text(json.dumps(facts, indent=2) + "\n")
-    layout.image.save(folder / "layout.png")
     maps = {f"map/{word}": from_numpy(array) for word, array in layout.maps.items()}
-    (folder / "layout.safetensors").write_bytes(save_tensors({"latents": layout.latents.cpu(), **maps}))
-    _write_masks(plan.regions, folder)
+    with whole_folder(out) as folder:
+        (folder / "plan.json").write_text(json.dumps(facts, indent=2) + "\n")
+        layout.image.save(folder / "layout.png")
+        (folder / "layout.safetensors").write_bytes(save_tensors({"latents": layout.latents.cpu(), **maps}))
+        _write_masks(plan.regions, folder)
+
+
+def _anchored(scene: Scene, base: Path) -> dict[str, Any]:
+    """The scene as plain data, its relative files made absolute."""
+    data = scene.model_dump(mode="json", exclude_none=True)
+    for member in data["cast"].values():
+        for key in ("concept", "where"):
+            value = member.get(key)
+            if isinstance(value, str) and (base / value).is_file():
+                member[key] = str((base / value).resolve())
+    if (base / scene.model).is_dir():
+        data["model"] = str((base / scene.model).resolve())
+    return data
 
 
 def _write_masks(regions: Mapping[str, Region], folder: Path) -> None:
@@ -165,8 +178,7 @@ def parameters(picture: Picture) -> str:
 
 def dump(scene: Scene) -> dict[str, Any]:
     """The scene as plain data, absolute paths cut to their file names."""
-    data = scene.model_dump(mode="json", exclude_defaults=True)
-    data["seed"] = scene.seed
+    data = scene.model_dump(mode="json", exclude_none=True)
     data["model"] = _without_folders(scene.model)
     for member in data["cast"].values():
         for key in ("concept", "where"):
@@ -195,10 +207,22 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
     return {key: round(value, 3) for key, value in seconds.items()}
 
 
+# What the layout was drawn from: to change one of these, plan the scene again.
+LAYOUT_FIELDS = ("prompt", "negative_prompt", "model", "size", "seed", "steps", "guidance_scale", "scheduler")
+
+
 def with_scene(plan: Plan, scene: Scene) -> Plan:
-    """The plan under changed settings; depths given in the scene are taken over."""
-    regions = {
-        name: region if scene.cast[name].depth is None else replace(region, depth=int(scene.cast[name].depth or 0))
-        for name, region in plan.regions.items()
-    }
+    """The plan under changed settings; depths given in the scene are taken over.
+
+    Raises SceneError for a change that the layout does not show.
+    """
+    for field in LAYOUT_FIELDS:
+        before, after = getattr(plan.scene, field), getattr(scene, field)
+        if before != after:
+            raise SceneError(f"{field}: the plan was drawn with {before!r}, now it is {after!r}; plan the scene again")
+    depths = {name: member.depth for name, member in scene.cast.items()}
+    regions = {}
+    for name, region in plan.regions.items():
+        depth = depths[name]
+        regions[name] = region if depth is None else replace(region, depth=depth)
     return replace(plan, scene=scene, regions=regions)

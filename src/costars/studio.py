@@ -35,7 +35,7 @@ class Studio:
     dtype: torch.dtype
     settings: Settings
     max_rows: int = 0
-    models: dict[str, Model] = field(default_factory=dict)
+    models: dict[Path, Model] = field(default_factory=dict)
     load_seconds: float = 0.0
 
     @property
@@ -43,17 +43,20 @@ class Studio:
         """Where concepts are looked up."""
         return Store(self.settings.builtin / "concepts", self.settings.library)
 
-    def model(self, name: str) -> Model:
-        """The model of this name, loaded once. Raises ModelError if it is not there or not whole."""
-        if name not in self.models:
+    def model(self, name: str, base: Path | None = None) -> Model:
+        """The model of this name, loaded once; a relative folder is looked up beside base.
+
+        Raises ModelError if it is not there or not whole.
+        """
+        builtin = name == "builtin"
+        folder = self.settings.builtin / "model" if builtin else (base or Path()) / Path(name).expanduser()
+        if folder not in self.models:
             began = time.perf_counter()
-            builtin = name == "builtin"
-            folder = self.settings.builtin / "model" if builtin else Path(name).expanduser()
             segmenter = "world" if builtin else "attention"
             load = FAMILIES["sdxl"]
-            self.models[name] = load(folder, name, self.device, self.dtype, self.max_rows, segmenter)
+            self.models[folder] = load(folder, name, self.device, self.dtype, self.max_rows, segmenter)
             self.load_seconds = time.perf_counter() - began
-        return self.models[name]
+        return self.models[folder]
 
     def resolve(self, scene: Scene, base: Path | None = None) -> Job:
         """Look the scene's concepts up and hold them against its model; relative paths are beside base.
@@ -61,7 +64,7 @@ class Studio:
         Raises ConceptError for a concept that is missing, damaged, or made for another model.
         """
         concepts = {name: self.store.load(member.concept, base) for name, member in scene.cast.items()}
-        model = self.model(scene.model)
+        model = self.model(scene.model, base)
         adapters = {name: concept.adapter for name, concept in concepts.items()}
         modules = {
             "unet.": model.unet,
@@ -111,7 +114,7 @@ class Studio:
         return last(self.render_steps(what, base), Picture)
 
     def _plan(self, job: Job) -> Iterator[Step | Plan]:
-        scene, model = job.scene, self.model(job.scene.model)
+        scene, model = job.scene, self.model(job.scene.model, job.base)
         draw = METHODS[scene.method.name].draw_layout
         if draw is None:
             raise SceneError(f"method: {scene.method.name} has no layout to plan; use two_stage")
@@ -126,7 +129,7 @@ class Studio:
         yield Plan(scene, layout, regions, seconds)
 
     def _render(self, job: Job, plan: Plan | None) -> Iterator[Step | Picture]:
-        scene, model = job.scene, self.model(job.scene.model)
+        scene, model = job.scene, self.model(job.scene.model, job.base)
         method, scheduler = METHODS[scene.method.name], SCHEDULERS[scene.scheduler](model.scheduler)
         began = time.perf_counter()
         rows = 0

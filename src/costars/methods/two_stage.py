@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 import torch
 from torch import Tensor
 
+from costars.errors import SceneError
 from costars.methods.prompts import class_names, global_prompt, member_prompt
 from costars.model.adapters import one_adapter_per_row, scaled, text_adapter
 from costars.model.model import Model
@@ -14,12 +15,13 @@ from costars.sample.blend import blended, cell_masks, with_rest
 from costars.sample.denoise import denoise, schedule
 from costars.sample.rules import BorrowLayout, RecordWords
 from costars.scene import Scene, TwoStage
-from costars.types import Concept, Job, Layout, Path, Plan, Step, Text
+from costars.types import Adapter, Concept, Job, Layout, Path, Plan, Step, Text
 
 
 def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, None, Layout]:
     """Stage 1: the scene with class words only; keeps every step's latent and the words' attention."""
     scene = job.scene
+    _check_rows(model, scene)
     classes = class_names(scene, job.concepts)
     prompt = global_prompt(scene, classes)
     text = model.encode_text(prompt, sorted(set(classes.values())))
@@ -49,6 +51,15 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
     return Layout(image, torch.cat(latents), words.means(), prompt, rows)
 
 
+def _check_rows(model: Model, scene: Scene) -> None:
+    method = scene.method
+    if model.max_rows == 1 and isinstance(method, TwoStage) and method.layout_strength > 0:
+        raise SceneError(
+            "max_rows 1: the layout's row and the one that borrows its attention must be in one call; "
+            "use at least 2, or 0 for no bound, or method.layout_strength=0"
+        )
+
+
 def _columns(text: Text) -> dict[str, list[int]]:
     """Token positions of every occurrence of a word, under "word 0", "word 1", ..."""
     return {
@@ -67,50 +78,65 @@ def personalise(
     conditional row runs beside the others on its stored latents, and the global path borrows its
     attention (OMG section 3.3); the paths' noise is blended by the masks (Eq. 6).
     """
-    scene, layout = plan.scene, plan.layout
-    method = scene.method
+    scene, method = plan.scene, plan.scene.method
     assert isinstance(method, TwoStage)
+    _check_rows(model, scene)
     size_px = scene.size or model.facts.size_px
-    classes = class_names(scene, concepts)
     adapters = {name: scaled(concepts[name].adapter, scene.cast[name].weight) for name in plan.regions}
-    text = model.encode_text(layout.prompt)
-    negative = _negative(model, scene, scene.negative_prompt)
-    latents = layout.latents.to(model.device, model.dtype)
-    paths = [Path("layout", text, replay=latents)] if method.layout_strength > 0 else []
-    paths.append(Path("global", text, negative))
-    for name in plan.regions if method.blend else ():
-        words = member_prompt(scene, name, classes, concepts[name])
-        not_words = scene.cast[name].negative_prompt
-        with text_adapter(model.encoders, adapters[name]):
-            own = model.encode_text(words)
-            own_negative = _negative(model, scene, scene.negative_prompt if not_words is None else not_words)
-        paths.append(Path(name, own, own_negative, adapter=name))
-    shares = with_rest(_shares(model, plan, method, size_px).to(model.device))
-    rule = BorrowLayout(
-        source=0,
-        target=1,
-        cross_share=method.layout_strength,
-        self_share=method.self_attention_share * method.layout_strength,
-        self_tokens=(size_px[0] // method.self_attention_cell_px) * (size_px[1] // method.self_attention_cell_px),
-    )
+    latents = plan.layout.latents.to(model.device, model.dtype)
+    shares = with_rest(_shares(plan, method, model.latent_size(size_px))).to(model.device)
     start = first_step(scene)
     latent = latents[start : start + 1]
     with one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
         for step in denoise(
             model,
             latent,
-            paths,
+            _paths(model, plan, concepts, adapters, latents),
             lambda noise: blended(noise, shares),
             schedule(scheduler, scene.steps, model.device, start),
             guidance_scale=scene.guidance_scale,
             size_px=size_px,
-            rule=rule if method.layout_strength > 0 else None,
+            rule=_rule(method, size_px),
             adapters=row_adapters,
             stage="personalise",
         ):
             latent = step.latent
             yield step
     return latent
+
+
+def _paths(
+    model: Model, plan: Plan, concepts: Mapping[str, Concept], adapters: Mapping[str, Adapter], latents: Tensor
+) -> list[Path]:
+    """Layout replay, global, then one path for each concept with its own words."""
+    scene, method = plan.scene, plan.scene.method
+    assert isinstance(method, TwoStage)
+    text = model.encode_text(plan.layout.prompt)
+    paths = [Path("layout", text, replay=latents)] if method.layout_strength > 0 else []
+    paths.append(Path("global", text, _negative(model, scene, scene.negative_prompt)))
+    classes = class_names(scene, concepts)
+    for name in plan.regions if method.blend else ():
+        not_words = scene.cast[name].negative_prompt
+        with text_adapter(model.encoders, adapters[name]):
+            own = model.encode_text(member_prompt(scene, name, classes, concepts[name]))
+            negative = _negative(model, scene, scene.negative_prompt if not_words is None else not_words)
+        paths.append(Path(name, own, negative, adapter=name))
+    return paths
+
+
+def _rule(method: TwoStage, size_px: tuple[int, int]) -> BorrowLayout | None:
+    """The global row (1) borrows from the layout's (0), as far as the method's strength says."""
+    if method.layout_strength == 0:
+        return None
+    width, height = size_px
+    cell = method.self_attention_cell_px
+    return BorrowLayout(
+        source=0,
+        target=1,
+        cross_share=method.layout_strength,
+        self_share=method.self_attention_share * method.layout_strength,
+        self_tokens=(width // cell) * (height // cell),
+    )
 
 
 def first_step(scene: Scene) -> int:
@@ -122,10 +148,10 @@ def _negative(model: Model, scene: Scene, prompt: str) -> Text | None:
     return model.encode_text(prompt) if scene.guidance_scale > 1 else None
 
 
-def _shares(model: Model, plan: Plan, method: TwoStage, size_px: tuple[int, int]) -> Tensor:
+def _shares(plan: Plan, method: TwoStage, size: tuple[int, int]) -> Tensor:
+    """(k, h, w) shares of the concepts' noise on the latent grid, in the cast's order."""
     if not method.blend:
-        return torch.zeros(0, *model.latent_size(size_px))
+        return torch.zeros(0, *size)
     by_depth = sorted(plan.regions, key=lambda name: plan.regions[name].depth)
-    front_first = [plan.regions[name].mask for name in by_depth]
-    shares = cell_masks(front_first, model.latent_size(size_px), method.feather_cells)
+    shares = cell_masks([plan.regions[name].mask for name in by_depth], size, method.feather_cells)
     return torch.stack([shares[by_depth.index(name)] for name in plan.regions])

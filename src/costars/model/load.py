@@ -39,6 +39,8 @@ def load_sdxl(
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())[:300]
         raise ModelError(f"model {name!r}: cannot be loaded ({line}); fetch it again") from None
+    if dtype == torch.float16 and vae.config["force_upcast"]:
+        vae = vae.to(torch.float32)  # SDXL's own decoder overflows in float16; its config says so
     cell_px = 2 ** (len(vae.config["block_out_channels"]) - 1)
     side = int(unet.config["sample_size"]) * cell_px
     facts = Facts(

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from costars.segment.crf import CrfWeights, dense_crf
 from costars.types import Layout, MaskArray, Region
 
-GRID_PX = 128  # the longer side on which the CRF runs
+GRID_PX = 96  # the longer side on which the CRF runs: 0.3 GB and well under a second
 
 
 @dataclass(frozen=True)

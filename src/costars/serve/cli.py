@@ -68,7 +68,7 @@ def plan(
     scene = _changed(load_scene(scene_file), set_, seed)
     studio = _studio(device, dtype, None)
     made = _run(studio, scene, scene_file.parent, retries, out, Plan)
-    write_plan(made, out)
+    write_plan(made, out, scene_file.parent)
     typer.echo(out / "plan.json")
 
 

@@ -19,7 +19,7 @@ from costars.microworld.world import SIZE_PX
 from costars.model.text import TextEncoders, features
 from costars.train.loss import noise_loss
 
-RECIPE = loop.Recipe(steps=4200, batch=64, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999)
+RECIPE = loop.Recipe(steps=4200, batch=32, learning_rate=1e-3, warmup_steps=100, ema_decay=0.998)
 DROP_TEXT = 0.1  # Ho & Salimans 2022, arXiv 2207.12598: share of pictures trained without a caption
 TEXT_WIDTH = 128
 
@@ -117,6 +117,8 @@ def train(
     """Train UNet and both text encoders together on (mean, std) latents, already scaled."""
     parts = model.trained().to(device).train()
     model.unet.set_attn_processor(AttnProcessor())  # plain products: twice as fast as SDPA to train on a CPU
+    for encoder in (model.text_encoder, model.text_encoder_2):
+        encoder.set_attn_implementation("eager")
     run = loop.start(parts, recipe, checkpoint, resume)
     mean, std = latents
     encoders = TextEncoders(model.tokenizer, model.tokenizer_2, model.text_encoder, model.text_encoder_2)

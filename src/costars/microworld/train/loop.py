@@ -148,6 +148,8 @@ def _restore(run: Run, checkpoint: Path) -> None:
     for name, parameter in run.parameters.items():
         parameter.data.copy_(tensors[f"parameter/{name}"])
         run.average[name].copy_(tensors[f"average/{name}"])
+        if f"step/{name}" not in tensors:
+            continue  # a layer that the loss does not reach, such as a text encoder's last, has no moments
         run.optimizer.state[parameter] = {
             key: tensors[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu")
             for key in ("step", "exp_avg", "exp_avg_sq")

@@ -1,0 +1,118 @@
+"""One adapter per row in one UNet call: our hooks, peft's mixed batch, and one call per adapter.
+
+Prints the median seconds of a call and the ratio to ours, measured in turn in one run:
+python bench/adapters.py [--rounds 10] [--concepts 2 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+
+from costars import open_studio
+from costars.model.adapters import one_adapter_per_row
+from costars.model.model import Model
+from costars.types import Concept
+
+NAMES = ("ana", "bo", "cleo", "dan")
+
+
+@contextmanager
+def mixed_batch(unet: Any, names: list[str]) -> Iterator[None]:
+    """peft's own way: each LoRA layer is told the adapter of each row."""
+
+    def tell(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {**kwargs, "adapter_names": names}
+
+    layers = [m for m in unet.modules() if isinstance(m, LoraLayer)]
+    handles = [layer.register_forward_pre_hook(tell, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def load_into_peft(unet: Any, concept: Concept) -> None:
+    """Give a concept's UNet layers to diffusers, which makes peft layers of them."""
+    state = {}
+    for path, entry in concept.adapter.items():
+        if path.startswith("unet."):
+            state[f"{path.removeprefix('unet.')}.lora_A.weight"] = entry.down
+            state[f"{path.removeprefix('unet.')}.lora_B.weight"] = entry.up
+    unet.load_lora_adapter(state, prefix=None, adapter_name=concept.name)
+
+
+def medians(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each way, run in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            if i:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+@torch.no_grad()
+def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
+    """Print the table for one number of concepts; a pair of rows each."""
+    k = len(concepts)
+    size = (2 * k, model.facts.latent_channels, *model.latent_size(model.facts.size_px))
+    latents, text = torch.randn(size), model.encode_text("a woman in a park")
+    rows = [c.name for c in concepts for _ in range(2)]
+
+    def call(start: int = 0, stop: int = 2 * k) -> torch.Tensor:
+        count = stop - start
+        added = {
+            "text_embeds": text.pooled.expand(count, -1),
+            "time_ids": model.size_ids(model.facts.size_px).expand(count, -1),
+        }
+        out: torch.Tensor = model.unet(
+            latents[start:stop], 500, text.tokens.expand(count, -1, -1), added_cond_kwargs=added
+        ).sample
+        return out
+
+    with one_adapter_per_row(model.unet, "unet.", {c.name: c.adapter for c in concepts}) as adapters:
+        adapters.use(rows)
+        ours = medians({"ours": call, "ours again": call}, rounds)
+        expected = call()
+    for concept in concepts:
+        load_into_peft(model.unet, concept)
+    with mixed_batch(model.unet, rows):
+        peft_way = medians({"peft mixed batch": call}, rounds)
+        assert torch.allclose(call(), expected, atol=1e-4)
+
+    def one_by_one() -> None:
+        for i, concept in enumerate(concepts):
+            model.unet.set_adapters([concept.name])
+            call(2 * i, 2 * i + 2)
+
+    each = medians({"one call per adapter": one_by_one}, rounds)
+    model.unet.unload_lora()
+    for name, seconds in {**ours, **peft_way, **each, **medians({"no adapter": call}, rounds)}.items():
+        print(f"k={k}  {name:<22} {seconds * 1000:8.1f} ms   ratio {seconds / ours['ours']:5.2f}")
+
+
+def main() -> None:
+    """Compare for each number of concepts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--concepts", type=int, nargs="+", default=[2, 4])
+    options = parser.parse_args()
+    studio = open_studio("cpu")
+    model = studio.model("builtin")
+    for k in options.concepts:
+        compare(model, [studio.store.load(f"builtin/{name}") for name in NAMES[:k]], options.rounds)
+
+
+if __name__ == "__main__":
+    main()

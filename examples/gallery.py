@@ -1,0 +1,125 @@
+"""Makes the picture sheets of docs/: python examples/gallery.py {samples,concepts,pairs,counts,all}."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from costars import RegionError, Scene, open_studio
+from costars.microworld.train.samples import PROMPTS, sample, tiled
+from costars.sheets import grid, masks_in_colour
+from costars.studio import Studio, retried
+from costars.types import Picture
+
+PAIRS = (
+    ("{ana} in front of {bo} in a park", ("ana", "bo")),
+    ("{bo} in front of {cleo} on a beach", ("bo", "cleo")),
+    ("{ana} in front of {cleo} in the snow", ("ana", "cleo")),
+    ("{dan} to the left of {bo} on a street", ("dan", "bo")),
+    ("{rex} in front of {eve} in a room", ("rex", "eve")),
+    ("{bolt} behind {mochi} in a desert", ("bolt", "mochi")),
+    ("{eve} next to {ana} on a beach", ("eve", "ana")),
+    ("{dan} in front of {bolt} on a street", ("dan", "bolt")),
+)
+COUNTS = (
+    ("{ana} on a beach", ("ana",)),
+    ("{ana} in front of {bo} on a beach", ("ana", "bo")),
+    ("{ana}, {bo} and {rex} on a beach", ("ana", "bo", "rex")),
+    ("{ana}, {bo}, {rex} and {bolt} on a beach", ("ana", "bo", "rex", "bolt")),
+    ("{ana}, {bo}, {rex}, {mochi} and {bolt} on a beach", ("ana", "bo", "rex", "mochi", "bolt")),
+)
+RETRIES = 8
+
+
+def scene_of(prompt: str, names: tuple[str, ...], method: str, seed: int) -> Scene:
+    """A scene with members of the concept pack."""
+    cast = {name: {"concept": f"builtin/{name}"} for name in names}
+    return Scene.model_validate({"prompt": prompt, "cast": cast, "method": method, "seed": seed})
+
+
+def rendered(studio: Studio, scene: Scene) -> Picture | None:
+    """The picture, with further seeds where the layout does not show the cast; None if none did."""
+    try:
+        pictures = [e for e in retried(studio.render_steps, scene, RETRIES) if isinstance(e, Picture)]
+    except RegionError as error:
+        print(f"{scene.prompt}: {error}")
+        return None
+    return pictures[0]
+
+
+def samples(studio: Studio, out: Path) -> None:
+    """32 prompts drawn by the base model alone."""
+    tiled(sample(studio.model("builtin"), PROMPTS, steps=50)).save(out / "samples.png")
+    (out / "samples.txt").write_text("\n".join(PROMPTS) + "\n")
+
+
+def concepts(studio: Studio, out: Path) -> None:
+    """Each concept of the pack: two reference pictures, then three drawn alone."""
+    rows, names = [], []
+    for path in sorted((studio.settings.builtin / "concepts").glob("*.safetensors")):
+        references = [Image.open(path.with_suffix("") / f"{i:02d}.png") for i in range(2)]
+        drawn = []
+        for i, place in enumerate(("in a park", "on a street", "in the snow")):
+            scene = scene_of(f"{{{path.stem}}} {place}", (path.stem,), "multi_lora", 10 + i)
+            drawn.append(studio.render(scene).image)
+        rows.append([*references, *drawn])
+        names.append(path.stem)
+    grid(rows, ("reference", "reference", "drawn", "drawn", "drawn"), names).save(out / "concepts.png")
+
+
+def pairs(studio: Studio, out: Path) -> None:
+    """Eight scenes of two: layout, masks, two_stage, and all adapters at once."""
+    rows, captions = [], []
+    for prompt, names in PAIRS:
+        picture = rendered(studio, scene_of(prompt, names, "two_stage", 1))
+        if picture is None or picture.plan is None:
+            continue
+        layout = picture.plan.layout.image
+        baseline = studio.render(scene_of(prompt, names, "multi_lora", picture.scene.seed))
+        rows.append([layout, masks_in_colour(layout, picture.plan.regions), picture.image, baseline.image])
+        captions.append(f"{prompt}  (seed {picture.scene.seed})")
+    grid(rows, ("layout", "who is where", "two_stage", "multi_lora (baseline)"), captions).save(out / "pairs.png")
+
+
+def counts(studio: Studio, out: Path) -> None:
+    """One to five concepts in one picture, with the UNet rows each took."""
+    rows, captions, table = [], [], []
+    for prompt, names in COUNTS:
+        picture = rendered(studio, scene_of(prompt, names, "two_stage", 1))
+        if picture is None or picture.plan is None:
+            continue
+        layout = picture.plan.layout.image
+        rows.append([layout, masks_in_colour(layout, picture.plan.regions), picture.image])
+        captions.append(f"{prompt}  (seed {picture.scene.seed})")
+        seconds = {k: round(v, 2) for k, v in picture.seconds.items()}
+        table.append({"concepts": len(names), "rows": dict(picture.rows), "seconds": seconds})
+    grid(rows, ("layout", "who is where", "two_stage"), captions).save(out / "counts.png")
+    (out / "counts.json").write_text(json.dumps(table, indent=2) + "\n")
+
+
+SHEETS: dict[str, Callable[[Studio, Path], None]] = {
+    "samples": samples,
+    "concepts": concepts,
+    "pairs": pairs,
+    "counts": counts,
+}
+
+
+def main() -> None:
+    """Make one sheet or all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sheet", choices=(*SHEETS, "all"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    studio = open_studio()
+    for name in SHEETS if options.sheet == "all" else (options.sheet,):
+        SHEETS[name](studio, options.out)
+
+
+if __name__ == "__main__":
+    main()

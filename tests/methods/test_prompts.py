@@ -1,0 +1,53 @@
+"""A scene's prompt as each path reads it."""
+
+import pytest
+
+from costars.methods.prompts import article, class_names, global_prompt, member_prompt, own_words
+from costars.scene import parse_scene
+from costars.types import Concept
+
+
+def concept(trigger: str, class_name: str) -> Concept:
+    return Concept(trigger, class_name, trigger, "sdxl", {}, "", "")
+
+
+CONCEPTS = {"ana": concept("zxa", "woman"), "rex": concept("", "dog"), "io": concept("io", "owl")}
+
+
+def scene(**members):
+    cast = {name: {"concept": name} | members.get(name, {}) for name in CONCEPTS}
+    return parse_scene({"prompt": "{rex} before {ana}, {io} above", "cast": cast})
+
+
+def test_every_slot_is_its_class_for_the_layout():
+    classes = class_names(scene(), CONCEPTS)
+    assert global_prompt(scene(), classes) == "a dog before a woman, an owl above"
+
+
+def test_classes_come_in_the_prompts_order_and_the_scene_may_change_them():
+    changed = class_names(scene(rex={"class_name": "wolf"}), CONCEPTS)
+    assert list(changed.items()) == [("rex", "wolf"), ("ana", "woman"), ("io", "owl")]
+
+
+@pytest.mark.parametrize(
+    ("member", "prompt"),
+    [
+        ("ana", "a dog before a zxa woman, an owl above"),
+        ("rex", "a dog before a woman, an owl above"),
+        ("io", "a dog before a woman, an io owl above"),
+    ],
+)
+def test_a_members_own_prompt_names_only_the_member(member, prompt):
+    made = scene()
+    assert member_prompt(made, member, class_names(made, CONCEPTS), CONCEPTS[member]) == prompt
+
+
+def test_a_members_prompt_may_be_given_and_stays_as_it_is():
+    made = scene(ana={"prompt": "photo of {her}"})
+    assert member_prompt(made, "ana", class_names(made, CONCEPTS), CONCEPTS["ana"]) == "photo of {her}"
+
+
+def test_articles_and_own_words():
+    assert [article(w) for w in ("owl", "Elf", "woman")] == ["an owl", "an Elf", "a woman"]
+    assert own_words(CONCEPTS["rex"], "dog") == "a dog"
+    assert own_words(CONCEPTS["ana"], "woman") == "a zxa woman"

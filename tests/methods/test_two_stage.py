@@ -1,0 +1,195 @@
+"""OMG's two stages: equal to the official code, and nothing but the masks' insides is changed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from costars.catalog import SCHEDULERS
+from costars.errors import RegionError, SceneError
+from costars.methods import two_stage
+from costars.methods.two_stage import draw_layout, first_step, personalise
+from costars.types import Job, Plan
+
+LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+APART = ((0.0, 0.0, 0.375, 1.0), (0.625, 0.25, 1.0, 1.0))
+
+
+@pytest.fixture
+def planned(concepts, make_scene, make_region, finish):
+    """Stage 1 of a scene and half of the picture for each of a and b; returns plan and scheduler."""
+
+    def make(model, boxes=(LEFT, RIGHT), scheduler="ddim", **changes):
+        scene = make_scene(**changes)
+        chosen = SCHEDULERS[scheduler](model.scheduler)
+        layout, _ = finish(draw_layout(model, Job(scene, concepts), chosen))
+        regions = {
+            name: make_region(concepts[name].class_name, box, depth=i)
+            for i, (name, box) in enumerate(zip(scene.slots(), boxes, strict=True))
+        }
+        return Plan(scene, layout, regions), chosen
+
+    return make
+
+
+def method(**options):
+    return {"name": "two_stage", **options}
+
+
+def test_both_stages_equal_the_official_code(tiny, golden, concepts, make_scene, make_region, finish, monkeypatch):
+    told = load_file(golden / "two_stage.safetensors")
+    cast = {
+        "a": {"concept": "a", "weight": 0.8, "prompt": "photo of a man smiling in the forest"},
+        "b": {"concept": "b", "weight": 0.8, "prompt": "photo of a woman with red hat in the forest"},
+    }
+    scene = make_scene(
+        cast=cast, negative_prompt="noisy, blurry, soft, ugly", size=(256, 256), steps=50, guidance_scale=7.5, seed=14
+    )
+    layout, step = finish(draw_layout(tiny, Job(scene, concepts), tiny.scheduler))
+    assert torch.allclose(layout.latents[:1], told["initial"], atol=1e-4, rtol=0)
+    assert torch.allclose(layout.latents[11:12], told["stage1.after.10"], atol=2e-4, rtol=0)
+    assert torch.allclose(step.latent, told["stage1.final"], atol=2e-4, rtol=0)
+    assert layout.rows == 100
+    regions = {}
+    for name, file in (("a", "m256_left.png"), ("b", "m256_right.png")):
+        mask = (np.asarray(Image.open(golden / file).convert("L")) > 127).astype(np.float32)
+        regions[name] = replace(make_region(concepts[name].class_name, LEFT), mask=mask)
+    # The official code samples masks at every eighth pixel where ours measures coverage.
+    monkeypatch.setattr(
+        two_stage, "cell_masks", lambda masks, size, feather: torch.stack([torch.tensor(m[::8, ::8]) for m in masks])
+    )
+    latents = {}
+    for step in personalise(tiny, Plan(scene, layout, regions), concepts, tiny.scheduler):
+        latents[step.index] = step.latent
+    assert list(latents) == list(range(16, 50))
+    assert torch.allclose(latents[20], told["stage2.after.20"], atol=2e-4, rtol=0)
+    assert torch.allclose(latents[49], told["stage2.final"], atol=2e-4, rtol=0)
+    assert step.rows == 34 * (3 + 2 * 2) == 238
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_rows_are_two_a_step_then_three_and_two_for_each_concept(
+    tiny, concepts, make_region, make_scene, finish, count
+):
+    names = [f"m{i}" for i in range(count)]
+    scene = make_scene(
+        prompt=" and ".join(f"{{{n}}}" for n in names), cast={n: {"concept": "a"} for n in names}, start=0.3
+    )
+    own = dict.fromkeys(names, concepts["a"])
+    layout, _ = finish(draw_layout(tiny, Job(scene, own), tiny.scheduler))
+    regions = {n: make_region("man", (i / count, 0, (i + 1) / count, 1)) for i, n in enumerate(names)}
+    _, step = finish(personalise(tiny, Plan(scene, layout, regions), own, tiny.scheduler))
+    assert layout.rows == 10 * 2
+    assert step.rows == 7 * (3 + 2 * count)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+def test_replaying_the_layout_without_blending_is_the_layout(tiny_double, planned, concepts, finish, scheduler):
+    plan, chosen = planned(tiny_double, scheduler=scheduler, steps=50, start=0.32, method=method(blend=False))
+    latent, step = finish(personalise(tiny_double, plan, concepts, chosen))
+    assert latent.dtype is torch.float64 and step.rows == 34 * 3
+    assert torch.allclose(latent, plan.layout.latents[-1:], atol=1e-8 if scheduler == "ddim" else 1e-4, rtol=0)
+
+
+def test_concepts_of_no_weight_with_the_scenes_own_words_change_nothing(tiny_double, planned, concepts, finish):
+    cast = {n: {"concept": n, "weight": 0.0, "prompt": "photo of a man and a woman in the forest"} for n in "ab"}
+    plan, scheduler = planned(tiny_double, cast=cast)
+    latent, _ = finish(personalise(tiny_double, plan, concepts, scheduler))
+    assert torch.allclose(latent, plan.layout.latents[-1:], atol=1e-6, rtol=0)
+
+
+def test_the_first_step_changes_the_masks_inside_only(tiny_double, planned, concepts):
+    plan, scheduler = planned(tiny_double, boxes=((0, 0, 0.25, 0.5), (0.5, 0.5, 1, 1)))
+    step = next(personalise(tiny_double, plan, concepts, scheduler))
+    moved = (step.latent - plan.layout.latents[step.index + 1]).abs().amax(dim=(0, 1))
+    inside = torch.zeros(8, 8, dtype=torch.bool)
+    inside[:4, :2] = inside[4:, 4:] = True
+    assert moved[~inside].max() < 1e-9
+    assert moved[inside].min() > 1e-4
+
+
+@pytest.mark.parametrize("max_rows", [2, 3])
+def test_max_rows_changes_nothing(tiny_double, planned, concepts, finish, max_rows):
+    plan, scheduler = planned(tiny_double, boxes=APART)
+    whole, step = finish(personalise(tiny_double, plan, concepts, scheduler))
+    split, split_step = finish(personalise(tiny_double.with_max_rows(max_rows), plan, concepts, scheduler))
+    assert torch.allclose(split, whole, atol=1e-8, rtol=0)
+    assert split_step.rows == step.rows
+
+
+def test_one_row_at_a_time_cannot_borrow_attention_and_says_so(tiny, planned, concepts, finish):
+    plan, scheduler = planned(tiny)
+    with pytest.raises(SceneError, match=r"max_rows 1: .* use at least 2, or 0 for no bound"):
+        finish(personalise(tiny.with_max_rows(1), plan, concepts, scheduler))
+
+
+@pytest.mark.parametrize(("option", "value", "rows"), [("layout_strength", 0.0, 7 * 6), ("feather_cells", 1.0, 7 * 7)])
+def test_the_borrowed_attention_and_the_feather_decide_the_result(tiny, planned, concepts, finish, option, value, rows):
+    plan, scheduler = planned(tiny, boxes=APART)
+    full, _ = finish(personalise(tiny, plan, concepts, scheduler))
+    changed = plan.scene.model_copy(update={"method": plan.scene.method.model_copy(update={option: value})})
+    other, step = finish(personalise(tiny, replace(plan, scene=changed), concepts, scheduler))
+    assert (other - full).abs().max() > 1e-3
+    assert step.rows == rows
+
+
+def test_identities_that_come_in_after_the_last_step_leave_the_layout(tiny, planned, concepts, finish):
+    plan, scheduler = planned(tiny, start=1.0)
+    latent, step = finish(personalise(tiny, plan, concepts, scheduler))
+    assert step is None
+    assert torch.equal(latent, plan.layout.latents[-1:])
+
+
+@pytest.mark.parametrize(("steps", "start", "first"), [(50, 0.32, 16), (20, 0.32, 6), (3, 0.0, 0), (3, 1.0, 3)])
+def test_the_start_is_a_share_of_the_steps(make_scene, steps, start, first):
+    assert first_step(make_scene(steps=steps, start=start)) == first
+
+
+def test_the_layout_keeps_every_latent_and_where_each_word_looked(tiny, planned):
+    plan, _ = planned(tiny, prompt="{a} next to {b}, who is a woman")
+    layout = plan.layout
+    assert layout.prompt == "a man next to a woman, who is a woman"
+    assert layout.latents.shape == (11, 4, 8, 8) and layout.image.size == (64, 64)
+    assert sorted(layout.maps) == ["man 0", "woman 0", "woman 1"]
+    assert all(m.shape == (8, 8) and 0 < m.min() <= m.max() < 1 for m in layout.maps.values())
+
+
+def test_a_picture_without_guidance_has_one_row_for_each_path(tiny, planned, concepts, finish):
+    plan, scheduler = planned(tiny, guidance_scale=1.0, start=0.5)
+    _, step = finish(personalise(tiny, plan, concepts, scheduler))
+    assert (plan.layout.rows, step.rows) == (10, 5 * (2 + 2))
+
+
+def test_nothing_is_left_on_the_model_also_when_the_loop_is_stopped(tiny, planned, concepts, finish, trace):
+    parts = (tiny.unet, tiny.encoders.encoder, tiny.encoders.encoder_2)
+    before = [trace(p) for p in parts]
+    plan, scheduler = planned(tiny)
+    steps = personalise(tiny, plan, concepts, scheduler)
+    next(steps)
+    steps.close()
+    assert [trace(p) for p in parts] == before
+    finish(personalise(tiny, plan, concepts, scheduler))
+    assert [trace(p) for p in parts] == before
+
+
+def test_a_member_whose_mask_reaches_no_cell_is_an_error_never_an_unchanged_figure(tiny, planned, concepts, finish):
+    plan, scheduler = planned(tiny, boxes=(LEFT, (0.55, 0.0, 0.59, 1.0)))
+    assert plan.regions["b"].area > 0.008
+    with pytest.raises(RegionError, match="b"):
+        finish(personalise(tiny, plan, concepts, scheduler))
+
+
+@pytest.mark.parametrize("name", ["global", "layout"])
+def test_a_member_may_have_any_name(tiny, planned, concepts, finish, name):
+    plain, scheduler = planned(tiny)
+    expected, _ = finish(personalise(tiny, plain, concepts, scheduler))
+    own = {name: concepts["a"], "b": concepts["b"]}
+    cast = {name: plain.scene.cast["a"], "b": plain.scene.cast["b"]}
+    prompt = f"photo of {{{name}}} and {{b}} in the forest"
+    scene = plain.scene.model_copy(update={"prompt": prompt, "cast": cast})
+    plan = replace(plain, scene=scene, regions={name: plain.regions["a"], "b": plain.regions["b"]})
+    latent, _ = finish(personalise(tiny, plan, own, scheduler))
+    assert torch.allclose(latent, expected, atol=1e-5)

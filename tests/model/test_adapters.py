@@ -1,0 +1,168 @@
+"""Adapters: one per row equals one at a time as diffusers loads them, and nothing is left behind."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from costars.errors import ConceptError
+from costars.model.adapters import concatenated, one_adapter_per_row, scaled, text_adapter
+from costars.types import LowRank
+
+ROWS = [None, "a", "b", "a"]
+
+
+def unet_call(unet, model, sample, texts):
+    added = {
+        "text_embeds": torch.cat([t.pooled for t in texts]),
+        "time_ids": model.size_ids((64, 64)).expand(len(texts), -1),
+    }
+    with torch.no_grad():
+        return unet(sample, torch.tensor(300), torch.cat([t.tokens for t in texts]), added_cond_kwargs=added).sample
+
+
+@pytest.fixture
+def batch(tiny):
+    sample = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    return sample, [tiny.encode_text(p) for p in ("a man", "a man in the forest", "a woman", "smiling")]
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # of diffusers, on loading a second
+def test_one_adapter_per_row_equals_sequential_runs_with_peft(tiny, pipeline, concepts, golden, batch):
+    sample, texts = batch
+    for name in ("a", "b"):
+        pipeline.load_lora_weights(golden / f"char_{name}.safetensors", adapter_name=name)
+    expected = []
+    for i, name in enumerate(ROWS):
+        if name is None:
+            pipeline.disable_lora()
+        else:
+            pipeline.enable_lora()
+            pipeline.set_adapters([name])
+        expected.append(unet_call(pipeline.unet, tiny, sample[i : i + 1], texts[i : i + 1]))
+    with one_adapter_per_row(tiny.unet, "unet.", {n: c.adapter for n, c in concepts.items()}) as adapters:
+        adapters.use(ROWS)
+        rows = unet_call(tiny.unet, tiny, sample, texts)
+    assert torch.allclose(rows, torch.cat(expected), atol=1e-5, rtol=0)
+    assert (rows - unet_call(tiny.unet, tiny, sample, texts)).abs().amax(dim=(1, 2, 3))[1:].min() > 1e-3
+
+
+def test_the_rows_may_change_from_call_to_call(tiny, concepts, batch):
+    sample, texts = batch
+    with one_adapter_per_row(tiny.unet, "unet.", {n: c.adapter for n, c in concepts.items()}) as adapters:
+        adapters.use(ROWS)
+        first = unet_call(tiny.unet, tiny, sample, texts)
+        adapters.use(ROWS[::-1])
+        swapped = unet_call(tiny.unet, tiny, sample.flip(0), texts[::-1])
+        adapters.use([None] * 4)
+        base = unet_call(tiny.unet, tiny, sample, texts)
+    assert torch.allclose(swapped.flip(0), first, atol=1e-5)
+    assert torch.equal(base, unet_call(tiny.unet, tiny, sample, texts))
+
+
+def test_nothing_is_left_after_the_block_or_an_error_in_it(tiny, concepts, trace):
+    parts = (tiny.unet, tiny.encoders.encoder, tiny.encoders.encoder_2)
+    before = [trace(p) for p in parts]
+    adapter = concepts["a"].adapter
+    with one_adapter_per_row(tiny.unet, "unet.", {"a": adapter}), text_adapter(tiny.encoders, adapter):
+        assert all(trace(p)["hooks"] != b["hooks"] for p, b in zip(parts, before, strict=True))
+    assert [trace(p) for p in parts] == before
+    with (
+        pytest.raises(ArithmeticError),
+        one_adapter_per_row(tiny.unet, "unet.", {"a": adapter}),
+        text_adapter(tiny.encoders, adapter),
+    ):
+        raise ArithmeticError
+    assert [trace(p) for p in parts] == before
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "said"),
+    [
+        ("down_blocks.9.to_q", (8, 8), "changes the layer 'down_blocks.9.to_q', which this model does not have"),
+        ("mid_block", (8, 8), "'mid_block', which this model does not have"),
+        (
+            "mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
+            (320, 320),
+            "is 320 -> 320, but the model's is 48 -> 48; it was made for another base model",
+        ),
+    ],
+)
+def test_an_adapter_of_another_family_is_refused_and_leaves_nothing(tiny, concepts, trace, path, size, said):
+    wrong = {f"unet.{path}": LowRank(torch.ones(2, size[0]), torch.ones(size[1], 2))}
+    before = trace(tiny.unet)
+    with (
+        pytest.raises(ConceptError, match="concept 'mine'") as caught,
+        one_adapter_per_row(tiny.unet, "unet.", {"a": concepts["a"].adapter, "mine": wrong}),
+    ):
+        pass
+    assert said in str(caught.value)
+    assert trace(tiny.unet) == before
+
+
+def low_rank(rank: int, seed: int, inside: int = 6, outside: int = 5) -> LowRank:
+    generator = torch.Generator().manual_seed(seed)
+    return LowRank(torch.randn(rank, inside, generator=generator), torch.randn(outside, rank, generator=generator))
+
+
+def change(layer: nn.Module, adapters: dict, rows: list, x: torch.Tensor) -> torch.Tensor:
+    """What the adapters add to the output of a layer named "layer"."""
+    module = nn.ModuleDict({"layer": layer})
+    with torch.no_grad(), one_adapter_per_row(module, "m.", adapters) as state:
+        plain = layer(x)
+        state.use(rows)
+        return layer(x) - plain
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 1000))
+def test_concatenated_is_the_sum(ranks, seed):
+    parts = [{"m.layer": low_rank(rank, seed + i)} for i, rank in enumerate(ranks)]
+    layer, x = nn.Linear(6, 5), torch.randn(1, 7, 6)
+    together = change(layer, {"all": concatenated(parts)}, ["all"], x)
+    alone = sum(change(layer, {"one": p}, ["one"], x) for p in parts)
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_concatenated_keeps_layers_that_only_one_part_has():
+    joined = concatenated([{"m.x": low_rank(2, 0)}, {"m.y": low_rank(3, 1)}, {"m.x": low_rank(1, 2)}])
+    assert {path: len(entry.down) for path, entry in joined.items()} == {"m.x": 3, "m.y": 3}
+
+
+@given(st.floats(0, 4), st.lists(st.integers(1, 5), min_size=2, max_size=3))
+def test_rows_with_adapters_of_any_rank_and_scale_have_their_own_product(weight, ranks):
+    adapters = {str(i): scaled({"m.layer": low_rank(rank, i)}, weight) for i, rank in enumerate(ranks)}
+    x = torch.randn(len(ranks) + 1, 4, 6)
+    out = change(nn.Linear(6, 5), adapters, [None, *adapters], x)
+    assert torch.equal(out[0], torch.zeros(4, 5))
+    for i, rank in enumerate(ranks):
+        entry = low_rank(rank, i)
+        assert torch.allclose(out[i + 1], weight * (x[i + 1] @ entry.down.T @ entry.up.T), atol=1e-3)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_with_an_adapter_equals_one_with_merged_weights(stride):
+    down, up = torch.randn(2, 3, 3, 3), torch.randn(4, 2, 1, 1)
+    layer, x = nn.Conv2d(3, 4, 3, stride, 1, bias=False), torch.randn(2, 3, 8, 8)
+    out = change(layer, {"a": {"m.layer": LowRank(down, up)}}, ["a", None], x)
+    merged = torch.einsum("or,rihw->oihw", up[:, :, 0, 0], down)
+    expected = nn.functional.conv2d(x, merged, stride=stride, padding=1)
+    assert torch.allclose(out[0], expected[0], atol=1e-4)
+    assert torch.equal(out[1], torch.zeros_like(out[1]))
+
+
+def test_a_batch_of_another_size_than_announced_is_refused():
+    with pytest.raises(ValueError, match="1 rows were announced to the adapters, 2 came"):
+        change(nn.Linear(6, 5), {"a": {"m.layer": low_rank(2, 0)}}, ["a"], torch.randn(2, 4, 6))
+
+
+@pytest.mark.parametrize(("layer", "entry"), [
+    (nn.Linear(6, 5), LowRank(torch.ones(2, 6, 1, 1), torch.ones(5, 2, 1, 1))),
+    (nn.Conv2d(6, 5, 3), LowRank(torch.ones(2, 6), torch.ones(5, 2))),
+])  # fmt: skip
+def test_an_adapter_of_a_convolution_does_not_fit_a_linear_layer_nor_the_reverse(layer, entry):
+    with (
+        pytest.raises(ConceptError, match="made for another base model"),
+        one_adapter_per_row(nn.ModuleDict({"layer": layer}), "m.", {"a": {"m.layer": entry}}),
+    ):
+        pass

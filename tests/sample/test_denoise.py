@@ -1,0 +1,143 @@
+"""The loop: one UNet call for all paths, equal to diffusers' pipeline on a single one."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from costars.catalog import SCHEDULERS
+from costars.sample.denoise import denoise, rows_of, schedule
+from costars.types import Path, Text
+
+SIZE = (64, 64)
+CPU = torch.device("cpu")
+
+
+def text(value: float) -> Text:
+    return Text("", torch.full((1, 3, 4), float(value)), torch.full((1, 2), float(value)))
+
+
+class CountingUnet:
+    """Predicts in every row the mean of its text, and notes how it was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[torch.Tensor] = []
+
+    def __call__(self, sample, t, tokens, added_cond_kwargs):
+        self.calls.append(sample)
+        return SimpleNamespace(sample=tokens.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(sample))
+
+
+def stub(max_rows: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(unet=CountingUnet(), max_rows=max_rows, size_ids=lambda size_px: torch.zeros(1, 6))
+
+
+def run(model, paths, combine=lambda noise: noise[0], steps=4, start=0, guidance_scale=3.0):
+    plan = schedule(DDIMScheduler(set_alpha_to_one=False), steps, CPU, start)
+    return denoise(model, torch.zeros(1, 4, 2, 2), paths, combine, plan, guidance_scale=guidance_scale, size_px=SIZE)
+
+
+@pytest.mark.parametrize(("scheduler", "guidance_scale"), [("euler", 5.0), ("ddim", 5.0), ("euler", 1.0), ("dpm", 5.0)])
+def test_a_single_path_equals_the_pipeline_of_diffusers(tiny, pipeline, scheduler, guidance_scale):
+    pipeline.scheduler = SCHEDULERS[scheduler](pipeline.scheduler)
+    noise = tiny.initial_noise(SIZE, 3)
+    expected = pipeline(
+        "a man in the forest",
+        negative_prompt="blurry",
+        latents=noise,
+        width=64,
+        height=64,
+        num_inference_steps=10,
+        guidance_scale=guidance_scale,
+        output_type="latent",
+    ).images
+    plan = schedule(SCHEDULERS[scheduler](tiny.scheduler), 10, CPU)
+    negative = tiny.encode_text("blurry") if guidance_scale > 1 else None
+    path = Path("global", tiny.encode_text("a man in the forest"), negative)
+    latent = noise * plan.scheduler.init_noise_sigma
+    for step in denoise(  # noqa: B007
+        tiny, latent, [path], lambda n: n[0], plan, guidance_scale=guidance_scale, size_px=SIZE
+    ):
+        pass
+    assert torch.allclose(step.latent, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("max_rows", "sizes"), [(0, [7]), (3, [3, 3, 1]), (2, [2, 2, 2, 1]), (9, [7])])
+def test_all_rows_go_in_one_call_that_max_rows_splits(max_rows, sizes):
+    model = stub(max_rows)
+    replay = Path("layout", text(9), replay=torch.zeros(5, 4, 2, 2))
+    pairs = [Path(name, text(1), text(0)) for name in ("global", "a", "b")]
+    step = next(run(model, [replay, *pairs]))
+    assert [len(call) for call in model.unet.calls] == sizes
+    assert step.rows == 7
+
+
+@pytest.mark.parametrize("max_rows", [0, 1, 2, 3])
+def test_combine_sees_every_path_in_order_with_the_unconditional_half_first(max_rows):
+    seen = []
+    paths = [
+        Path("layout", text(9), replay=torch.zeros(5, 4, 2, 2)),
+        *(Path(name, text(10 + i), text(i)) for i, name in enumerate(("global", "a", "b"))),
+    ]
+
+    def combine(noise):
+        seen.append(noise[:, :, 0, 0, 0].tolist())
+        return noise[0]
+
+    next(run(stub(max_rows), paths, combine))
+    assert seen == [[[0, 10], [1, 11], [2, 12]]]
+
+
+def test_guidance_goes_from_the_unconditional_noise_past_the_conditional_one():
+    (once,) = run(stub(), [Path("global", text(2), text(1))], steps=1, guidance_scale=3.0)
+    (direct,) = run(stub(), [Path("global", text(1 + 3 * (2 - 1)))], steps=1)
+    assert torch.allclose(once.latent, direct.latent)
+    assert (once.rows, direct.rows) == (2, 1)
+
+
+def test_a_replayed_row_follows_its_stored_latents():
+    model = stub()
+    stored = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 2, 2)
+    list(run(model, [Path("layout", text(0), replay=stored), Path("global", text(1), text(0))], start=1))
+    assert [call[0, 0, 0, 0].item() for call in model.unet.calls] == [1, 2, 3]
+
+
+def test_steps_are_counted_from_the_start_to_the_end():
+    steps = list(run(stub(), [Path("global", text(1), text(0))], steps=5, start=2))
+    assert [(s.index, s.of, s.rows) for s in steps] == [(2, 5, 2), (3, 5, 4), (4, 5, 6)]
+
+
+def test_the_pair_that_a_rule_compares_comes_first():
+    layout = Path("layout", text(9), replay=torch.zeros(5, 4, 2, 2))
+    rows = rows_of([layout, *(Path(n, text(1), text(0)) for n in ("global", "a"))])
+    named = [(r.path.name, r.conditional) for r in rows]
+    assert named[:2] == [("layout", True), ("global", True)]
+    assert sorted(named[2:]) == [("a", False), ("a", True), ("global", False)]
+
+
+def test_the_models_own_scheduler_is_not_moved(tiny):
+    before = dict(vars(tiny.scheduler))
+    plan = schedule(tiny.scheduler, 3, CPU)
+    latent = torch.zeros(1, 4, 8, 8)
+    list(
+        denoise(
+            tiny, latent, [Path("g", tiny.encode_text("a man"))], lambda n: n[0], plan, guidance_scale=1, size_px=SIZE
+        )
+    )
+    assert plan.scheduler is not tiny.scheduler
+    assert all(vars(tiny.scheduler)[key] is value for key, value in before.items())
+
+
+def test_stopping_in_the_middle_leaves_nothing_on_the_model(tiny, trace):
+    before = trace(tiny.unet)
+    plan = schedule(tiny.scheduler, 3, CPU)
+    path = Path("global", tiny.encode_text("a man"))
+    rule = lambda attend, q, k, v, where: attend(q, k, v)  # noqa: E731
+    steps = denoise(
+        tiny, torch.zeros(1, 4, 8, 8), [path], lambda n: n[0], plan, guidance_scale=1, size_px=SIZE, rule=rule
+    )
+    next(steps)
+    assert trace(tiny.unet) != before
+    steps.close()
+    assert trace(tiny.unet) == before

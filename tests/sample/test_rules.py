@@ -1,0 +1,115 @@
+"""Attention rules: borrowed attention as in the official code, and where words look."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from costars.sample.attention import Moment, attend, attention_rule
+from costars.sample.rules import BorrowLayout, RecordWords
+from costars.types import Where
+
+ALL = slice(0, 4)
+
+
+def heads(rows: int, tokens: int, seed: int) -> torch.Tensor:
+    return torch.randn(rows, 2, tokens, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def borrow(**changes) -> BorrowLayout:
+    return BorrowLayout(
+        **({"source": 2, "target": 3, "cross_share": 1.0, "self_share": 0.4, "self_tokens": 64} | changes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "progress", "rule"),
+    [
+        ("cross_and_self", 0.0, borrow()),
+        ("cross_and_self", 0.39, borrow()),
+        ("cross", 0.4, borrow()),
+        ("cross", 0.98, borrow()),
+        ("self", 0.0, borrow(cross_share=0.0)),
+        ("plain", 0.0, borrow(cross_share=0.0, self_share=0.0)),
+    ],
+)
+def test_borrowed_attention_equals_the_official_one(tiny, golden, name, progress, rule):
+    told = load_file(golden / "attention.safetensors")
+    moment = Moment()
+    moment.progress, moment.rows = progress, ALL
+    added = {"text_embeds": told["text_embeds"], "time_ids": told["time_ids"]}
+    with torch.no_grad(), attention_rule(tiny.unet, rule, moment):
+        out = tiny.unet(told["sample"], told["timestep"], told["encoder_hidden_states"], added_cond_kwargs=added).sample
+    assert torch.allclose(out, told[f"out.{name}"], atol=1e-5, rtol=0)
+
+
+def test_the_target_row_has_the_source_rows_map_on_its_own_values():
+    query, key, value = heads(4, 9, 0), heads(4, 5, 1), heads(4, 5, 2)
+    out = borrow()(attend, query, key, value, Where("layer", True, 0.0, ALL))
+    weights = (query[2] @ key[2].transpose(1, 2) / 8**0.5).softmax(dim=-1)
+    assert torch.allclose(out[3], weights @ value[3], atol=1e-6)
+    assert torch.allclose(out[:3], attend(query, key, value)[:3], atol=1e-6)
+
+
+def test_the_inputs_are_not_changed():
+    tensors = heads(4, 9, 0), heads(4, 9, 1), heads(4, 9, 2)
+    copies = [t.clone() for t in tensors]
+    borrow()(attend, *tensors, Where("layer", False, 0.0, ALL))
+    assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("where", "tokens", "applies"),
+    [
+        (Where("layer", False, 0.39, ALL), 64, True),
+        (Where("layer", False, 0.4, ALL), 64, False),
+        (Where("layer", False, 0.0, ALL), 65, False),
+        (Where("layer", True, 0.99, ALL), 400, True),
+        (Where("layer", True, 0.0, slice(4, 8)), 64, False),
+    ],
+)
+def test_it_applies_only_in_its_share_of_the_steps_its_layers_and_its_rows(where, tokens, applies):
+    query, key, value = heads(4, tokens, 0), heads(4, tokens, 1), heads(4, tokens, 2)
+    changed = not torch.equal(borrow()(attend, query, key, value, where), attend(query, key, value))
+    assert changed == applies
+
+
+def test_rows_are_counted_in_the_whole_batch_not_in_its_piece():
+    query, key, value = heads(3, 9, 0), heads(3, 9, 1), heads(3, 9, 2)
+    out = borrow()(attend, query, key, value, Where("layer", True, 0.0, slice(2, 5)))
+    expected = attend(query[:1], key[:1], value[1:2])
+    assert torch.allclose(out[1:2], expected, atol=1e-6)
+    assert torch.allclose(out[2:], attend(query, key, value)[2:], atol=1e-6)
+
+
+def test_the_maps_of_all_tokens_sum_to_one_in_every_cell():
+    rule = RecordWords(row=1, columns={str(i): [i] for i in range(5)}, size=(6, 4))
+    for tokens in (24, 6):
+        rule(attend, heads(2, tokens, tokens), heads(2, 5, 1), heads(2, 5, 2), Where("layer", True, 0.0, slice(0, 2)))
+    maps = np.stack(list(rule.means().values()))
+    assert maps.shape == (5, 6, 4)
+    assert np.allclose(maps.sum(axis=0), 1, atol=1e-5)
+
+
+def test_a_words_map_is_the_mean_over_its_tokens_heads_and_calls():
+    rule = RecordWords(row=0, columns={"word": [1, 3]}, size=(3, 3))
+    total = torch.zeros(9)
+    for seed in (0, 10):
+        query, key = heads(1, 9, seed), heads(1, 5, seed + 1)
+        rule(attend, query, key, heads(1, 5, 2), Where("layer", True, 0.0, slice(0, 1)))
+        total += (query[0] @ key[0].transpose(1, 2) / 8**0.5).softmax(dim=-1)[..., [1, 3]].mean(dim=(0, 2))
+    assert np.allclose(rule.means()["word"].ravel(), total / 2, atol=1e-6)
+
+
+def test_recording_does_not_change_attention_and_skips_other_rows_and_self_attention():
+    rule = RecordWords(row=0, columns={"word": [0]}, size=(3, 3))
+    query, key, value = heads(2, 9, 0), heads(2, 9, 1), heads(2, 9, 2)
+    for where in (Where("layer", False, 0.0, slice(0, 2)), Where("layer", True, 0.0, slice(2, 4))):
+        assert torch.equal(rule(attend, query, key, value, where), attend(query, key, value))
+    assert rule.means() == {}
+
+
+def test_queries_that_fit_no_grid_of_the_picture_are_refused():
+    rule = RecordWords(row=0, columns={"word": [0]}, size=(4, 4))
+    with pytest.raises(ValueError, match="5 queries do not fit a picture of 4 x 4 cells"):
+        rule(attend, heads(1, 5, 0), heads(1, 5, 1), heads(1, 5, 2), Where("layer", True, 0.0, slice(0, 1)))

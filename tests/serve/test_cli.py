@@ -1,0 +1,80 @@
+"""The command line: what it writes, and that scene, plan and picture are three ways to one result."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def files(home: Path, name: str = "out") -> set[str]:
+    return {str(p.relative_to(home / name)) for p in (home / name).rglob("*") if p.is_file()}
+
+
+def test_a_render_writes_the_picture_and_all_that_it_came_from(cli, folder):
+    code, out, err = cli("render", "scene.yaml", "--out", "out", "--dtype", "float32")
+    assert (code, out.strip()) == (0, "out/picture.png")
+    assert "UNet rows: stage 1 8, stage 2 21" in err
+    assert files(folder) == {"picture.png", "layout.png", "sheet.png", "result.json", "masks/a.png", "masks/b.png"}
+    result = json.loads((folder / "out" / "result.json").read_text())
+    assert (result["seed"], result["rows"]) == (3, {"stage1": 8, "stage2": 21})
+    assert [(r["name"], r["class_name"], r["area"]) for r in result["regions"]] == [
+        ("a", "man", 0.5),
+        ("b", "woman", 0.5),
+    ]
+    assert not [p for p in folder.iterdir() if "part" in p.name]
+
+
+def test_scene_plan_and_picture_render_to_the_same_bytes(cli, folder):
+    assert cli("render", "scene.yaml", "--out", "direct")[0] == 0
+    assert cli("plan", "scene.yaml", "--out", "plan")[:2] == (0, "plan/plan.json\n")
+    assert cli("render", "plan", "--out", "planned")[0] == 0
+    (folder / "again.png").write_bytes((folder / "direct" / "picture.png").read_bytes())
+    assert cli("render", "again.png", "--out", "again")[0] == 0
+    pictures = [(folder / name / "picture.png").read_bytes() for name in ("direct", "planned", "again")]
+    assert pictures[0] == pictures[1] == pictures[2]
+    assert cli("render", "scene.yaml", "--out", "other", "--seed", "4")[0] == 0
+    assert (folder / "other" / "picture.png").read_bytes() != pictures[0]
+
+
+def test_an_edited_mask_and_other_settings_change_the_picture_of_a_plan(cli, folder):
+    assert cli("plan", "scene.yaml", "--out", "plan")[0] == 0
+    assert cli("render", "plan", "--out", "before")[0] == 0
+    assert cli("render", "plan", "--out", "lighter", "--set", "cast.a.weight=0.2")[0] == 0
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[32:, :32] = 255
+    Image.fromarray(mask).save(folder / "plan" / "masks" / "a.png")
+    assert cli("render", "plan", "--out", "after")[0] == 0
+    pictures = {(folder / name / "picture.png").read_bytes() for name in ("before", "lighter", "after")}
+    assert len(pictures) == 3
+    regions = json.loads((folder / "after" / "result.json").read_text())["regions"]
+    assert regions[0]["area"] == 0.25
+
+
+@pytest.mark.parametrize("method", ["multi_lora", "{name: two_stage, layout_strength: 0.5}"])
+def test_a_picture_of_another_method_renders_again_from_itself(cli, folder, method):
+    assert cli("render", "scene.yaml", "--out", "out", "--set", f"method={method}")[0] == 0
+    (folder / "again.png").write_bytes((folder / "out" / "picture.png").read_bytes())
+    code, _, err = cli("render", "again.png", "--out", "again")
+    assert code == 0, err
+    assert (folder / "again" / "picture.png").read_bytes() == (folder / "out" / "picture.png").read_bytes()
+
+
+def test_concepts_are_listed_and_shown(cli, folder):
+    code, out, _ = cli("concepts", "list")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()] == [["char_a", "man"], ["char_b", "woman"]]
+    code, out, _ = cli("concepts", "show", "char_b")
+    shown = json.loads(out)
+    assert code == 0
+    assert (shown["class_name"], shown["ranks"], shown["layers"], len(shown["sha256"])) == ("woman", [3], 164, 64)
+
+
+def test_the_doctor_says_what_is_missing(cli, tmp_path):
+    code, out, _ = cli("doctor")
+    lines = {line[5:19].strip(): (line[:4].strip(), line[20:]) for line in out.splitlines()}
+    assert code == 1
+    assert lines["builtin model"][0] == "MISS" and "nothing-shipped" in lines["builtin model"][1]
+    assert lines["concepts"] == ("ok", "2 found")
+    assert {lines[name][0] for name in ("python", "torch", "diffusers", "peft", "device", "memory")} == {"ok"}

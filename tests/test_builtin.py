@@ -1,0 +1,197 @@
+"""The built-in model end to end: two of its inhabitants in one picture, each in its place."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import costars
+from costars import open_studio
+from costars.concepts.formats import load_concept
+from costars.microworld.identity import identity_from_seed
+from costars.microworld.segmenter import load_segmenter
+from costars.microworld.train.concepts import PACK
+from costars.microworld.train.segmenter import measure
+from costars.microworld.world import sample_picture
+from costars.model.adapters import one_adapter_per_row, text_adapter
+from costars.records import read_plan, write_picture, write_plan
+from costars.sample.denoise import denoise, schedule
+from costars.scene import load_scene, parse_scene
+from costars.types import Path as DenoisingPath
+
+SEED = 0
+WEIGHTS = Path(costars.__file__).parent / "microworld" / "weights"
+GREEN, ORANGE = (62, 166, 84), (250, 142, 48)  # what ana and bo wear
+
+
+@pytest.fixture(scope="module")
+def studio():
+    return open_studio("cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return parse_scene(
+        {
+            "prompt": "{ana} in front of {bo} in a room",
+            "cast": {"ana": {"concept": "builtin/ana"}, "bo": {"concept": "builtin/bo"}},
+            "steps": 20,
+            "seed": SEED,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def plan(studio, scene):
+    return studio.plan(scene)
+
+
+@pytest.fixture(scope="module")
+def picture(studio, plan):
+    return studio.render(plan)
+
+
+@pytest.fixture(scope="module")
+def folder(picture, tmp_path_factory):
+    out = tmp_path_factory.mktemp("picture") / "out"
+    write_picture(picture, out)
+    return out
+
+
+def test_the_plan_finds_one_woman_and_one_man_apart(plan):
+    assert {name: region.class_name for name, region in plan.regions.items()} == {"ana": "woman", "bo": "man"}
+    assert all(0.03 < region.area < 0.6 and region.score > 0.5 for region in plan.regions.values())
+    assert sum(region.mask for region in plan.regions.values()).max() <= 1
+    assert plan.layout.rows == 20 * 2 and plan.layout.image.size == (128, 128)
+
+
+def test_a_render_writes_exactly_these_files_and_keys(folder):
+    names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert names == {"picture.png", "layout.png", "sheet.png", "result.json", "masks/ana.png", "masks/bo.png"}
+    result = json.loads((folder / "result.json").read_text())
+    assert set(result) == {"scene", "seed", "rows", "seconds", "regions", "versions"}
+    assert result["rows"] == {"stage1": 40, "stage2": (20 - 6) * (3 + 2 * 2)}
+    assert set(result["seconds"]) == {"load", "layout", "segment", "personalise", "decode"}
+    for region in result["regions"]:
+        assert set(region) == {"name", "class_name", "box", "score", "depth", "area"}
+
+
+def test_a_picture_renders_again_from_itself_to_the_same_bytes(studio, folder, tmp_path):
+    again = studio.render(load_scene(folder / "picture.png"))
+    write_picture(again, tmp_path)
+    assert (tmp_path / "picture.png").read_bytes() == (folder / "picture.png").read_bytes()
+
+
+def test_a_plan_from_a_folder_renders_as_the_scene_itself(studio, plan, picture, tmp_path):
+    write_plan(plan, tmp_path / "plan")
+    assert studio.render(read_plan(tmp_path / "plan")).image.tobytes() == picture.image.tobytes()
+
+
+def test_only_the_figures_change(plan, picture):
+    """What no mask covers stays as in the layout, but for what the decoder and attention carry over."""
+    covered = np.maximum(*(region.mask for region in plan.regions.values())) > 0
+    change = np.abs(np.asarray(picture.image, dtype=float) - np.asarray(plan.layout.image, dtype=float)).mean(axis=2)
+    assert change[covered].mean() > 2 * change[~covered].mean()
+
+
+def share_near(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> float:
+    """Share of a mask's pixels within 60 levels of a colour."""
+    distance = np.linalg.norm(np.asarray(image, dtype=float) - np.array(colour), axis=2)
+    return float((distance[mask > 0.5] < 60).mean())
+
+
+def test_each_wears_its_own_colour(plan, picture):
+    ana, bo = plan.regions["ana"].mask, plan.regions["bo"].mask
+    assert share_near(picture.image, ana, GREEN) > share_near(picture.image, bo, GREEN) + 0.03
+    assert share_near(picture.image, bo, ORANGE) > share_near(picture.image, ana, ORANGE) + 0.03
+
+
+def test_a_single_path_equals_the_pipeline_of_diffusers(studio):
+    from diffusers import StableDiffusionXLPipeline
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    pipeline = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "model", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    model = studio.model("builtin")
+    noise = model.initial_noise((128, 128), SEED)
+    expected = pipeline(
+        "a woman in front of a man in a room",
+        negative_prompt="",
+        latents=noise,
+        width=128,
+        height=128,
+        num_inference_steps=20,
+        guidance_scale=5.0,
+        output_type="latent",
+    ).images
+    steps = schedule(model.scheduler, 20, model.device)
+    path = DenoisingPath("global", model.encode_text("a woman in front of a man in a room"), model.encode_text(""))
+    latent = noise * steps.scheduler.init_noise_sigma
+    for step in denoise(  # noqa: B007
+        model, latent, [path], lambda n: n[0], steps, guidance_scale=5.0, size_px=(128, 128)
+    ):
+        pass
+    assert torch.allclose(step.latent, expected, atol=1e-4, rtol=0)
+
+
+def test_the_segmenter_is_right_on_pictures_it_has_not_seen():
+    held_out = measure(load_segmenter(torch.device("cpu")), 40, first_seed=2000)
+    assert held_out["mean_iou"] >= 0.85
+    assert held_out["class_right"] >= 0.95
+
+
+def test_two_women_are_two_regions():
+    segmenter = load_segmenter(torch.device("cpu"))
+    right = 0
+    for seed in range(10):
+        cast = [identity_from_seed(seed, "woman"), identity_from_seed(100 + seed, "woman")]
+        regions = segmenter.regions(sample_picture(3000 + seed, cast=cast).image, ["woman"])
+        right += [r.class_name for r in regions] == ["woman", "woman"]
+    assert right >= 9
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_every_concept_of_the_pack_is_small_fits_and_has_its_references(studio, name):
+    path = WEIGHTS / "concepts" / f"{name}.safetensors"
+    assert path.stat().st_size <= 1_000_000
+    concept = load_concept(path, name, name)
+    model = studio.model("builtin")
+    assert (concept.class_name, concept.trigger) == (PACK[name].class_name, name)
+    plain = model.encode_text(f"a {name} {concept.class_name}")
+    with (
+        one_adapter_per_row(model.unet, "unet.", {name: concept.adapter}) as adapters,
+        text_adapter(model.encoders, concept.adapter),
+    ):
+        adapters.use([name])
+        assert (model.encode_text(f"a {name} {concept.class_name}").tokens - plain.tokens).abs().max() > 1e-3
+    truth = json.loads((WEIGHTS / "concepts" / name / "truth.json").read_text())
+    assert truth["attributes"] == dict(PACK[name].attributes)
+    assert 8 <= len(truth["pictures"]) <= 12
+
+
+def test_a_concept_file_loads_in_diffusers(studio):
+    from diffusers import StableDiffusionXLPipeline
+
+    model = studio.model("builtin")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "model", torch_dtype=torch.float32)
+    pipeline.load_lora_weights(WEIGHTS / "concepts" / "ana.safetensors")
+    tokens, _, _, _ = pipeline.encode_prompt("a ana woman", do_classifier_free_guidance=False)
+    concept = load_concept(WEIGHTS / "concepts" / "ana.safetensors", "ana", "ana")
+    with text_adapter(model.encoders, concept.adapter):
+        assert torch.allclose(model.encode_text("a ana woman").tokens, tokens, atol=1e-5)
+
+
+def test_all_that_ships_is_small():
+    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) <= 60_000_000
+
+
+def test_a_weight_of_zero_is_the_stranger_again(studio, plan, picture):
+    cast = {name: member.model_copy(update={"weight": 0.0}) for name, member in plan.scene.cast.items()}
+    stranger = studio.render(replace(plan, scene=plan.scene.model_copy(update={"cast": cast})))
+    layout = np.asarray(plan.layout.image, dtype=float)
+    assert np.abs(np.asarray(stranger.image) - layout).mean() < np.abs(np.asarray(picture.image) - layout).mean()

@@ -1,0 +1,207 @@
+"""Files: plans and pictures come back as they were, whole or not at all."""
+
+import json
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from costars.errors import RegionError, SceneError
+from costars.records import dump, png, read_plan, whole_folder, with_scene, write_failure, write_picture, write_plan
+from costars.scene import parse_scene
+from costars.sheets import masks_in_colour, sheet
+from costars.types import Layout, Picture, Plan
+
+VERSIONS = {"costars": "0", "model_sha256": "abcdef0123456789"}
+
+
+@pytest.fixture
+def plan(make_scene, make_region) -> Plan:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    layout = Layout(image, torch.randn(11, 4, 8, 8), {"man 0": np.ones((8, 8), np.float32)}, "a man and a woman", 20)
+    regions = {
+        "a": make_region("man", (0, 0, 0.5, 1), 0.9, 1),
+        "b": make_region("woman", (0.5, 0.25, 1, 1), 0.8, 0),
+    }
+    return Plan(make_scene(), layout, regions, {"layout": 1.5, "segment": 0.5})
+
+
+@pytest.fixture
+def picture(plan) -> Picture:
+    seconds = {"load": 1.0, "layout": 1.5, "segment": 0.5, "personalise": 3.0, "decode": 0.1}
+    image = Image.new("RGB", (64, 64), "teal")
+    return Picture(image, plan.scene, plan, {"a": "1f", "b": "2e"}, {"stage1": 20, "stage2": 49}, seconds, VERSIONS)
+
+
+def test_a_plan_comes_back_as_it_was(plan, tmp_path):
+    write_plan(plan, tmp_path / "plan")
+    names = {str(p.relative_to(tmp_path / "plan")) for p in (tmp_path / "plan").rglob("*") if p.is_file()}
+    assert names == {"plan.json", "layout.png", "layout.safetensors", "masks/a.png", "masks/b.png"}
+    back = read_plan(tmp_path / "plan")
+    assert back.scene == plan.scene and back.seconds == plan.seconds
+    assert torch.equal(back.layout.latents, plan.layout.latents)
+    assert back.layout.image.tobytes() == plan.layout.image.tobytes()
+    assert (back.layout.prompt, back.layout.rows) == ("a man and a woman", 20)
+    assert np.array_equal(back.layout.maps["man 0"], plan.layout.maps["man 0"])
+    for name, region in plan.regions.items():
+        assert np.array_equal(back.regions[name].mask, region.mask)
+        assert replace(back.regions[name], mask=region.mask) == region
+
+
+@pytest.mark.parametrize("method", ["multi_lora", {"name": "two_stage", "blend": False}, {"name": "two_stage"}])
+def test_a_scene_in_a_file_can_be_read_again(make_scene, method):
+    scene = make_scene(method=method, model="tiny", scheduler="ddim", start=0.5, seed=0)
+    assert parse_scene(json.loads(json.dumps(dump(scene)))) == scene
+
+
+def test_no_absolute_path_is_written(make_scene):
+    cast = {"a": {"concept": "/home/me/char_a.safetensors", "where": "/home/me/mask.png"}, "b": {"concept": "b"}}
+    written = dump(make_scene(cast=cast, model="/home/me/models/tiny"))
+    assert written["model"] == "tiny"
+    assert (written["cast"]["a"]["concept"], written["cast"]["a"]["where"]) == ("char_a.safetensors", "mask.png")
+    assert "/home" not in json.dumps(written)
+
+
+def test_a_mask_may_be_edited(plan, tmp_path):
+    write_plan(plan, tmp_path)
+    Image.new("L", (64, 64), 255).save(tmp_path / "masks" / "a.png")
+    assert read_plan(tmp_path).regions["a"].area == 1
+
+
+def break_json(folder, **changes):
+    facts = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(facts | changes))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda f: (f / "masks" / "b.png").unlink(), "b.png"),
+        (lambda f: (f / "layout.png").unlink(), "layout.png"),
+        (lambda f: (f / "layout.safetensors").write_bytes(b"\x01" * 40), "not a plan"),
+        (lambda f: (f / "layout.safetensors").unlink(), "not a plan"),
+        (lambda f: (f / "plan.json").unlink(), "plan.json"),
+        (lambda f: (f / "plan.json").write_text("{"), "not a plan"),
+        (lambda f: (f / "plan.json").write_text("[]"), "not a plan"),
+        (lambda f: break_json(f, regions=[]), "regions are of [], the cast is ['a', 'b']"),
+        (lambda f: break_json(f, regions=[{"name": "a"}]), "not a plan"),
+        (lambda f: Image.new("L", (32, 32), 255).save(f / "masks" / "a.png"), "masks/a.png is (32, 32)"),
+        (lambda f: (f / "masks" / "a.png").write_text("text"), "a.png"),
+    ],
+)
+def test_a_plan_with_something_missing_or_damaged_is_refused(plan, tmp_path, harm, said):
+    write_plan(plan, tmp_path)
+    harm(tmp_path)
+    with pytest.raises(SceneError) as caught:
+        read_plan(tmp_path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_plan_drawn_in_other_steps_is_refused(plan, tmp_path):
+    write_plan(plan, tmp_path)
+    facts = json.loads((tmp_path / "plan.json").read_text())
+    break_json(tmp_path, scene=facts["scene"] | {"steps": 20})
+    with pytest.raises(SceneError, match="drawn in 10 steps, the scene now asks for 20; plan it again"):
+        read_plan(tmp_path)
+
+
+def test_depths_given_later_are_taken_over(plan):
+    cast = {
+        name: member.model_copy(update={"depth": 3}) if name == "b" else member
+        for name, member in plan.scene.cast.items()
+    }
+    changed = with_scene(plan, plan.scene.model_copy(update={"cast": cast}))
+    assert [r.depth for r in changed.regions.values()] == [1, 3]
+    assert changed.scene.cast["b"].depth == 3
+    assert changed.layout is plan.layout
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seed", 5), ("steps", 20), ("size", (96, 64)), ("guidance_scale", 2.0), ("scheduler", "ddim")]
+)
+def test_what_the_layout_was_drawn_with_cannot_be_changed(plan, field, value):
+    with pytest.raises(SceneError, match=f"{field}: the plan was drawn with .*; plan the scene again"):
+        with_scene(plan, plan.scene.model_copy(update={field: value}))
+
+
+def test_a_plan_finds_the_files_beside_its_scene_wherever_it_lies(plan, tmp_path):
+    (tmp_path / "scene").mkdir()
+    for name in ("mine.safetensors", "left.png"):
+        (tmp_path / "scene" / name).write_bytes(b"")
+    member = plan.scene.cast["a"].model_copy(update={"concept": "mine.safetensors", "where": "left.png"})
+    scene = plan.scene.model_copy(update={"cast": plan.scene.cast | {"a": member}})
+    write_plan(replace(plan, scene=scene), tmp_path / "plan", tmp_path / "scene")
+    back = read_plan(tmp_path / "plan").scene.cast
+    assert back["a"].concept == str(tmp_path / "scene" / "mine.safetensors")
+    assert back["a"].where == str(tmp_path / "scene" / "left.png")
+    assert back["b"] == plan.scene.cast["b"]
+
+
+def test_the_built_in_model_is_not_a_folder_of_that_name(plan, tmp_path):
+    (tmp_path / "builtin").mkdir()
+    write_plan(replace(plan, scene=plan.scene.model_copy(update={"model": "builtin"})), tmp_path / "plan", tmp_path)
+    assert read_plan(tmp_path / "plan").scene.model == "builtin"
+
+
+def test_a_picture_is_five_kinds_of_file(picture, tmp_path):
+    write_picture(picture, tmp_path / "out")
+    names = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert names == {"picture.png", "layout.png", "sheet.png", "result.json", "masks/a.png", "masks/b.png"}
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert list(result) == ["scene", "seed", "rows", "seconds", "regions", "versions"]
+    assert list(result["seconds"]) == ["load", "layout", "segment", "personalise", "decode"]
+    assert list(result["rows"]) == ["stage1", "stage2"]
+    assert list(result["regions"][0]) == ["name", "class_name", "box", "score", "depth", "area"]
+    assert result["regions"][1]["box"] == [0.5, 0.25, 1, 1] and result["regions"][1]["area"] == 0.375
+
+
+def test_a_picture_holds_its_scene_and_what_others_read(picture):
+    image = Image.open(BytesIO(png(picture)))
+    facts = json.loads(image.info["costars"])
+    assert facts == {"scene": dump(picture.scene), "concepts": {"a": "1f", "b": "2e"}, "versions": VERSIONS}
+    assert image.info["parameters"].splitlines() == [
+        "photo of {a} and {b} in the forest",
+        "Steps: 10, Sampler: checkpoint, CFG scale: 5.0, Seed: 0, Size: 64x64, Model hash: abcdef0123, "
+        "Model: tiny-sdxl, Version: costars 0",
+    ]
+    assert image.tobytes() == picture.image.tobytes()
+    assert png(picture) == png(replace(picture, seconds={"load": 99.0}))
+
+
+def test_a_picture_without_a_plan_has_neither_layout_nor_masks(picture, tmp_path):
+    write_picture(replace(picture, plan=None), tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"picture.png", "sheet.png", "result.json"}
+    assert json.loads((tmp_path / "result.json").read_text())["regions"] == []
+
+
+def test_a_failure_leaves_the_layout_and_all_that_was_found(plan, tmp_path):
+    write_failure(RegionError("who", plan.layout, tuple(plan.regions.values())), tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out" / "masks").iterdir()} == {"0-man.png", "1-woman.png"}
+    assert (tmp_path / "out" / "layout.png").is_file()
+    write_failure(RegionError("who"), tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.txt").write_text("old")
+    with pytest.raises(ArithmeticError), whole_folder(tmp_path / "out") as folder:
+        (folder / "new.txt").write_text("new")
+        raise ArithmeticError
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "old.txt"]
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "new.txt").write_text("new")
+    assert {p.name for p in tmp_path.rglob("*")} == {"out", "old.txt", "deep", "new.txt"}
+
+
+def test_the_sheet_shows_layout_masks_and_picture_side_by_side(picture):
+    shown = sheet(picture)
+    assert shown.width > 3 * 256 > shown.height
+    assert shown.getpixel((2 * 266 + 138, 26 + 128)) == (0, 128, 128)
+    coloured = np.asarray(masks_in_colour(Image.new("RGB", (64, 64), "white"), picture.plan.regions)).astype(int)
+    assert coloured[32, 10, 0] - coloured[32, 10, 2] > 60 and coloured[32, 50, 2] - coloured[32, 50, 0] > 60
+    assert (coloured[4, 50] == 255).all()

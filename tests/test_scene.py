@@ -1,0 +1,184 @@
+"""The scene: what a person writes is read exactly, or one line says what is wrong."""
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from costars.errors import SceneError, nearest
+from costars.scene import CastMember, MultiLora, TwoStage, load_scene, parse_scene, with_settings
+
+DATA = {"prompt": "{ana} in front of {bo}", "cast": {"ana": {"concept": "builtin/ana"}, "bo": {"concept": "bo"}}}
+
+
+def data(**changes):
+    return DATA | changes
+
+
+def cast(**changes):
+    return {"cast": {"ana": {"concept": "builtin/ana"} | changes, "bo": {"concept": "bo"}}}
+
+
+def test_defaults_are_those_of_the_official_code():
+    scene = parse_scene(DATA)
+    assert (scene.steps, scene.start, scene.model) == (50, 16 / 50, "builtin")
+    method = scene.method
+    assert isinstance(method, TwoStage)
+    assert (method.layout_strength, method.self_attention_share, method.self_attention_cell_px) == (1.0, 0.4, 32)
+    assert method.blend and method.feather_cells == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stepz": 3}, "stepz: unknown key; did you mean 'steps'? known: cast, guidance_scale"),
+        (cast(wheree="left"), "cast.ana.wheree: unknown key; did you mean 'where'? known: class_name, concept"),
+        (
+            {"method": {"name": "two_stage", "blnd": False}},
+            "unknown key; did you mean 'blend'? known: blend, feather_cells",
+        ),
+        ({"method": "nope"}, "'two_stage', 'multi_lora'"),
+        (
+            {"prompt": "{ana} and {bob}"},
+            "slot {bob} but the cast has no such member; did you mean 'bo'? known: ana, bo",
+        ),
+        (
+            {"prompt": "{ana} alone"},
+            "cast member 'bo' has 0 slots in the prompt '{ana} alone'; write {bo} there exactly",
+        ),
+        ({"prompt": "{ana}, {ana} and {bo}"}, "cast member 'ana' has 2 slots"),
+        ({"prompt": "nobody", "cast": {}}, "prompt 'nobody' has no slot; write one {name} for each cast member"),
+        ({"prompt": "{ana} and {bo"}, "write slots as {name}"),
+        ({"prompt": ""}, "prompt: String should have at least 1 character (got '')"),
+        ({"steps": 0}, "steps: Input should be greater than or equal to 1 (got 0)"),
+        ({"steps": "many"}, "steps: Input should be a valid integer"),
+        ({"start": 1.5}, "start: Input should be less than or equal to 1 (got 1.5)"),
+        ({"size": [64, 32]}, "size.1: Input should be greater than or equal to 64 (got 32)"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0 (got -1)"),
+        (cast(where=[0.5, 0.1, 0.2, 0.9]), "the box [0.5, 0.1, 0.2, 0.9] is empty: want left < right and top < bottom"),
+        (cast(weight=-1), "cast.ana.weight: Input should be greater than or equal to 0 (got -1)"),
+        ({"cast": {"ana": {}, "bo": {"concept": "bo"}}}, "cast.ana.concept: Field required"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_what_is_allowed(changes, said):
+    with pytest.raises(SceneError) as caught:
+        parse_scene(data(**changes), "mine.yaml")
+    assert str(caught.value).startswith("mine.yaml: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["0", "a.b", "a/b", "a[b]", ""])
+def test_a_name_that_is_no_word_is_refused(name):
+    with pytest.raises(SceneError):
+        parse_scene({"prompt": f"{{{name}}} in a park", "cast": {name: {"concept": "x"}}})
+
+
+@pytest.mark.parametrize("prompt", ["{ana!z} and {bo}", "{ana:>30} and {bo}", "{ana!r} and {bo}"])
+def test_a_slot_is_a_plain_name(prompt):
+    with pytest.raises(SceneError):
+        parse_scene(data(prompt=prompt))
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 3])
+def test_what_is_no_mapping_is_no_scene(value):
+    with pytest.raises(SceneError, match=r"^scene: "):
+        parse_scene(value)
+
+
+def test_a_scene_may_be_yaml_toml_or_json(tmp_path):
+    scene = parse_scene(data(seed=5))
+    toml = (
+        'prompt = "{ana} in front of {bo}"\nseed = 5\n[cast.ana]\nconcept = "builtin/ana"\n[cast.bo]\nconcept = "bo"\n'
+    )
+    for suffix, text in (("yaml", yaml.safe_dump(data(seed=5))), ("json", json.dumps(data(seed=5))), ("toml", toml)):
+        path = tmp_path / f"scene.{suffix}"
+        path.write_text(text)
+        assert load_scene(path) == scene
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("scene.yaml", b"{", "not valid yaml"),
+        ("scene.json", b"{", "not valid json"),
+        ("scene.toml", b"= 3", "not valid toml"),
+        ("scene.yaml", b"\xff\xfe\xff", "not valid yaml"),
+        ("scene.txt", b"", "a scene is a .yaml, .toml or .json file, or a .png that costars wrote"),
+        ("scene.png", b"no picture", "cannot be read as a picture"),
+        ("gone.yaml", None, "cannot be read (No such file or directory); check the path"),
+    ],
+)
+def test_a_file_that_is_no_scene_says_so(tmp_path, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SceneError) as caught:
+        load_scene(tmp_path / name)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, "not json", "{}", "[]", '{"scene": 3}'])
+def test_a_picture_that_costars_did_not_write_holds_no_scene(tmp_path, text):
+    info = PngInfo()
+    if text is not None:
+        info.add_text("costars", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png", pnginfo=info)
+    with pytest.raises(SceneError, match=r"picture.png: "):
+        load_scene(tmp_path / "picture.png")
+
+
+def test_settings_change_what_they_name_and_nothing_else():
+    scene = parse_scene(DATA)
+    changed = with_settings(scene, ["seed=3", "cast.ana.weight=0.8", "method.blend=false", "cast.bo.where=[0.2, 0.5]"])
+    assert (changed.seed, changed.cast["ana"].weight, changed.cast["bo"].where) == (3, 0.8, (0.2, 0.5))
+    assert changed.method == TwoStage(blend=False)
+    assert with_settings(changed, ["seed=0", "cast.ana.weight=1", "method=two_stage", "cast.bo.where=null"]) == scene
+    assert with_settings(scene, ["method=multi_lora"]).method == MultiLora()
+    assert with_settings(scene, []) == scene
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("seed", "--set seed: want key=value, for example seed=3"),
+        ("cats.ana.weight=1", "the scene has no 'cats'; did you mean 'cast'?"),
+        ("cast.anna.weight=1", "the scene has no 'anna'; did you mean 'ana'? known: ana, bo"),
+        ("stepz=3", "stepz: unknown key; did you mean 'steps'?"),
+        ("cast.ana.wieght=1", "cast.ana.wieght: unknown key; did you mean 'weight'?"),
+        ("seed=[", "'[' is not a YAML value; quote it"),
+        ("steps=0", "steps: Input should be greater than or equal to 1"),
+        ("seed.x=1", "the scene has no 'seed'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(setting, said):
+    with pytest.raises(SceneError) as caught:
+        with_settings(parse_scene(DATA), [setting])
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@given(
+    st.builds(
+        CastMember,
+        concept=st.just("x"),
+        weight=st.floats(0, 4),
+        where=st.one_of(st.none(), st.sampled_from(["left", "m.png"]), st.tuples(st.floats(0, 1), st.floats(0, 1))),
+        depth=st.none() | st.integers(0, 5),
+    ),
+    st.sampled_from([TwoStage(), TwoStage(blend=False, feather_cells=1.5), MultiLora()]),
+    st.integers(0, 2**63 - 1),
+)
+def test_a_scene_written_out_and_read_again_is_the_same(member, method, seed):
+    scene = parse_scene(
+        {"prompt": "{a}", "cast": {"a": member.model_dump()}, "method": method.model_dump(), "seed": seed}
+    )
+    assert parse_scene(json.loads(scene.model_dump_json())) == scene
+    assert parse_scene(yaml.safe_load(yaml.safe_dump(scene.model_dump(mode="json")))) == scene
+
+
+def test_hints_put_the_near_first_and_always_name_the_known():
+    assert nearest("anna", ["bo", "ana"]) == "did you mean 'ana'? known: ana, bo"
+    assert nearest("x", []) == "known: none"

@@ -1,0 +1,92 @@
+"""The studio: models are loaded once, scenes are looked up before anything is drawn, loops can be stopped."""
+
+from itertools import islice
+
+import pytest
+import torch
+
+from costars import studio as studio_module
+from costars.errors import ConceptError, ModelError, RegionError
+from costars.studio import last, open_studio, retried
+from costars.types import Picture, Plan, Step
+
+
+@pytest.fixture
+def studio(library):
+    return open_studio("cpu", "float32", library=library)
+
+
+def test_steps_come_one_by_one_and_the_picture_last(studio, make_scene, make_region, monkeypatch):
+    halves = [make_region("man", (0, 0, 0.5, 1)), make_region("woman", (0.5, 0, 1, 1))]
+    monkeypatch.setitem(studio_module.SEGMENTERS, "attention", lambda model: lambda layout, names: halves)
+    *steps, picture = studio.render_steps(make_scene(steps=4))
+    assert isinstance(picture, Picture)
+    assert [(s.stage, s.index, s.of) for s in steps] == [
+        *(("layout", i, 4) for i in range(4)),
+        *(("personalise", i, 4) for i in range(1, 4)),
+    ]
+    assert all(isinstance(s, Step) and s.latent.shape == (1, 4, 8, 8) for s in steps)
+    assert list(picture.plan.regions) == ["a", "b"]
+    assert set(picture.concepts) == {"a", "b"} and picture.rows == {"stage1": 8, "stage2": 21}
+    assert set(picture.versions) >= {"python", "costars", "torch", "diffusers", "model_sha256"}
+    assert studio.render(picture.plan).image.tobytes() == picture.image.tobytes()
+
+
+def test_a_render_that_is_stopped_leaves_nothing_on_the_model(studio, make_scene, trace):
+    scene = make_scene()
+    unet = studio.model(scene.model).unet
+    before = trace(unet)
+    steps = studio.render_steps(scene)
+    assert len(list(islice(steps, 2))) == 2
+    assert trace(unet) != before
+    steps.close()
+    assert trace(unet) == before
+
+
+def test_a_model_is_loaded_once(studio, make_scene):
+    scene = make_scene()
+    assert studio.model(scene.model) is studio.model(scene.model)
+    assert studio.load_seconds > 0
+
+
+@pytest.mark.parametrize("member", ["a", "b"])
+def test_concepts_are_looked_up_before_the_first_step(studio, make_scene, member):
+    cast = {"a": {"concept": "char_a"}, "b": {"concept": "char_b"}} | {member: {"concept": "char_q"}}
+    with pytest.raises(ConceptError, match="no concept 'char_q'"):
+        next(studio.render_steps(make_scene(cast=cast)))
+
+
+def test_a_device_or_number_format_that_is_not_there_is_refused(library):
+    with pytest.raises(ModelError, match="dtype 'int8': want one of auto, float32, bfloat16, float16"):
+        open_studio("cpu", "int8", library=library)
+    with pytest.raises(ModelError, match="device 'tpu': want one of auto, cpu, cuda"):
+        open_studio("tpu", library=library)
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="torch sees no CUDA device here"):
+            open_studio("cuda", library=library)
+
+
+def test_bfloat16_draws_a_picture_too(library, make_scene):
+    scene = make_scene(steps=2, method="multi_lora")
+    picture = open_studio("cpu", "bfloat16", library=library).render(scene)
+    assert picture.image.size == (64, 64) and picture.plan is None
+    assert picture.rows == {"stage1": 0, "stage2": 4}
+
+
+@pytest.mark.parametrize(("retries", "tried"), [(0, [7]), (2, [7, 8, 9]), (5, [7, 8, 9, 10])])
+def test_retries_take_the_next_seeds_until_everyone_is_there(make_scene, retries, tried):
+    seeds = []
+
+    def steps(scene, base):
+        seeds.append(scene.seed)
+        if scene.seed < 10:
+            raise RegionError(f"nobody with seed {scene.seed}")
+        yield Plan(scene, None, {})
+
+    events = retried(steps, make_scene(seed=7), retries)
+    if tried[-1] < 10:
+        with pytest.raises(RegionError, match=f"nobody with seed {tried[-1]}"):
+            last(events, Plan)
+    else:
+        assert last(events, Plan).scene.seed == 10
+    assert seeds == tried
