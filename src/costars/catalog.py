@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
@@ -33,9 +35,10 @@ METHODS: Mapping[str, Method] = {
 
 FAMILIES: Mapping[str, Callable[..., Model]] = {"sdxl": load_sdxl}
 
-SEGMENTERS: Mapping[str, Callable[[Model], Segmenter]] = {
-    "world": lambda model: load_segmenter(model.device),
-    "attention": lambda model: AttentionSegmenter(),
+# Each is given the folder of the shipped weights and the device.
+SEGMENTERS: Mapping[str, Callable[[Path, torch.device], Segmenter]] = {
+    "world": lambda shipped, device: load_segmenter(shipped / "segmenter" / "model.safetensors", device),
+    "attention": lambda shipped, device: AttentionSegmenter(),
 }
 
 SCHEDULERS: Mapping[str, Callable[[Any], Any]] = {

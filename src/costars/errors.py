@@ -4,6 +4,7 @@ CostarsError                 the root; exit code 2 on the command line
 ├── SceneError               the scene contradicts itself or names what is not there
 ├── ConceptError             a concept file is missing, damaged or of another model family
 ├── ModelError               a checkpoint is missing, damaged or of a family costars does not know
+├── SettingsError            a setting of this machine has a value that is not allowed
 └── RegionError              the layout does not show the cast; carries the layout and what was found
 
 Each message says what was wrong, the value, what is allowed and what to do next, on one line.
@@ -34,6 +35,10 @@ class ConceptError(CostarsError):
 
 class ModelError(CostarsError):
     """A checkpoint is missing, damaged or of a family that costars does not know."""
+
+
+class SettingsError(CostarsError):
+    """A setting of this machine has a value that is not allowed."""
 
 
 class RegionError(CostarsError):

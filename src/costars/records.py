@@ -26,9 +26,19 @@ from costars.sheets import sheet
 from costars.types import Layout, Picture, Plan, Region
 
 
+def check_folder(out: Path) -> None:
+    """Raises SceneError if this cannot be a folder to write into."""
+    for place in (out, *out.parents):
+        if place.exists():
+            if not place.is_dir() or not os.access(place, os.W_OK):
+                raise SceneError(f"--out {out}: {place} is not a folder that can be written; choose another")
+            return
+
+
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder beside out to write into; its files are moved to out only if the block succeeds."""
+    check_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{out.name}.part", dir=out.parent))
     try:
@@ -70,7 +80,7 @@ def _anchored(scene: Scene, base: Path) -> dict[str, Any]:
             value = member.get(key)
             if isinstance(value, str) and (base / value).is_file():
                 member[key] = str((base / value).resolve())
-    if (base / scene.model).is_dir():
+    if scene.model != "builtin" and (base / scene.model).is_dir():
         data["model"] = str((base / scene.model).resolve())
     return data
 

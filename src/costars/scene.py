@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ from costars.errors import SceneError, nearest
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Point = tuple[Unit, Unit]
 Rectangle = tuple[Unit, Unit, Unit, Unit]
+
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class _Value(BaseModel):
@@ -92,7 +96,7 @@ class Scene(_Value):
     size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] | None = Field(
         None, description="(width, height) in px, default: the model's own"
     )
-    steps: int = Field(50, ge=1, le=1000)
+    steps: int = Field(50, ge=1, le=999)
     guidance_scale: float = Field(5.0, ge=1.0, le=50.0)
     start: Unit = Field(16 / 50, description="share of the steps before identities come in (official code: 16/50)")
     seed: int = Field(0, ge=0, lt=2**63)
@@ -116,11 +120,18 @@ class Scene(_Value):
         return self
 
     def slots(self) -> list[str]:
-        """The names in braces, in the prompt's order."""
+        """The names in braces, in the prompt's order. Raises ValueError for a slot that is not a name."""
         try:
-            return [name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None]
+            parsed = [part[1:] for part in Formatter().parse(self.prompt) if part[1] is not None]
         except ValueError as error:
             raise ValueError(f"prompt {self.prompt!r}: {error}; write slots as {{name}}") from None
+        for name, form, conversion in parsed:
+            if form or conversion or not _NAME.fullmatch(name or ""):
+                raise ValueError(
+                    f"prompt {self.prompt!r}: a slot is a name in braces, of letters, digits, - and _, "
+                    f"beginning with a letter; {name!r} is not"
+                )
+        return [str(name) for name, _, _ in parsed]
 
 
 def parse_scene(data: Any, origin: str = "scene") -> Scene:
@@ -162,7 +173,11 @@ def _scene_in_picture(path: Path) -> Scene:
         raise SceneError(f"{path}: cannot be read as a picture; check the path") from None
     if text is None:
         raise SceneError(f"{path}: holds no scene; give a picture that costars wrote, or a scene file")
-    return parse_scene(json.loads(text)["scene"], str(path))
+    try:
+        data = json.loads(text)["scene"]
+    except (ValueError, KeyError, TypeError):
+        raise SceneError(f"{path}: its scene is damaged; give the scene file instead") from None
+    return parse_scene(data, str(path))
 
 
 def with_settings(scene: Scene, settings: list[str]) -> Scene:
@@ -191,9 +206,22 @@ def _one_line(error: ValidationError) -> str:
         where = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            known = CastMember if where.startswith("cast.") else Scene
+            known = _class_at(problem["loc"])
             message = f"unknown key; {nearest(str(problem['loc'][-1]), known.model_fields)}"
         elif problem["type"] != "value_error":
             message += f" (got {problem['input']!r})"
         problems.append(f"{where}: {message}" if where else message)
     return "; ".join(problems)
+
+
+def _class_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """Whose keys are allowed at this place of a scene."""
+    match location:
+        case ("cast", *_):
+            return CastMember
+        case ("method", "multi_lora", *_):
+            return MultiLora
+        case ("method", *_):
+            return TwoStage
+        case _:
+            return Scene

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from platformdirs import user_data_path
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from costars.errors import SettingsError
 
 
 class Settings(BaseSettings):
@@ -19,3 +22,13 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_rows: int = 0
+
+
+def machine_settings(**given: object) -> Settings:
+    """The settings, what is given going first; raises SettingsError for a value that is not allowed."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = "COSTARS_" + "_".join(str(part) for part in problem["loc"]).upper()
+        raise SettingsError(f"{name}={problem['input']!r}: {problem['msg']}; change it or unset it") from None

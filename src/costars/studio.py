@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,13 +14,14 @@ from torch import Tensor
 from costars.catalog import FAMILIES, METHODS, SCHEDULERS, SEGMENTERS
 from costars.concepts.store import Store
 from costars.errors import ConceptError, ModelError, RegionError, SceneError
-from costars.methods.prompts import class_names
+from costars.methods.prompts import class_names, global_prompt, member_prompt
 from costars.model.adapters import one_adapter_per_row
 from costars.model.model import Model
+from costars.model.text import token_ids
 from costars.scene import Scene
-from costars.segment.assign import assign
-from costars.settings import Settings
-from costars.types import Job, Picture, Plan, Step
+from costars.segment.assign import assign, check_where
+from costars.settings import Settings, machine_settings
+from costars.types import Concept, Job, Picture, Plan, Step
 from costars.versions import versions
 
 T = TypeVar("T")
@@ -80,9 +81,21 @@ class Studio:
                     f"concept {member.concept!r} does not say what it is; "
                     f"set cast.{name}.class_name, for example to woman"
                 )
+        check_where(scene.cast, base)
         if scene.size is not None:
             model.latent_size(scene.size)
+        self._check_prompts(scene, concepts, model)
         return Job(scene, concepts, base)
+
+    @staticmethod
+    def _check_prompts(scene: Scene, concepts: Mapping[str, Concept], model: Model) -> None:
+        """Every prompt that will be read fits the text encoders: found out before anything is drawn."""
+        classes = class_names(scene, concepts)
+        prompts = [global_prompt(scene, classes), scene.negative_prompt]
+        prompts += [member_prompt(scene, name, classes, concepts[name]) for name in scene.cast]
+        prompts += [member.negative_prompt or "" for member in scene.cast.values()]
+        for prompt in prompts:
+            token_ids(model.encoders.tokenizer, prompt)
 
     def plan_steps(self, scene: Scene, base: Path | None = None) -> Iterator[Step | Plan]:
         """Stage 1 step by step; the last thing yielded is the plan."""
@@ -122,7 +135,7 @@ class Studio:
         layout = yield from draw(model, job, SCHEDULERS[scene.scheduler](model.scheduler))
         drawn = time.perf_counter()
         classes = class_names(scene, job.concepts)
-        segment = SEGMENTERS[scene.segmenter or model.facts.segmenter](model)
+        segment = SEGMENTERS[scene.segmenter or model.facts.segmenter](self.settings.builtin, self.device)
         found = segment(layout, list(classes.values()))
         regions = assign(scene.cast, classes, found, layout, base=job.base)
         seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
@@ -180,7 +193,7 @@ def open_studio(
     auto is cuda with bfloat16 where torch sees a GPU, else the CPU with float32. Raises ModelError
     where the device that was asked for is not there.
     """
-    settings = Settings() if library is None else Settings(library=library)
+    settings = machine_settings() if library is None else machine_settings(library=library)
     wanted, kind = device or settings.device, dtype or settings.dtype
     for name, value, allowed in (("device", wanted, ("auto", "cpu", "cuda")), ("dtype", kind, ("auto", *DTYPES))):
         if value not in allowed:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,24 +30,22 @@ def load_concept(path: Path, name: str, source: str) -> Concept:
     source is how the scene called it. Class and trigger come from the file's metadata, if it has any.
     """
     tensors, metadata = _read(path)
-    card = json.loads(metadata.get("costars", "{}"))
+    card = _facts(metadata, "costars", path)
     return Concept(
         name=name,
-        class_name=card.get("class_name", ""),
-        trigger=card.get("trigger", ""),
-        family=card.get("family", "sdxl"),
-        adapter=_adapter(tensors, _alphas(metadata), source),
+        class_name=str(card.get("class_name", "")),
+        trigger=str(card.get("trigger", "")),
+        family=str(card.get("family", "sdxl")),
+        adapter=_adapter(tensors, _alphas(_facts(metadata, "lora_adapter_metadata", path)), source),
         source=source,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        licence=card.get("licence", ""),
+        licence=str(card.get("licence", "")),
     )
 
 
-def read_card(path: Path) -> dict[str, str]:
+def read_card(path: Path) -> dict[str, Any]:
     """The card in a concept file's metadata, without its weights."""
-    _, metadata = _read(path, weights=False)
-    card: dict[str, str] = json.loads(metadata.get("costars", "{}"))
-    return card
+    return _facts(_read(path, weights=False)[1], "costars", path)
 
 
 def _read(path: Path, weights: bool = True) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -60,9 +59,19 @@ def _read(path: Path, weights: bool = True) -> tuple[dict[str, Tensor], Mapping[
         raise ConceptError(f"{path.name}: not a readable .safetensors file ({error}); fetch it again") from None
 
 
-def _alphas(metadata: Mapping[str, str]) -> dict[str, float]:
-    """peft's lora_alpha of each part, from the metadata that diffusers writes; empty where none is."""
-    facts = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+def _facts(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
+    """A JSON object in the metadata; empty where there is none."""
+    try:
+        facts = json.loads(metadata.get(key, "{}"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise ConceptError(f"{path.name}: its metadata {key!r} is not a JSON object; fetch the file again")
+    return facts
+
+
+def _alphas(facts: Mapping[str, Any]) -> dict[str, float]:
+    """peft's lora_alpha of each part, as diffusers writes it."""
     return {part: float(facts[f"{part}lora_alpha"]) for part in _PARTS if f"{part}lora_alpha" in facts}
 
 
@@ -70,15 +79,18 @@ def _adapter(tensors: Mapping[str, Tensor], alphas: Mapping[str, float], source:
     adapter: dict[str, LowRank] = {}
     left = dict(tensors)
     for down_suffix, up_suffix in _PAIRS:
-        for key in [k for k in left if k.endswith(down_suffix)]:
-            path = key.removesuffix(down_suffix).replace(".processor.", ".").replace("_lora", "")
-            part = next((p for p in _PARTS if path.startswith(p)), None)
-            if part is None or (path + up_suffix not in left and key.removesuffix(down_suffix) + up_suffix not in left):
+        for key in [k for k in tensors if k.endswith(down_suffix)]:
+            stem = key.removesuffix(down_suffix)
+            part = next((p for p in _PARTS if stem.startswith(p)), None)
+            if part is None or stem + up_suffix not in tensors:
                 continue
-            down = left.pop(key).to(torch.float32)
-            up = left.pop(key.removesuffix(down_suffix) + up_suffix).to(torch.float32)
+            down, up = left.pop(key).to(torch.float32), left.pop(stem + up_suffix).to(torch.float32)
+            if up.shape[1] != len(down):
+                raise ConceptError(
+                    f"{source}: {stem!r} has factors of rank {len(down)} and {up.shape[1]}; fetch it again"
+                )
             scale = alphas.get(part, float(len(down))) / len(down)
-            adapter[path] = LowRank(down, up * scale)
+            adapter[stem.replace(".processor.", ".")] = LowRank(down, up * scale)
     if left or not adapter:
         odd = next(iter(left), "nothing at all")
         raise ConceptError(

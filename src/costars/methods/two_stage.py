@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 import torch
 from torch import Tensor
 
-from costars.errors import SceneError
+from costars.errors import RegionError, SceneError
 from costars.methods.prompts import class_names, global_prompt, member_prompt
 from costars.model.adapters import one_adapter_per_row, scaled, text_adapter
 from costars.model.model import Model
@@ -154,4 +154,12 @@ def _shares(plan: Plan, method: TwoStage, size: tuple[int, int]) -> Tensor:
         return torch.zeros(0, *size)
     by_depth = sorted(plan.regions, key=lambda name: plan.regions[name].depth)
     shares = cell_masks([plan.regions[name].mask for name in by_depth], size, method.feather_cells)
+    for name, share in zip(by_depth, shares, strict=True):
+        if not share.any():
+            raise RegionError(
+                f"{name}'s mask fills no cell of the latent grid ({size[1]} x {size[0]}), so {name} could not appear; "
+                "give a larger mask, or a smaller depth if someone stands in front",
+                plan.layout,
+                tuple(plan.regions.values()),
+            )
     return torch.stack([shares[by_depth.index(name)] for name in plan.regions])

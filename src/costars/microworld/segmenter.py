@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from costars.errors import ModelError
 from costars.microworld.identity import CLASSES
 from costars.types import Layout, Region
 
-WEIGHTS = Path(__file__).parent / "weights" / "segmenter" / "model.safetensors"
 SIZE_PX = 128
 OFFSET_PX = 32.0  # unit of the predicted way to the middle
 
@@ -69,8 +70,8 @@ class WorldSegmenter:
 
     net: SegmenterNet
     device: torch.device
-    radius_px: float = 7.0
-    smallest_px: int = 60
+    radius_px: float = 12.0
+    smallest_px: int = 100
     lowest_share: float = 0.2
 
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
@@ -113,6 +114,8 @@ class WorldSegmenter:
             peaks.append((int(peak[0]), int(peak[1])))
             py, px = np.ogrid[:SIZE_PX, :SIZE_PX]
             votes[(py - peak[0]) ** 2 + (px - peak[1]) ** 2 < self.radius_px**2] = 0
+        if not peaks:
+            return []
         distance = np.stack([np.hypot(y - py, x - px) for py, px in peaks])
         owner = distance.argmin(axis=0)
         masks = []
@@ -132,8 +135,12 @@ def _sized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (np.asarray(large) >= 128).astype(np.float32)
 
 
-def load_segmenter(device: torch.device) -> WorldSegmenter:
-    """The segmenter that ships with costars."""
+def load_segmenter(weights: Path, device: torch.device) -> WorldSegmenter:
+    """The segmenter that ships with costars. Raises ModelError if its file is missing or damaged."""
     net = SegmenterNet()
-    net.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS).items()})
+    try:
+        net.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise ModelError(f"segmenter: {weights.name} cannot be loaded ({line}); install costars again") from None
     return WorldSegmenter(net.to(device).eval(), device)

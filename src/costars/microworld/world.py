@@ -89,7 +89,8 @@ def sample_picture(
         visible[i] = masks[i] & ~covered
         covered |= masks[i]
     figures = tuple(Figure(who, masks[i], visible[i], depths[i], spots[i].x) for i, who in enumerate(cast))
-    detail = rng.choice((0.0, 0.0, 0.2, 0.45, 0.8)) if detail is None else detail
+    if detail is None:
+        detail = rng.choice((0.0, 0.0, 0.2, 0.45, 0.8)) * (1.0 if len(cast) <= 3 else 0.4)  # 77 tokens must do
     return WorldPicture(image, _caption(rng, cast, place, relation, detail), place, figures)
 
 

@@ -124,7 +124,8 @@ def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRan
         if not isinstance(module, nn.Linear | nn.Conv2d):
             raise ConceptError(f"concept {name!r} changes the layer {path!r}, which this model does not have")
         out_size, in_size = module.weight.shape[:2]
-        if entry.down.shape[1] != in_size or entry.up.shape[0] != out_size:
+        fits = entry.down.shape[1:] == module.weight.shape[1:] and entry.up.shape[0] == out_size
+        if not fits or entry.up.ndim != entry.down.ndim:
             raise ConceptError(
                 f"concept {name!r}: layer {path!r} is {entry.down.shape[1]} -> {entry.up.shape[0]}, but the model's "
                 f"is {in_size} -> {out_size}; it was made for another base model"

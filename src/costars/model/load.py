@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers import schedulers as diffusers_schedulers
-from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging
 
@@ -36,9 +35,12 @@ def load_sdxl(
             _part(CLIPTextModel, folder / "text_encoder", dtype).to(device),
             _part(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype).to(device),
         )
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        scheduler = _scheduler(folder / "scheduler")
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the libraries raise over a damaged folder, and they raise many kinds
         line = " ".join(str(error).split())[:300]
-        raise ModelError(f"model {name!r}: cannot be loaded ({line}); fetch it again") from None
+        raise ModelError(f"model {name!r}: cannot be loaded ({line}); fetch it again") from error
     if dtype == torch.float16 and vae.config["force_upcast"]:
         vae = vae.to(torch.float32)  # SDXL's own decoder overflows in float16; its config says so
     cell_px = 2 ** (len(vae.config["block_out_channels"]) - 1)
@@ -52,7 +54,6 @@ def load_sdxl(
         latent_channels=int(unet.config["in_channels"]),
         segmenter=segmenter,
     )
-    scheduler = _scheduler(folder / "scheduler", name)
     return Model(unet.to(device), vae.to(device), encoders, scheduler, facts, device, dtype, max_rows)
 
 
@@ -62,7 +63,10 @@ def _check_folder(folder: Path, name: str) -> None:
         raise ModelError(
             f"model {name!r}: no model_index.json there; want 'builtin' or the path of an SDXL diffusers folder"
         )
-    parts = json.loads(index.read_text())
+    try:
+        parts = dict(json.loads(index.read_text()))
+    except (ValueError, TypeError):
+        raise ModelError(f"model {name!r}: its model_index.json is damaged; fetch it again") from None
     missing = [p for p in SDXL_PARTS if p not in parts or not (folder / p).is_dir()]
     if missing:
         raise ModelError(
@@ -72,17 +76,21 @@ def _check_folder(folder: Path, name: str) -> None:
 
 
 def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A module in eval mode, its weights from safetensors only."""
+    """A module in eval mode, its weights from safetensors only. Raises ModelError if one is not in the file."""
     key = "torch_dtype" if hasattr(kind, "load_config") else "dtype"
-    options = {key: dtype, "use_safetensors": True, "local_files_only": True}
-    return kind.from_pretrained(folder, **options).eval().requires_grad_(False)
+    options = {key: dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    module, info = kind.from_pretrained(folder, **options)
+    absent = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
+    if absent:
+        raise ModelError(f"{folder.name}: its file lacks {len(absent)} weights, {absent[0]!r} first; fetch it again")
+    return module.eval().requires_grad_(False)
 
 
-def _scheduler(folder: Path, name: str) -> Any:
+def _scheduler(folder: Path) -> Any:
     config = json.loads((folder / "scheduler_config.json").read_text())
-    kind = getattr(diffusers_schedulers, config["_class_name"], None)
+    kind = getattr(diffusers_schedulers, str(config.get("_class_name")), None)
     if kind is None:
-        raise ModelError(f"model {name!r}: unknown scheduler {config['_class_name']!r}; update diffusers")
+        raise ModelError(f"{folder.name}: unknown scheduler {config.get('_class_name')!r}; update diffusers")
     return kind.from_config(config)
 
 

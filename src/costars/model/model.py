@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 
-from costars.errors import SceneError
+from costars.errors import ModelError, SceneError
 from costars.model.text import TextEncoders, encode_text
 from costars.types import Text
 
@@ -84,6 +84,6 @@ class Model:
         scaled = latent / self.vae.config["scaling_factor"]
         pixels = self.vae.decode(scaled.to(self.vae.dtype)).sample[0].float()
         if not math.isfinite(float(pixels.sum())):
-            raise ArithmeticError("the decoder gave a picture that is not finite; use --dtype float32")
+            raise ModelError("the decoder gave a picture that is not finite; use --dtype float32")
         array = pixels.clamp(-1, 1).add(1).mul(127.5).round().byte()
         return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())

@@ -128,10 +128,10 @@ def _predict(
 
 def _by_path(noise: Tensor, rows: Sequence[Row]) -> Tensor:
     """(rows, c, h, w) to (p, g, c, h, w) in the paths' order, replays left out."""
-    pairs: dict[str, dict[bool, Tensor]] = {}
+    pairs: dict[int, dict[bool, Tensor]] = {}
     for row, value in zip(rows, noise, strict=True):
         if row.path.replay is None:
-            pairs.setdefault(row.path.name, {})[row.conditional] = value
+            pairs.setdefault(id(row.path), {})[row.conditional] = value
     return torch.stack([torch.stack([pair[half] for half in sorted(pair)]) for pair in pairs.values()])
 
 

@@ -47,6 +47,8 @@ def assign(
     usable = [r for r in regions if r.area >= limits.smallest_area and r.score >= limits.lowest_score]
     usable = _without_doubles(usable, limits.most_overlap)
     drawn = {n: _mask_file(m, layout, base) for n, m in cast.items() if _is_file(m)}
+    taken = list(drawn.values())
+    usable = [r for r in usable if all(mask_iou(r.mask, mask) <= limits.most_overlap for mask in taken)]
     sought = [name for name in classes if name not in drawn]
     cost = np.full((len(sought), max(len(usable), 1)), _NEVER)
     for i, name in enumerate(sought):
@@ -95,7 +97,7 @@ def _order_cost(sought: Sequence[str], classes: Mapping[str, str], regions: Sequ
 
 
 def _without_doubles(regions: Sequence[Region], most_overlap: float) -> list[Region]:
-    """Of two regions that are one figure the better scored one stays, unless their scores tie."""
+    """Of two regions that are one figure the better scored one stays, of equals the first."""
     kept: list[Region] = []
     for region in sorted(regions, key=lambda r: -r.score):
         if all(mask_iou(region.mask, other.mask) <= most_overlap for other in kept):
@@ -155,13 +157,30 @@ def _is_file(member: CastMember) -> bool:
 
 
 def _mask_file(member: CastMember, layout: Layout, base: Path | None) -> MaskArray:
-    path = Path(str(member.where))
-    path = path if path.is_absolute() or base is None else base / path
-    if path.suffix != ".png" or not path.is_file():
-        raise SceneError(f"where: {member.where!r} is not left, right, a point, a box or an existing .png mask file")
-    with Image.open(path) as image:
+    with Image.open(mask_path(member, base)) as image:
         mask = image.convert("L").resize(layout.image.size, Image.Resampling.BILINEAR)
     return (np.asarray(mask, dtype=np.float32) >= 128).astype(np.float32)
+
+
+def mask_path(member: CastMember, base: Path | None) -> Path:
+    """The mask file that `where` names; raises SceneError if it is not a picture that is there."""
+    path = (base or Path()) / str(member.where)
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError):
+        raise SceneError(
+            f"where: {member.where!r} is not left, right, a point (x, y), a box (left, top, right, bottom) "
+            "or an existing mask picture"
+        ) from None
+    return path
+
+
+def check_where(cast: Mapping[str, CastMember], base: Path | None) -> None:
+    """Raises SceneError now for a mask file that could not be read later."""
+    for member in cast.values():
+        if _is_file(member):
+            mask_path(member, base)
 
 
 def mask_iou(a: MaskArray, b: MaskArray) -> float:

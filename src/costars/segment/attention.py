@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import ndimage
 from torch.nn.functional import interpolate
 
+from costars.errors import RegionError
 from costars.segment.crf import CrfWeights, dense_crf
 from costars.types import Layout, MaskArray, Region
 
@@ -52,7 +53,9 @@ def _map_of(layout: Layout, name: str) -> NDArray[np.float32]:
     """The mean map of every occurrence of a word, its lowest value 0 and its peak 1."""
     maps = [m for word, m in layout.maps.items() if word.rpartition(" ")[0] == name]
     if not maps:
-        raise KeyError(f"the layout has no attention map for {name!r}; it has {', '.join(layout.maps) or 'none'}")
+        raise RegionError(
+            f"the layout has no attention map for {name!r}; it has {', '.join(layout.maps) or 'none'}", layout
+        )
     mean = np.mean(maps, axis=0)
     spread: NDArray[np.float32] = (mean - mean.min()) / max(float(np.ptp(mean)), 1e-12)
     return spread

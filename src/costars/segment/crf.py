@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MAX_PIXELS = 128 * 128  # the exact kernel holds pixels^2 numbers: 1 GB at 128 x 128
+MAX_PIXELS = 128 * 128  # two exact kernels of pixels^2 numbers are held at once: 2 GB at 128 x 128
 
 
 @dataclass(frozen=True)

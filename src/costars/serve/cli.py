@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from costars.errors import CostarsError, RegionError, SceneError
+from costars.errors import ConceptError, CostarsError, RegionError, SceneError
 from costars.scene import Scene, load_scene, with_settings
 
 if TYPE_CHECKING:
@@ -62,10 +62,11 @@ def plan(
     dtype: OfDtype = None,
 ) -> None:
     """Draw the layout and find who is where; edit the masks, then render the folder."""
-    from costars.records import write_plan
+    from costars.records import check_folder, write_plan
     from costars.types import Plan
 
     scene = _changed(load_scene(scene_file), set_, seed)
+    check_folder(out)
     studio = _studio(device, dtype, None)
     made = _run(studio, scene, scene_file.parent, retries, out, Plan)
     write_plan(made, out, scene_file.parent)
@@ -84,9 +85,10 @@ def render(
     max_rows: MaxRows = None,
 ) -> None:
     """Render a scene, a plan that you may have edited, or a picture again."""
-    from costars.records import read_plan, with_scene, write_picture
+    from costars.records import check_folder, read_plan, with_scene, write_picture
     from costars.types import Picture
 
+    check_folder(out)
     studio = _studio(device, dtype, max_rows)
     what: Scene | Plan
     if source.is_dir():
@@ -128,7 +130,11 @@ def list_concepts() -> None:
     from costars.concepts.formats import read_card
 
     for name, path in _store().files():
-        card = read_card(path)
+        try:
+            card = read_card(path)
+        except ConceptError as error:
+            typer.echo(f"{name:<20} damaged: {error}")
+            continue
         typer.echo(f"{name:<20} {card.get('class_name', '?'):<8} {path.stat().st_size // 1024} kB")
 
 
@@ -152,9 +158,9 @@ def show_concept(name: Annotated[str, typer.Argument(help="builtin/NAME, a libra
 
 def _store() -> Any:
     from costars.concepts.store import Store
-    from costars.settings import Settings as MachineSettings
+    from costars.settings import machine_settings
 
-    settings = MachineSettings()
+    settings = machine_settings()
     return Store(settings.builtin / "concepts", settings.library)
 
 
@@ -190,12 +196,23 @@ def _run(studio: Studio, what: Any, base: Path, retries: int, out: Path, kind: t
 
 
 def main() -> None:
-    """Entry point: our own errors become one line and exit code 2."""
+    """Entry point: our own errors and wrong options become one line and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except CostarsError as error:
-        print(f"costars: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("costars: stopped; nothing was written", file=sys.stderr)
-        sys.exit(130)
+        code = _said(str(error), 2)
+    except typer.exceptions.TyperException as error:
+        code = _said(f"{_words(error)}; see costars --help", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _said("stopped; nothing was written", 130)
+    sys.exit(code or 0)
+
+
+def _words(error: typer.exceptions.TyperException) -> str:
+    spoken = getattr(error, "format_message", None)
+    return " ".join(str(spoken() if spoken else error).split()).rstrip(".")
+
+
+def _said(line: str, code: int) -> int:
+    print(f"costars: {line}", file=sys.stderr)
+    return code

@@ -52,9 +52,9 @@ def _torchvision() -> Iterator[tuple[str, str, bool]]:
 
 def _weights() -> Iterator[tuple[str, str, bool]]:
     from costars.concepts.store import Store
-    from costars.settings import Settings
+    from costars.settings import machine_settings
 
-    settings = Settings()
+    settings = machine_settings()
     model = settings.builtin / "model" / "model_index.json"
     there = model.is_file()
     yield "builtin model", "there" if there else f"missing at {settings.builtin.name}; install costars again", there

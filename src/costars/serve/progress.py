@@ -14,7 +14,7 @@ from costars.types import Step
 def shown(events: Iterable[Any], console: Console, kind: type[Any]) -> Any:
     """Draw the bars while the iterator runs; returns what it made at its end."""
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         tasks: dict[str, Any] = {}
         for event in events:
             if isinstance(event, kind):

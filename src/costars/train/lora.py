@@ -162,8 +162,11 @@ def _save(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path) -> N
         "pictures": len(teaching.images),
         "recipe": asdict(recipe),
     }
-    ranks = {f"{part}.{key}": recipe.rank for part in parts for key in ("r", "lora_alpha")}
-    metadata = {"format": "pt", "costars": json.dumps(card), "lora_adapter_metadata": json.dumps(ranks)}
+    facts: dict[str, object] = {}
+    for part in parts:
+        layers = UNET_LAYERS if part == "unet" else TEXT_LAYERS
+        facts |= {f"{part}.r": recipe.rank, f"{part}.lora_alpha": recipe.rank, f"{part}.target_modules": list(layers)}
+    metadata = {"format": "pt", "costars": json.dumps(card), "lora_adapter_metadata": json.dumps(facts)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     save_file(tensors, partial, metadata=metadata)

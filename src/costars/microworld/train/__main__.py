@@ -55,14 +55,26 @@ class Workshop:
         model = vae.build()
         checkpoint = self.state("vae")
         steps = vae.train(model, data, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume)
-        run = yield from _told(steps)
+        loop.put_average((yield from _told(steps)), model)
+        whole = vae.train(
+            model,
+            data,
+            self.state("vae-whole"),
+            recipe=vae.WHOLE_RECIPE,
+            device=self.device,
+            minutes=self.minutes,
+            resume=self.resume,
+            decoder_only=True,
+        )
+        run = yield from _told(whole)
         loop.put_average(run, model)
         model.eval()
         parts = list(vae.encode(model, data))
         mean, std = (torch.cat([p[i].cpu() for p in parts]) for i in (0, 1))
         scale = 1 / float(mean.std())
         model.register_to_config(scaling_factor=scale)
-        save_file({"mean": (mean * scale).half(), "std": (std * scale).half()}, self.work / "latents.safetensors")
+        halves = {"mean": (mean * scale).half().contiguous(), "std": (std * scale).half().contiguous()}
+        save_file(halves, self.work / "latents.safetensors")
         model.save_pretrained(self.work / "vae")
         self._save(model.to(torch.float16), "model/vae", vae.RECIPE, run)
 

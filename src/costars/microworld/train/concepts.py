@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from costars.methods.prompts import article
 from costars.microworld.identity import Identity
 from costars.microworld.pictures import portraits, write
 from costars.model.model import Model
@@ -86,7 +87,8 @@ def teaching(name: str) -> Teaching:
     """The pictures and captions that one concept of the pack is taught from."""
     who = PACK[name]
     pictures = portraits(who, PICTURES, seed=list(PACK).index(name))
-    captions = [p.caption.replace(f"a {who.class_name}", f"a {name} {who.class_name}", 1) for p in pictures]
+    stranger, known = article(who.class_name), article(f"{name} {who.class_name}")
+    captions = [p.caption.replace(stranger, known, 1) for p in pictures]
     return Teaching(name, who.class_name, name, [p.image for p in pictures], captions)
 
 

@@ -15,6 +15,8 @@ from costars.microworld.train.corpus import Corpus
 RECIPE = loop.Recipe(
     steps=9000, batch=8, learning_rate=1e-3, warmup_steps=60, decay_share=0.35, ema_decay=0.998, weight_decay=0.0
 )
+# Afterwards the decoder alone sees whole pictures: its normalisation then fits them, its colours hold.
+WHOLE_RECIPE = loop.Recipe(steps=600, batch=8, learning_rate=5e-4, warmup_steps=20, decay_share=0.6, weight_decay=0.0)
 CROP_PX = 64  # training sees crops: four times the steps in the same time; figures are larger than a crop
 SQUARED_WEIGHT = 4.0  # weight of the squared error beside the absolute one: colours settle sooner
 KL_WEIGHT = 3e-4  # per latent element; keeps the latents near unit size and smooth
@@ -91,7 +93,7 @@ def train(
     resume: bool,
     decoder_only: bool = False,
 ) -> Iterator[tuple[loop.Run, loop.Progress]]:
-    """Train the autoencoder; decoder_only keeps the latents that a base model already knows."""
+    """Train the autoencoder on crops, or its decoder_only on whole pictures: the latents stay as they are."""
     vae.to(device).train()
     if decoder_only:
         vae.encoder.requires_grad_(False)
@@ -101,7 +103,8 @@ def train(
 
     def loss_of(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(corpus), (recipe.batch,), generator=generator)
-        target = crops(pixels(images[index]), generator).to(device)
+        whole = pixels(images[index])
+        target = (whole if decoder_only else crops(whole, generator)).to(device)
         posterior = vae.encode(target).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
