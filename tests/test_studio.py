@@ -18,7 +18,7 @@ def studio(library):
 
 def test_steps_come_one_by_one_and_the_picture_last(studio, make_scene, make_region, monkeypatch):
     halves = [make_region("man", (0, 0, 0.5, 1)), make_region("woman", (0.5, 0, 1, 1))]
-    monkeypatch.setitem(studio_module.SEGMENTERS, "attention", lambda model: lambda layout, names: halves)
+    monkeypatch.setitem(studio_module.SEGMENTERS, "attention", lambda shipped, device: lambda layout, names: halves)
     *steps, picture = studio.render_steps(make_scene(steps=4))
     assert isinstance(picture, Picture)
     assert [(s.stage, s.index, s.of) for s in steps] == [

@@ -135,5 +135,5 @@ def test_noise_is_a_function_of_the_seed(tiny):
 
 
 def test_a_latent_that_is_not_finite_gives_no_picture(tiny):
-    with pytest.raises(ArithmeticError, match="not finite; use --dtype float32"):
+    with pytest.raises(ModelError, match="not finite; use --dtype float32"):
         tiny.decode(torch.full((1, 4, 8, 8), torch.nan))

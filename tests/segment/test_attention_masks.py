@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from costars.errors import RegionError
 from costars.segment.assign import mask_iou
 from costars.segment.attention import AttentionSegmenter, split_instances
 from costars.types import Layout
@@ -61,7 +62,7 @@ def test_regions_have_the_size_of_the_picture(monkeypatch):
 
 def test_a_class_that_was_not_in_the_prompt_names_what_was():
     layout, _ = scene([("man", (4, 8, 24, 44))])
-    with pytest.raises(KeyError, match="no attention map for 'cat'; it has man 0"):
+    with pytest.raises(RegionError, match="no attention map for 'cat'; it has man 0"):
         AttentionSegmenter()(layout, ["cat"])
 
 

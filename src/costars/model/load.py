@@ -36,8 +36,6 @@ def load_sdxl(
             _part(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype).to(device),
         )
         scheduler = _scheduler(folder / "scheduler")
-    except ModelError:
-        raise
     except Exception as error:  # whatever the libraries raise over a damaged folder, and they raise many kinds
         line = " ".join(str(error).split())[:300]
         raise ModelError(f"model {name!r}: cannot be loaded ({line}); fetch it again") from error
@@ -76,13 +74,13 @@ def _check_folder(folder: Path, name: str) -> None:
 
 
 def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A module in eval mode, its weights from safetensors only. Raises ModelError if one is not in the file."""
+    """A module in eval mode, its weights from safetensors only. Raises LookupError if one is not in the file."""
     key = "torch_dtype" if hasattr(kind, "load_config") else "dtype"
     options = {key: dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     module, info = kind.from_pretrained(folder, **options)
     absent = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
     if absent:
-        raise ModelError(f"{folder.name}: its file lacks {len(absent)} weights, {absent[0]!r} first; fetch it again")
+        raise LookupError(f"the file of {folder.name} lacks {len(absent)} weights, {absent[0]} first")
     return module.eval().requires_grad_(False)
 
 
@@ -90,7 +88,7 @@ def _scheduler(folder: Path) -> Any:
     config = json.loads((folder / "scheduler_config.json").read_text())
     kind = getattr(diffusers_schedulers, str(config.get("_class_name")), None)
     if kind is None:
-        raise ModelError(f"{folder.name}: unknown scheduler {config.get('_class_name')!r}; update diffusers")
+        raise LookupError(f"diffusers has no scheduler {config.get('_class_name')!r}")
     return kind.from_config(config)
 
 

@@ -170,8 +170,7 @@ def mask_path(member: CastMember, base: Path | None) -> Path:
             image.verify()
     except (OSError, SyntaxError):
         raise SceneError(
-            f"where: {member.where!r} is not left, right, a point (x, y), a box (left, top, right, bottom) "
-            "or an existing mask picture"
+            f"where: {member.where!r} is not left, right, a point, a box or an existing .png mask file"
         ) from None
     return path
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from costars.errors import SceneError
 from costars.model.model import Model
 from costars.model.text import features, token_ids
+from costars.train.attention import plain_attention
 from costars.train.loss import noise_loss
 
 UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -62,7 +63,8 @@ def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path)
         (token_ids(t, c) for c in teaching.captions) for t in (model.encoders.tokenizer, model.encoders.tokenizer_2)
     ]
     ids, ids_2 = (torch.cat(list(p)).to(model.device) for p in pairs)
-    with _adapters(model, recipe) as groups:
+    encoders = (model.encoders.encoder, model.encoders.encoder_2)
+    with plain_attention(model.unet, encoders, model.device), _adapters(model, recipe) as groups:
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.99))
         rates = [group["lr"] for group in optimizer.param_groups]
         for step in range(recipe.steps):
