@@ -22,6 +22,7 @@ from torch import from_numpy
 
 from costars.errors import RegionError, SceneError
 from costars.scene import Scene, parse_scene
+from costars.segment.assign import depth_order
 from costars.sheets import sheet
 from costars.types import Layout, Picture, Plan, Region
 
@@ -35,20 +36,30 @@ def check_folder(out: Path) -> None:
             return
 
 
+# What a run leaves in its folder, beside masks/; a new run leaves none of an older one's.
+OURS = ("picture.png", "layout.png", "sheet.png", "result.json", "plan.json", "layout.safetensors")
+
+
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside out to write into; its files are moved to out only if the block succeeds."""
+    """A folder inside out to write into; its files replace what we wrote there before if the block succeeds."""
     check_folder(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(mkdtemp(prefix=f".{out.name}.part", dir=out.parent))
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    partial = Path(mkdtemp(prefix=".part", dir=out))
     try:
         yield partial
+        shutil.rmtree(out / "masks", ignore_errors=True)
+        for name in OURS:
+            (out / name).unlink(missing_ok=True)
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
             target = out / path.relative_to(partial)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if made and not any(out.iterdir()):
+            out.rmdir()
 
 
 def write_plan(plan: Plan, out: Path, base: Path | None = None) -> None:
@@ -57,10 +68,10 @@ def write_plan(plan: Plan, out: Path, base: Path | None = None) -> None:
     base is the folder that the scene's relative paths are beside; the plan has them absolute, so
     that it works wherever it lies.
     """
-    layout = plan.layout
+    layout, scene = plan.layout, _anchored(plan.scene, base or Path())
     facts = {
-        "scene": _anchored(plan.scene, base or Path()),
-        "layout": {"prompt": layout.prompt, "rows": layout.rows},
+        "scene": scene,
+        "layout": {"prompt": layout.prompt, "rows": layout.rows, "drawn_from": _drawn_from(parse_scene(scene))},
         "regions": [_region(name, region) for name, region in plan.regions.items()],
         "seconds": _rounded(plan.seconds),
     }
@@ -110,16 +121,13 @@ def read_plan(folder: Path) -> Plan:
                 rows=facts["layout"]["rows"],
             )
         regions = {r["name"]: _read_region(folder, r, layout.image.size) for r in facts["regions"]}
+        drawn_from, seconds = facts["layout"]["drawn_from"], dict(facts["seconds"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise SceneError(f"{folder}: not a plan that costars can read ({error}); plan the scene again") from None
     if set(regions) != set(scene.cast):
         raise SceneError(f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}")
-    if len(layout.latents) != scene.steps + 1:
-        raise SceneError(
-            f"{folder.name}/plan.json: the layout was drawn in {len(layout.latents) - 1} steps, the scene now asks "
-            f"for {scene.steps}; plan it again, or set steps back"
-        )
-    return Plan(scene, layout, regions, facts["seconds"])
+    _check_drawn_from(drawn_from, scene, f"{folder.name}/plan.json: ")
+    return Plan(scene, layout, regions, seconds)
 
 
 def _read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -> Region:
@@ -217,8 +225,35 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
     return {key: round(value, 3) for key, value in seconds.items()}
 
 
-# What the layout was drawn from: to change one of these, plan the scene again.
-LAYOUT_FIELDS = ("prompt", "negative_prompt", "model", "size", "seed", "steps", "guidance_scale", "scheduler")
+# What the layout and its regions were made from: to change one of these, plan the scene again.
+LAYOUT_FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "size",
+    "seed",
+    "steps",
+    "guidance_scale",
+    "scheduler",
+    "segmenter",
+    "lowest_score",
+)
+
+
+def _drawn_from(scene: Scene) -> dict[str, Any]:
+    data = scene.model_dump(mode="json")
+    places = {name: [member["where"], member["class_name"]] for name, member in data["cast"].items()}
+    return {field: data[field] for field in LAYOUT_FIELDS} | {"where and class_name": places}
+
+
+def _check_drawn_from(before: Mapping[str, Any], scene: Scene, origin: str = "") -> None:
+    """Raises SceneError for a change that the layout does not show."""
+    now = json.loads(json.dumps(_drawn_from(scene)))
+    for field, value in now.items():
+        if before.get(field) != value:
+            raise SceneError(
+                f"{origin}{field}: the plan was drawn with {before.get(field)!r}, now it is {value!r}; "
+                "plan the scene again"
+            )
 
 
 def with_scene(plan: Plan, scene: Scene) -> Plan:
@@ -226,13 +261,11 @@ def with_scene(plan: Plan, scene: Scene) -> Plan:
 
     Raises SceneError for a change that the layout does not show.
     """
-    for field in LAYOUT_FIELDS:
-        before, after = getattr(plan.scene, field), getattr(scene, field)
-        if before != after:
-            raise SceneError(f"{field}: the plan was drawn with {before!r}, now it is {after!r}; plan the scene again")
-    depths = {name: member.depth for name, member in scene.cast.items()}
-    regions = {}
-    for name, region in plan.regions.items():
-        depth = depths[name]
-        regions[name] = region if depth is None else replace(region, depth=depth)
-    return replace(plan, scene=scene, regions=regions)
+    if plan.scene.model != scene.model:
+        raise SceneError(f"model: the plan was drawn by {plan.scene.model!r}; plan the scene again")
+    _check_drawn_from(json.loads(json.dumps(_drawn_from(plan.scene))), scene)
+    if any(member.depth is not None for member in scene.cast.values()):
+        order = depth_order(plan.regions, scene.cast)
+        regions = {name: replace(region, depth=order.index(name)) for name, region in plan.regions.items()}
+        return replace(plan, scene=scene, regions=regions)
+    return replace(plan, scene=scene)

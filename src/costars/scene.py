@@ -85,11 +85,12 @@ class Scene(_Value):
     prompt: str = Field(min_length=1, description='"{ana} in front of {bo} in a park"')
     cast: dict[str, CastMember] = Field(description="who fills each slot; up to any number")
     negative_prompt: str = ""
-    model: str = Field("builtin", description="builtin, a diffusers folder, or a model id that is on this machine")
+    model: str = Field("builtin", description="builtin, or the path of an SDXL diffusers folder")
     method: Method = TwoStage()
     segmenter: Literal["world", "attention"] | None = Field(
         None, description="default: world for the built-in model, attention for any other"
     )
+    lowest_score: Unit = Field(0.3, description="least score with which a figure of the layout counts as a member")
     scheduler: Literal["checkpoint", "ddim", "euler", "dpm"] = Field(
         "checkpoint", description="checkpoint: the one that the model ships with"
     )

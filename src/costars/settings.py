@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from platformdirs import user_data_path
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from costars.errors import SettingsError
@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     builtin: Path = Path(__file__).parent / "microworld" / "weights"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_rows: int = 0
+    max_rows: int = Field(0, ge=0)
 
 
 def machine_settings(**given: object) -> Settings:

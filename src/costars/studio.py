@@ -15,11 +15,11 @@ from costars.catalog import FAMILIES, METHODS, SCHEDULERS, SEGMENTERS
 from costars.concepts.store import Store
 from costars.errors import ConceptError, ModelError, RegionError, SceneError
 from costars.methods.prompts import class_names, global_prompt, member_prompt
-from costars.model.adapters import one_adapter_per_row
+from costars.model.adapters import fit
 from costars.model.model import Model
 from costars.model.text import token_ids
 from costars.scene import Scene
-from costars.segment.assign import assign, check_where
+from costars.segment.assign import Limits, assign, check_where
 from costars.settings import Settings, machine_settings
 from costars.types import Concept, Job, Picture, Plan, Step
 from costars.versions import versions
@@ -56,7 +56,7 @@ class Studio:
             segmenter = "world" if builtin else "attention"
             load = FAMILIES["sdxl"]
             self.models[folder] = load(folder, name, self.device, self.dtype, self.max_rows, segmenter)
-            self.load_seconds = time.perf_counter() - began
+            self.load_seconds += time.perf_counter() - began
         return self.models[folder]
 
     def resolve(self, scene: Scene, base: Path | None = None) -> Job:
@@ -73,9 +73,13 @@ class Studio:
             "text_encoder_2.": model.encoders.encoder_2,
         }
         for prefix, module in modules.items():
-            with one_adapter_per_row(module, prefix, adapters):
-                pass
+            fit(module, prefix, adapters)
         for name, member in scene.cast.items():
+            if concepts[name].family != model.facts.family:
+                raise ConceptError(
+                    f"concept {member.concept!r} is for {concepts[name].family}, the model {scene.model!r} is "
+                    f"{model.facts.family}; use a concept or a model of the other's family"
+                )
             if not (member.class_name or concepts[name].class_name):
                 raise ConceptError(
                     f"concept {member.concept!r} does not say what it is; "
@@ -137,7 +141,8 @@ class Studio:
         classes = class_names(scene, job.concepts)
         segment = SEGMENTERS[scene.segmenter or model.facts.segmenter](self.settings.builtin, self.device)
         found = segment(layout, list(classes.values()))
-        regions = assign(scene.cast, classes, found, layout, base=job.base)
+        limits = Limits(lowest_score=scene.lowest_score)
+        regions = assign(scene.cast, classes, found, layout, limits=limits, base=job.base)
         seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
         yield Plan(scene, layout, regions, seconds)
 
@@ -163,9 +168,10 @@ class Studio:
             yield step
         personalised = time.perf_counter()
         image = model.decode(latent)
+        load, self.load_seconds = self.load_seconds, 0.0  # told once, by the picture that waited for it
         seconds = {
-            "load": self.load_seconds,
-            **(plan.seconds if plan else {}),
+            "load": load,
+            **(plan.seconds if plan else {"layout": 0.0, "segment": 0.0}),
             "personalise": personalised - began,
             "decode": time.perf_counter() - personalised,
         }

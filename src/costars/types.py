@@ -66,7 +66,6 @@ class Path:
     """One way through the denoising: a pair of rows (uncond, cond), or one replayed row.
 
     adapter names an adapter of the `one_adapter_per_row` block around the loop, None the base model.
-    mask is (h, w) on the latent grid; None for a path that covers what no other does.
     replay holds the stored latents (s + 1, c, h, w) that the path follows instead of the common one.
     """
 
@@ -74,7 +73,6 @@ class Path:
     text: Text
     negative: Text | None = None
     adapter: str | None = None
-    mask: Tensor | None = None
     replay: Tensor | None = None
 
     @property

@@ -21,6 +21,8 @@ _PAIRS = (
     (".lora.down.weight", ".lora.up.weight"),
     (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
 )
+# peft options that change what the factors mean; none is applied here, so none is passed over.
+_UNKNOWN = ("alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
 _PARTS = ("unet.", "text_encoder.", "text_encoder_2.")
 
 
@@ -71,7 +73,10 @@ def _facts(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
 
 
 def _alphas(facts: Mapping[str, Any]) -> dict[str, float]:
-    """peft's lora_alpha of each part, as diffusers writes it."""
+    """peft's lora_alpha of each part, as diffusers writes it; raises ConceptError for a kind not known here."""
+    odd = [k for k, v in facts.items() if v and k.rpartition(".")[2] in _UNKNOWN]
+    if odd:
+        raise ConceptError(f"adapter metadata {odd[0]!r} is set, which costars cannot apply; save the LoRA without it")
     return {part: float(facts[f"{part}lora_alpha"]) for part in _PARTS if f"{part}lora_alpha" in facts}
 
 
@@ -85,12 +90,11 @@ def _adapter(tensors: Mapping[str, Tensor], alphas: Mapping[str, float], source:
             if part is None or stem + up_suffix not in tensors:
                 continue
             down, up = left.pop(key).to(torch.float32), left.pop(stem + up_suffix).to(torch.float32)
-            if up.shape[1] != len(down):
-                raise ConceptError(
-                    f"{source}: {stem!r} has factors of rank {len(down)} and {up.shape[1]}; fetch it again"
-                )
+            if not (down.ndim == up.ndim in (2, 4)) or up.shape[1] != len(down):
+                shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+                raise ConceptError(f"{source}: {stem!r} has factors of shapes {shapes}; fetch it again")
             scale = alphas.get(part, float(len(down))) / len(down)
-            adapter[stem.replace(".processor.", ".")] = LowRank(down, up * scale)
+            adapter[stem] = LowRank(down, up * scale)
     if left or not adapter:
         odd = next(iter(left), "nothing at all")
         raise ConceptError(

@@ -23,7 +23,7 @@ def sample(model: Model, job: Job, scheduler: object) -> Generator[Step, None, T
         text = model.encode_text(prompt)
         negative = model.encode_text(scene.negative_prompt) if scene.guidance_scale > 1 else None
     size_px = scene.size or model.facts.size_px
-    steps = schedule(scheduler, scene.steps, model.device)
+    steps = schedule(scheduler, scene.steps, model.device, seed=scene.seed)
     latent = model.initial_noise(size_px, scene.seed) * steps.scheduler.init_noise_sigma
     with one_adapter_per_row(model.unet, "unet.", {"all": adapter}) as adapters:
         for step in denoise(

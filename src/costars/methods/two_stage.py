@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from costars.methods.prompts import class_names, global_prompt, member_prompt
 from costars.model.adapters import one_adapter_per_row, scaled, text_adapter
 from costars.model.model import Model
 from costars.sample.blend import blended, cell_masks, with_rest
-from costars.sample.denoise import denoise, schedule
+from costars.sample.denoise import Schedule, denoise, schedule
 from costars.sample.rules import BorrowLayout, RecordWords
 from costars.scene import Scene, TwoStage
 from costars.types import Adapter, Concept, Job, Layout, Path, Plan, Step, Text
@@ -28,7 +29,7 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
     path = Path("global", text, _negative(model, scene, scene.negative_prompt))
     size_px = scene.size or model.facts.size_px
     latent = model.initial_noise(size_px, scene.seed)
-    steps = schedule(scheduler, scene.steps, model.device)
+    steps = schedule(scheduler, scene.steps, model.device, seed=scene.seed)
     latent = latent * steps.scheduler.init_noise_sigma
     latents = [latent]
     words = RecordWords(row=0, columns=_columns(text), size=model.latent_size(size_px))
@@ -85,15 +86,17 @@ def personalise(
     adapters = {name: scaled(concepts[name].adapter, scene.cast[name].weight) for name in plan.regions}
     latents = plan.layout.latents.to(model.device, model.dtype)
     shares = with_rest(_shares(plan, method, model.latent_size(size_px))).to(model.device)
-    start = first_step(scene)
+    paths = _paths(model, plan, concepts, adapters, latents)
+    start = first_step(scene, len(latents) - 1)
     latent = latents[start : start + 1]
+    steps, used = _schedule(model, plan, scheduler, latents, start)
     with one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
         for step in denoise(
             model,
             latent,
-            _paths(model, plan, concepts, adapters, latents),
+            paths,
             lambda noise: blended(noise, shares),
-            schedule(scheduler, scene.steps, model.device, start),
+            steps,
             guidance_scale=scene.guidance_scale,
             size_px=size_px,
             rule=_rule(method, size_px),
@@ -101,8 +104,33 @@ def personalise(
             stage="personalise",
         ):
             latent = step.latent
-            yield step
+            yield replace(step, rows=used + step.rows)
     return latent
+
+
+def _schedule(model: Model, plan: Plan, scheduler: object, latents: Tensor, start: int) -> tuple[Schedule, int]:
+    """A schedule that stands at start as stage 1 left it, and the UNet rows that took.
+
+    A multistep scheduler wants to have seen the steps before: they are taken again on stage 1's latents.
+    """
+    scene = plan.scene
+    steps = schedule(scheduler, scene.steps, model.device, start=start, seed=scene.seed)
+    if not steps.history or not start:
+        return steps, 0
+    first = max(0, start - steps.history)
+    steps = schedule(scheduler, scene.steps, model.device, start=first, seed=scene.seed)
+    path = Path("global", model.encode_text(plan.layout.prompt), _negative(model, scene, scene.negative_prompt))
+    again = denoise(
+        model,
+        latents[first : first + 1],
+        [path],
+        lambda noise: noise[0],
+        replace(steps, stop=start),
+        guidance_scale=scene.guidance_scale,
+        size_px=scene.size or model.facts.size_px,
+    )
+    rows = max(step.rows for step in again)
+    return replace(steps, start=start), rows
 
 
 def _paths(
@@ -139,9 +167,9 @@ def _rule(method: TwoStage, size_px: tuple[int, int]) -> BorrowLayout | None:
     )
 
 
-def first_step(scene: Scene) -> int:
-    """The first step in which identities take part, of scene.steps."""
-    return min(scene.steps, round(scene.start * scene.steps))
+def first_step(scene: Scene, steps: int) -> int:
+    """The first of so many steps in which identities take part."""
+    return min(steps, round(scene.start * steps))
 
 
 def _negative(model: Model, scene: Scene, prompt: str) -> Text | None:

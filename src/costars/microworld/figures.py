@@ -52,7 +52,6 @@ METAL: dict[str, Colour] = {
 }
 WHITE: Colour = (252, 252, 252)
 BLUSH: Colour = (246, 146, 140)
-HEIGHT_PX = {"man": 82, "woman": 78, "dog": 54, "cat": 50, "robot": 78}
 
 
 def draw_figure(brush: Brush, who: Identity, pose: random.Random) -> None:

@@ -25,7 +25,6 @@ class RowAdapters:
     """Says which adapter each row of the next call uses; None is the model without one."""
 
     layers: list[_Layer] = field(default_factory=list)
-    names: tuple[str, ...] = ()
     rows: tuple[str | None, ...] = ()
 
     def use(self, rows: Sequence[str | None]) -> None:
@@ -96,6 +95,22 @@ def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, A
     Only the entries under the prefix ("unet.") are taken; Linear and Conv2d layers are allowed.
     Raises ConceptError if an adapter names a layer that the module does not have or of another size.
     """
+    modules = dict(module.named_modules())
+    state = RowAdapters()
+    handles = []
+    try:
+        for path, entries in fit(module, prefix, adapters).items():
+            layer = _Layer(modules[path], entries)
+            state.layers.append(layer)
+            handles.append(modules[path].register_forward_hook(layer))
+        yield state
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def fit(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> dict[str, dict[str, LowRank]]:
+    """{layer: {adapter: entry}} of the entries under the prefix; raises ConceptError if one does not fit."""
     touched: dict[str, dict[str, LowRank]] = {}
     for name, adapter in adapters.items():
         for path, entry in adapter.items():
@@ -105,18 +120,9 @@ def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, A
                     own_path = own_path.removeprefix("text_model.")
                 touched.setdefault(own_path, {})[name] = entry
     modules = dict(module.named_modules())
-    state = RowAdapters(names=tuple(adapters))
-    handles = []
-    try:
-        for path, entries in touched.items():
-            _check_fit(path, modules.get(path), entries)
-            layer = _Layer(modules[path], entries)
-            state.layers.append(layer)
-            handles.append(modules[path].register_forward_hook(layer))
-        yield state
-    finally:
-        for handle in handles:
-            handle.remove()
+    for path, entries in touched.items():
+        _check_fit(path, modules.get(path), entries)
+    return touched
 
 
 def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRank]) -> None:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -30,35 +31,41 @@ class Row:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A scheduler set to a number of steps, beginning at one of them."""
+    """A scheduler set to a number of steps, to take those from start up to stop."""
 
     scheduler: Any
     timesteps: Tensor
     start: int
+    stop: int
+    seed: int
 
     def step(self, noise: Tensor, index: int, latent: Tensor) -> Tensor:
-        """The latent after step index."""
-        previous: Tensor = self.scheduler.step(noise, self.timesteps[index], latent).prev_sample
+        """The latent after step index; a scheduler that adds noise draws it from seed and index."""
+        extra = {}
+        if "generator" in signature(self.scheduler.step).parameters:
+            extra["generator"] = torch.Generator(latent.device).manual_seed(self.seed + 1_000_003 * (index + 1))
+        previous: Tensor = self.scheduler.step(noise, self.timesteps[index], latent, **extra).prev_sample
         return previous
 
+    @property
+    def history(self) -> int:
+        """How many earlier steps a multistep scheduler wants to have seen."""
+        return int(self.scheduler.config.get("solver_order", 1)) - 1
 
-def schedule(scheduler: Any, steps: int, device: torch.device, start: int = 0) -> Schedule:
+
+def schedule(scheduler: Any, steps: int, device: torch.device, *, start: int = 0, seed: int = 0) -> Schedule:
     """A private copy of a diffusers scheduler, ready to take the steps from start on."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(steps, device=device)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start)
-    return Schedule(scheduler, scheduler.timesteps, start)
+    return Schedule(scheduler, scheduler.timesteps, start, len(scheduler.timesteps), seed)
 
 
 def rows_of(paths: Sequence[Path]) -> list[Row]:
-    """The batch's rows: every conditional row of the first two paths first, so that rules may pair them.
-
-    With a replayed layout in front the order is layout, global, then the rest.
-    """
+    """The batch's rows, conditional ones first: a replayed layout and the global path stay side by side."""
     conditional = [Row(p, p.text, True) for p in paths]
-    negative = [Row(p, p.negative, False) for p in paths if p.negative is not None]
-    return [*conditional[:2], *negative[:2], *conditional[2:], *negative[2:]]
+    return [*conditional, *(Row(p, p.negative, False) for p in paths if p.negative is not None)]
 
 
 def denoise(
@@ -85,7 +92,7 @@ def denoise(
     moment, of, used = Moment(), len(plan.timesteps), 0
     with ExitStack() as patches:
         patches.enter_context(attention_rule(model.unet, rule, moment))
-        for i in range(plan.start, of):
+        for i in range(plan.start, plan.stop):
             moment.progress = i / of
             with torch.no_grad():
                 sample = torch.cat([latent if r.path.replay is None else r.path.replay[i : i + 1] for r in rows])

@@ -63,6 +63,7 @@ def assign(
     for name, mask in drawn.items():
         chosen[name] = Region(classes[name], mask, 1.0, 0)
     _check_apart(chosen, limits, layout, tuple(regions))
+    _check_places({n: r for n, r in chosen.items() if n not in drawn}, cast, layout, tuple(regions))
     seen = _by_depth({name: chosen[name] for name in classes}, cast)
     _check_visible(seen, limits, layout, tuple(regions))
     return seen
@@ -134,22 +135,56 @@ def _missing(missing: Sequence[str], classes: Mapping[str, str], regions: Sequen
     who = ", ".join(f"{name} ({classes[name]})" for name in missing)
     return (
         f"the layout does not show {who}; it shows {seen} for a cast of {len(classes)}; "
-        "try another seed (--retries 5), fewer members, or give a mask (cast.NAME.where=FILE.png)"
+        "try another seed (--retries 5), a lower threshold (lowest_score), fewer members, "
+        "or give a mask (cast.NAME.where=FILE.png)"
     )
+
+
+def depth_order(regions: Mapping[str, Region], cast: Mapping[str, CastMember]) -> list[str]:
+    """Names from front to back: as segmented, then each member with a depth moved to that place."""
+    given = {name: depth for name in regions if (depth := cast[name].depth) is not None}
+    order = sorted((name for name in regions if name not in given), key=lambda name: regions[name].depth)
+    for name in sorted(given, key=lambda name: given[name]):
+        order.insert(min(given[name], len(order)), name)
+    return order
 
 
 def _by_depth(chosen: dict[str, Region], cast: Mapping[str, CastMember]) -> dict[str, Region]:
     """Depths from the scene where given, from the segmenter elsewhere; then masks without overlap."""
-    given = {n: cast[n].depth for n in chosen if cast[n].depth is not None}
-    order = sorted(chosen, key=lambda n: (given.get(n, chosen[n].depth), n not in given, chosen[n].depth))
     out: dict[str, Region] = {}
     covered: MaskArray | None = None
-    for depth, name in enumerate(order):
+    for depth, name in enumerate(depth_order(chosen, cast)):
         region = chosen[name]
         mask = region.mask if covered is None else np.minimum(region.mask, 1 - covered)
         covered = mask if covered is None else np.maximum(covered, mask)
         out[name] = replace(region, mask=mask.astype(np.float32), depth=depth)
     return {name: out[name] for name in chosen}
+
+
+def _check_places(
+    chosen: Mapping[str, Region], cast: Mapping[str, CastMember], layout: Layout, regions: tuple[Region, ...]
+) -> None:
+    """A member that stands elsewhere than `where` says is an error, not a near miss."""
+    for name, region in chosen.items():
+        left, top, right, bottom = region.box
+        match cast[name].where:
+            case "left" | "right" as side:
+                others = [r.box[0] + r.box[2] for n, r in chosen.items() if n != name] or [1.0]
+                middle = left + right
+                met = middle <= max(others) if side == "left" else middle >= min(others)
+            case (float() | int() as x, float() | int() as y):
+                met = left <= x <= right and top <= y <= bottom
+            case (a, b, c, d):
+                met = _box_iou((a, b, c, d), region.box) > 0
+            case _:
+                met = True
+        if not met:
+            raise RegionError(
+                f"{name} ({region.class_name}) does not stand where the scene says ({cast[name].where}) but at "
+                f"{[round(v, 2) for v in region.box]}; try another seed (--retries 5) or change cast.{name}.where",
+                layout,
+                regions,
+            )
 
 
 def _is_file(member: CastMember) -> bool:

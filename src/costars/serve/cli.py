@@ -203,8 +203,14 @@ def main() -> None:
         code = _said(str(error), 2)
     except typer.exceptions.TyperException as error:
         code = _said(f"{_words(error)}; see costars --help", 2)
+    except OSError as error:
+        code = _said(f"{error.filename or 'a file'}: {error.strerror or error}; check the disk and the folder", 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        code = _said(f"out of memory ({error}); use --max-rows 2 or a smaller size", 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = _said("stopped; nothing was written", 130)
+        code = _said("stopped", 130)
     sys.exit(code or 0)
 
 

@@ -56,8 +56,10 @@ def _weights() -> Iterator[tuple[str, str, bool]]:
 
     settings = machine_settings()
     model = settings.builtin / "model" / "model_index.json"
-    there = model.is_file()
-    yield "builtin model", "there" if there else f"missing at {settings.builtin.name}; install costars again", there
+    segmenter = settings.builtin / "segmenter" / "model.safetensors"
+    for what, path in (("builtin model", model), ("segmenter", segmenter)):
+        there = path.is_file()
+        yield what, "there" if there else f"missing at {settings.builtin.name}; install costars again", there
     names = [name for name, _ in Store(settings.builtin / "concepts", settings.library).files()]
     yield "concepts", f"{len(names)} found", bool(names)
     yield "library", str(_short(settings.library)), True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class LoraRecipe:
     at rank 256 for SDXL; rank, rates and steps here are what the built-in model needs."""
 
     rank: int = 8
-    steps: int = 240
+    steps: int = 160
     batch: int = 8
     unet_rate: float = 2e-3
     text_rate: float = 1e-3
@@ -57,6 +58,7 @@ def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path)
     in number or a caption lacks the trigger.
     """
     _check(teaching)
+    began, losses = time.monotonic(), list[float]()
     with torch.no_grad():
         latents = torch.cat([_latent(model, image) for image in teaching.images])
     pairs = [
@@ -81,8 +83,13 @@ def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
-            yield float(loss.detach())
-        _save(model, teaching, recipe, path)
+            losses.append(float(loss.detach()))
+            yield losses[-1]
+        taught = {
+            "seconds": round(time.monotonic() - began, 1),
+            "loss": round(sum(losses[-20:]) / len(losses[-20:]), 5),
+        }
+        _save(model, teaching, recipe, path, taught | {"device": model.device.type})
 
 
 def _check(teaching: Teaching) -> None:
@@ -142,7 +149,7 @@ def _file_key(part: str, key: str) -> str:
     return key if part == "unet" or key.startswith("text_model.") else f"text_model.{key}"
 
 
-def _save(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path) -> None:
+def _save(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path, taught: Mapping[str, object]) -> None:
     """The diffusers format: peft's names under each part, with our card beside peft's ranks."""
     parts = {
         "unet": model.unet,
@@ -163,6 +170,7 @@ def _save(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path) -> N
         "base_sha256": model.facts.sha256,
         "pictures": len(teaching.images),
         "recipe": asdict(recipe),
+        **taught,
     }
     facts: dict[str, object] = {}
     for part in parts:

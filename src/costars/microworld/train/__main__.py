@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -50,12 +52,19 @@ class Workshop:
             yield done, count, "pictures"
         yield corpus.load(self.work / "corpus", count)
 
+    def finished(self, part: str, run: loop.Run, recipe: loop.Recipe) -> None:
+        """Raises UnfinishedError unless the recipe is done: later parts build on finished ones only."""
+        if run.step < recipe.steps:
+            raise UnfinishedError(f"{part}: {run.step} of {recipe.steps} steps; go on with --resume")
+
     def train_vae(self) -> Iterator[Said]:
         data = yield from _awaited(self.corpus(PICTURES))
         model = vae.build()
         checkpoint = self.state("vae")
         steps = vae.train(model, data, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume)
-        loop.put_average((yield from _told(steps)), model)
+        first = yield from _told(steps)
+        self.finished("vae", first, vae.RECIPE)
+        loop.put_average(first, model)
         whole = vae.train(
             model,
             data,
@@ -67,6 +76,7 @@ class Workshop:
             decoder_only=True,
         )
         run = yield from _told(whole)
+        self.finished("vae", run, vae.WHOLE_RECIPE)
         loop.put_average(run, model)
         model.eval()
         parts = list(vae.encode(model, data))
@@ -76,16 +86,20 @@ class Workshop:
         halves = {"mean": (mean * scale).half().contiguous(), "std": (std * scale).half().contiguous()}
         save_file(halves, self.work / "latents.safetensors")
         model.save_pretrained(self.work / "vae")
-        self._save(model.to(torch.float16), "model/vae", vae.RECIPE, run)
+        model.to(torch.float16).save_pretrained(self.weights / "model" / "vae")
+        stages = {
+            "recipe of the crops": asdict(vae.RECIPE),
+            "steps on crops": first.step,
+            "seconds on crops": first.seconds,
+        }
+        loop.write_card(self.weights / "model" / "vae" / "card.json", vae.WHOLE_RECIPE, run, self.device, **stages)
 
     def train_base(self) -> Iterator[Said]:
         data = load_file(self.work / "latents.safetensors")
         count = len(data["mean"])
-        loaded = yield from _awaited(self.corpus(count))
-        captions = loaded.captions
-        del loaded
+        captions = corpus.load_captions(self.work / "corpus", count)
         decoder = AutoencoderKL.from_pretrained(self.work / "vae").to(self.device).eval()
-        model = base.build(self.weights / "model")
+        model = base.build(self.work / "model")
         latents, checkpoint = (data["mean"], data["std"]), self.state("base")
         drawn = time.monotonic()
         for run, p in base.train(
@@ -96,15 +110,18 @@ class Workshop:
                 self._sheet(model, run, decoder, samples.PROMPTS[:16])
                 drawn = time.monotonic()
         self._sheet(model, run, decoder, samples.PROMPTS)
+        self.finished("base", run, base.RECIPE)
         loop.put_average(run, model.trained())
-        base.save(model, decoder, self.weights / "model")
-        loop.write_card(self.weights / "model" / "card.json", base.RECIPE, run, self.device)
+        base.save(model, decoder, self.work / "model")
+        loop.write_card(self.work / "model" / "card.json", base.RECIPE, run, self.device)
+        shutil.copytree(self.work / "model", self.weights / "model", dirs_exist_ok=True)
 
     def train_segmenter(self) -> Iterator[Said]:
         data = yield from _awaited(self.corpus(FOR_SEGMENTER))
         net, checkpoint = SegmenterNet(), self.state("segmenter")
         steps = segmenter.train(net, data, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume)
         run = yield from _told(steps)
+        self.finished("segmenter", run, segmenter.RECIPE)
         loop.put_average(run, net)
         held_out = segmenter.measure(WorldSegmenter(net.eval(), self.device), 500)
         folder = self.weights / "segmenter"
@@ -118,17 +135,20 @@ class Workshop:
 
         model = load_sdxl(self.weights / "model", "builtin", self.device, torch.float32, 0, "world")
         folder = self.weights / "concepts"
-        of = len(concepts.PACK) * concepts.RECIPE.steps
-        for name, step, loss in concepts.train(model, folder):
+        names = [n for n in concepts.PACK if not (self.resume and concepts.is_of(folder, n, model))]
+        of, began = max(1, len(names) * concepts.RECIPE.steps), time.monotonic()
+        for name, step, loss in concepts.train(model, folder, names):
             yield step, of, f"{name} loss {loss:.4f}"
+            if step % concepts.RECIPE.steps == 0 and step < of and time.monotonic() - began > 60 * self.minutes:
+                raise UnfinishedError(f"concepts: {step} of {of} steps; go on with --resume")
 
     def _sheet(self, model: base.BaseModel, run: loop.Run, decoder: AutoencoderKL, prompts: tuple[str, ...]) -> None:
         shown = samples.as_model(samples.averaged(model, run), decoder, self.device)
         samples.tiled(samples.sample(shown, prompts)).save(self.work / f"samples-{run.step:06d}.png")
 
-    def _save(self, model: AutoencoderKL, name: str, recipe: loop.Recipe, run: loop.Run) -> None:
-        model.save_pretrained(self.weights / name)
-        loop.write_card(self.weights / name / "card.json", recipe, run, self.device)
+
+class UnfinishedError(Exception):
+    """A part that stopped on time; what is done lies in its checkpoint."""
 
 
 def _told(steps: Iterator[tuple[loop.Run, loop.Progress]]) -> Generator[Said, None, loop.Run]:
@@ -173,8 +193,13 @@ def main() -> None:
     with Progress(*columns) as progress:
         for part in PARTS if options.part == "all" else (options.part,):
             task = progress.add_task(part, total=None, said="")
-            for step, of, said in getattr(workshop, f"train_{part}")():
-                progress.update(task, completed=step, total=of, said=said)
+            try:
+                for step, of, said in getattr(workshop, f"train_{part}")():
+                    progress.update(task, completed=step, total=of, said=said)
+            except UnfinishedError as stop:
+                progress.stop()
+                print(stop)
+                return
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+from costars.concepts.formats import read_card
 from costars.methods.prompts import article
 from costars.microworld.identity import Identity
 from costars.microworld.pictures import portraits, write
@@ -90,6 +92,15 @@ def teaching(name: str) -> Teaching:
     stranger, known = article(who.class_name), article(f"{name} {who.class_name}")
     captions = [p.caption.replace(stranger, known, 1) for p in pictures]
     return Teaching(name, who.class_name, name, [p.image for p in pictures], captions)
+
+
+def is_of(folder: Path, name: str, model: Model) -> bool:
+    """Whether this concept was taught to this very model by this recipe."""
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        return False
+    card = read_card(path)
+    return card.get("base_sha256") == model.facts.sha256 and card.get("recipe") == asdict(RECIPE)
 
 
 def train(model: Model, folder: Path, names: list[str] | None = None) -> Iterator[tuple[str, int, float]]:

@@ -50,6 +50,8 @@ def render(folder: Path, count: int, workers: int) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(0, count, CHUNK) if not _chunk(folder, i).exists()]
     yield count - len(missing) * CHUNK
+    if not missing:
+        return
     with get_context("spawn").Pool(workers) as pool:
         done = count - len(missing) * CHUNK
         for _ in pool.imap_unordered(_render_chunk, [(folder, start) for start in missing]):
@@ -65,6 +67,15 @@ def load(folder: Path, count: int) -> Corpus:
             chunks.append({key: data[key] for key in data.files})
     arrays = {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0] if key != "captions"}
     return Corpus(**arrays, captions=[line for c in chunks for line in json.loads(str(c["captions"]))])
+
+
+def load_captions(folder: Path, count: int) -> list[str]:
+    """The captions alone, without the pictures."""
+    lines: list[str] = []
+    for start in range(0, count, CHUNK):
+        with np.load(_chunk(folder, start)) as data:
+            lines += json.loads(str(data["captions"]))
+    return lines
 
 
 def _chunk(folder: Path, start: int) -> Path:
