@@ -1,6 +1,6 @@
 """One adapter per row in one UNet call: our hooks, peft's mixed batch, and one call per adapter.
 
-Prints the median seconds of a call and the ratio to ours, measured in turn in one run:
+Prints the median seconds of a call and the ratio to ours, measured one after the other in one run:
 python bench/adapters.py [--rounds 10] [--concepts 2 4]
 """
 

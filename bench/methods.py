@@ -1,4 +1,4 @@
-"""Seconds of a whole picture: two_stage against multi_lora and plain rows, 1 to 3 concepts.
+"""Seconds of a whole picture: two_stage against multi_lora, 1 to 3 concepts.
 
 Prints rows, seconds and the ratio to multi_lora of the same cast: python bench/methods.py [--steps 50]
 """

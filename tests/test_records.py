@@ -104,7 +104,7 @@ def test_a_plan_drawn_in_other_steps_is_refused(plan, tmp_path):
     write_plan(plan, tmp_path)
     facts = json.loads((tmp_path / "plan.json").read_text())
     break_json(tmp_path, scene=facts["scene"] | {"steps": 20})
-    with pytest.raises(SceneError, match="drawn in 10 steps, the scene now asks for 20; plan it again"):
+    with pytest.raises(SceneError, match="steps: the plan was drawn with 10, now it is 20; plan the scene again"):
         read_plan(tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_depths_given_later_are_taken_over(plan):
         for name, member in plan.scene.cast.items()
     }
     changed = with_scene(plan, plan.scene.model_copy(update={"cast": cast}))
-    assert [r.depth for r in changed.regions.values()] == [1, 3]
+    assert [r.depth for r in changed.regions.values()] == [0, 1]
     assert changed.scene.cast["b"].depth == 3
     assert changed.layout is plan.layout
 
@@ -196,6 +196,12 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
         (folder / "deep").mkdir()
         (folder / "deep" / "new.txt").write_text("new")
     assert {p.name for p in tmp_path.rglob("*")} == {"out", "old.txt", "deep", "new.txt"}
+
+
+def test_a_new_run_leaves_nothing_of_an_older_one(picture, tmp_path):
+    write_picture(picture, tmp_path)
+    write_picture(replace(picture, plan=None), tmp_path)
+    assert {p.name for p in tmp_path.rglob("*")} == {"picture.png", "sheet.png", "result.json"}
 
 
 def test_the_sheet_shows_layout_masks_and_picture_side_by_side(picture):

@@ -86,11 +86,11 @@ def test_rows_are_two_a_step_then_three_and_two_for_each_concept(
     assert step.rows == 7 * (3 + 2 * count)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm"])
 def test_replaying_the_layout_without_blending_is_the_layout(tiny_double, planned, concepts, finish, scheduler):
     plan, chosen = planned(tiny_double, scheduler=scheduler, steps=50, start=0.32, method=method(blend=False))
     latent, step = finish(personalise(tiny_double, plan, concepts, chosen))
-    assert latent.dtype is torch.float64 and step.rows == 34 * 3
+    assert latent.dtype is torch.float64 and step.rows == 34 * 3 + (2 if scheduler == "dpm" else 0)
     assert torch.allclose(latent, plan.layout.latents[-1:], atol=1e-8 if scheduler == "ddim" else 1e-4, rtol=0)
 
 

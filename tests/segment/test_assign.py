@@ -41,7 +41,7 @@ def women(*where, classes: str = "woman") -> tuple[dict, dict]:
 
 
 def test_classes_decide_first():
-    cast = {"ana": member(where="left"), "bo": member(), "rex": member(where="left")}
+    cast = {"ana": member(), "bo": member(), "rex": member(where="left")}
     classes = {"ana": "woman", "bo": "man", "rex": "dog"}
     regions = [box_region(c, SPOTS[i]) for i, c in enumerate(("dog", "man", "woman"))]
     assert places(assign(cast, classes, regions, LAYOUT)) == {"ana": 2, "bo": 1, "rex": 0}
@@ -88,6 +88,14 @@ def test_points_are_matched_with_the_least_total_distance_in_any_order(wished, o
     best = min(total(chosen) for chosen in permutations(range(5), len(wished)))
     assert total(found) <= best + ORDER_AT_MOST * len(wished)
     assert tuple(places(assign(cast, classes, [regions[i] for i in order], LAYOUT)).values()) == found
+
+
+@pytest.mark.parametrize("where", ["left", (0.0, 0.0, 0.1, 1.0)])
+def test_a_member_that_stands_elsewhere_than_the_scene_says_is_refused(where):
+    cast = {"ana": member(where=where), "bo": member()}
+    regions = [box_region("man", SPOTS[1]), box_region("woman", SPOTS[4])]
+    with pytest.raises(RegionError, match=r"ana \(woman\) does not stand where the scene says"):
+        assign(cast, {"ana": "woman", "bo": "man"}, regions, LAYOUT)
 
 
 def test_no_greedy_choice_leaves_a_member_without_the_figure_that_was_there():
@@ -140,7 +148,13 @@ def overlapping(*depths, given_depths=(None, None)) -> dict[str, Region]:
 
 @pytest.mark.parametrize(
     ("depths", "given_depths", "front"),
-    [((0, 1), (None, None), "a"), ((1, 0), (None, None), "b"), ((0, 1), (1, 0), "b"), ((0, 1), (None, 0), "b")],
+    [
+        ((0, 1), (None, None), "a"),
+        ((1, 0), (None, None), "b"),
+        ((0, 1), (1, 0), "b"),
+        ((0, 1), (None, 0), "b"),
+        ((0, 1), (1, None), "b"),
+    ],
 )
 def test_masks_are_apart_and_the_front_one_is_whole(depths, given_depths, front):
     found = overlapping(*depths, given_depths=given_depths)

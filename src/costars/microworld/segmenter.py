@@ -20,7 +20,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from costars.errors import ModelError
+from costars.errors import ModelError, SceneError
 from costars.microworld.identity import CLASSES
 from costars.types import Layout, Region
 
@@ -66,13 +66,22 @@ class SegmenterNet(nn.Module):
 
 @dataclass(frozen=True)
 class WorldSegmenter:
-    """Instance masks of world pictures; radius is how far apart two middles must be, in px."""
+    """Instance masks of world pictures.
+
+    A pixel belongs to a figure where the place's chance is below place_share. Votes for middles are
+    blurred by blur_px; a peak needs fewest_votes, and two peaks are at least radius_px apart. A figure
+    has smallest_px pixels and its class lowest_share of their chances. Set on held-out renders.
+    """
 
     net: SegmenterNet
     device: torch.device
     radius_px: float = 12.0
     smallest_px: int = 100
     lowest_share: float = 0.2
+    place_share: float = 0.5
+    blur_px: float = 2.5
+    fewest_votes: float = 0.4
+    most_figures: int = 8
 
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
         """Regions of these classes in the layout's picture."""
@@ -80,13 +89,22 @@ class WorldSegmenter:
 
     @torch.no_grad()
     def regions(self, image: Image.Image, class_names: Sequence[str] = CLASSES) -> list[Region]:
-        """Every figure of these classes, the score being the mean probability of its class."""
+        """Every figure of these classes, the score being the mean probability of its class.
+
+        Raises SceneError for a class that the world does not have.
+        """
+        unknown = sorted(set(class_names) - set(CLASSES))
+        if unknown:
+            raise SceneError(
+                f"class_name {unknown[0]!r}: the built-in segmenter knows {', '.join(CLASSES)}; "
+                "use one of these, or segmenter: attention"
+            )
         pixels = np.array(image.convert("RGB").resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX))
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(127.5).sub(1).to(self.device)
         scores, way, depth = (t[0].cpu() for t in self.net(x))
         chances = scores.softmax(dim=0).numpy()
-        figures = self._figures(chances[0] < 0.5, way.numpy() * OFFSET_PX)
-        wanted = [CLASSES.index(name) for name in dict.fromkeys(class_names) if name in CLASSES]
+        figures = self._figures(chances[0] < self.place_share, way.numpy() * OFFSET_PX)
+        wanted = [CLASSES.index(name) for name in dict.fromkeys(class_names)]
         found = []
         for mask in figures:
             shares = chances[1:, mask].mean(axis=1)
@@ -107,9 +125,9 @@ class WorldSegmenter:
         x = columns + way[0, rows, columns]
         y = rows + way[1, rows, columns]
         votes, _, _ = np.histogram2d(y, x, bins=SIZE_PX, range=[[0, SIZE_PX]] * 2)
-        votes = ndimage.gaussian_filter(votes, 2.5)
+        votes = ndimage.gaussian_filter(votes, self.blur_px)
         peaks: list[tuple[int, int]] = []
-        while len(peaks) < 8 and votes.max() > 0.4:
+        while len(peaks) < self.most_figures and votes.max() > self.fewest_votes:
             peak = np.unravel_index(votes.argmax(), votes.shape)
             peaks.append((int(peak[0]), int(peak[1])))
             py, px = np.ogrid[:SIZE_PX, :SIZE_PX]
