@@ -19,7 +19,7 @@ from costars.types import Picture
 PAIRS = (
     ("{ana} in front of {bo} in a park", ("ana", "bo")),
     ("{bo} in front of {cleo} on a beach", ("bo", "cleo")),
-    ("{ana} in front of {cleo} in the snow", ("ana", "cleo")),
+    ("{ana} to the left of {cleo} in the snow", ("ana", "cleo")),
     ("{dan} to the left of {bo} on a street", ("dan", "bo")),
     ("{rex} in front of {eve} in a room", ("rex", "eve")),
     ("{bolt} behind {mochi} in a desert", ("bolt", "mochi")),
@@ -33,7 +33,7 @@ COUNTS = (
     ("{ana}, {bo}, {rex} and {bolt} on a beach", ("ana", "bo", "rex", "bolt")),
     ("{ana}, {bo}, {rex}, {mochi} and {bolt} on a beach", ("ana", "bo", "rex", "mochi", "bolt")),
 )
-RETRIES = 8
+RETRIES = 40
 START = 0.12  # the built-in model settles colours early; docs/results.md shows other values beside it
 
 

@@ -20,8 +20,8 @@ from costars.microworld.segmenter import SegmenterNet, WorldSegmenter
 from costars.microworld.train import base, concepts, corpus, loop, samples, segmenter, vae
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-PICTURES = 100_000  # rendered once, 10 ms each and core; a base model sees each about twice
-FOR_SEGMENTER = 24_000
+PICTURES = 50_000  # rendered once, 5 ms each and core
+FOR_SEGMENTER = 14_000
 PARTS = ("vae", "base", "segmenter", "concepts")
 Said = tuple[int, int, str]  # step, of, what to say beside the bar
 

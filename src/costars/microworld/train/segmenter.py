@@ -18,7 +18,7 @@ from costars.microworld.train.vae import pixels
 from costars.microworld.world import sample_picture
 from costars.segment.assign import mask_iou
 
-RECIPE = loop.Recipe(steps=3000, batch=12, learning_rate=2e-3, warmup_steps=100, decay_share=0.4)
+RECIPE = loop.Recipe(steps=2400, batch=12, learning_rate=2e-3, warmup_steps=100, decay_share=0.4)
 WAY_WEIGHT = 1.0
 DEPTH_WEIGHT = 0.3
 

@@ -16,7 +16,7 @@ RECIPE = loop.Recipe(
     steps=9000, batch=8, learning_rate=1e-3, warmup_steps=60, decay_share=0.35, ema_decay=0.998, weight_decay=0.0
 )
 # Afterwards the decoder alone sees whole pictures: its normalisation then fits them, its colours hold.
-WHOLE_RECIPE = loop.Recipe(steps=600, batch=8, learning_rate=5e-4, warmup_steps=20, decay_share=0.6, weight_decay=0.0)
+WHOLE_RECIPE = loop.Recipe(steps=260, batch=8, learning_rate=5e-4, warmup_steps=20, decay_share=0.6, weight_decay=0.0)
 CROP_PX = 64  # training sees crops: four times the steps in the same time; figures are larger than a crop
 SQUARED_WEIGHT = 4.0  # weight of the squared error beside the absolute one: colours settle sooner
 KL_WEIGHT = 3e-4  # per latent element; keeps the latents near unit size and smooth
