@@ -116,7 +116,7 @@ def test_a_single_path_equals_the_pipeline_of_diffusers(studio):
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
-    pipeline = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "model", torch_dtype=torch.float32)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "model", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     model = studio.model("builtin")
     noise = model.initial_noise((128, 128), SEED)
@@ -181,7 +181,7 @@ def test_a_concept_file_loads_in_diffusers(studio):
     from diffusers import StableDiffusionXLPipeline
 
     model = studio.model("builtin")
-    pipeline = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "model", torch_dtype=torch.float32)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "model", dtype=torch.float32)
     pipeline.load_lora_weights(WEIGHTS / "concepts" / "ana.safetensors")
     tokens, _, _, _ = pipeline.encode_prompt("a ana woman", do_classifier_free_guidance=False)
     concept = load_concept(WEIGHTS / "concepts" / "ana.safetensors", "ana", "ana")

@@ -36,7 +36,9 @@ class CastMember(_Value):
     negative_prompt: str | None = Field(None, description="default: the scene's")
     weight: float = Field(1.0, ge=0.0, le=4.0, description="scale of the concept's adapter")
     where: Literal["left", "right"] | Rectangle | Point | str | None = Field(
-        None, description="left, right, a point (x, y), a box (left, top, right, bottom) in [0, 1], or a mask file"
+        None,
+        description="left, right, a point (x, y) to be nearest to, a box (left, top, right, bottom), both in [0, 1], "
+        "or a .png mask file",
     )
     depth: int | None = Field(None, ge=0, description="0 is the front-most; default: as the segmenter saw it")
 

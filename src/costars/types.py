@@ -128,7 +128,8 @@ class Region:
         if not len(rows):
             return (0.0, 0.0, 0.0, 0.0)
         h, w = self.mask.shape
-        return (columns[0] / w, rows[0] / h, (columns[-1] + 1) / w, (rows[-1] + 1) / h)
+        left, top, right, bottom = columns[0] / w, rows[0] / h, (columns[-1] + 1) / w, (rows[-1] + 1) / h
+        return float(left), float(top), float(right), float(bottom)
 
 
 @dataclass(frozen=True)

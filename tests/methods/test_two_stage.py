@@ -145,7 +145,7 @@ def test_identities_that_come_in_after_the_last_step_leave_the_layout(tiny, plan
 
 @pytest.mark.parametrize(("steps", "start", "first"), [(50, 0.32, 16), (20, 0.32, 6), (3, 0.0, 0), (3, 1.0, 3)])
 def test_the_start_is_a_share_of_the_steps(make_scene, steps, start, first):
-    assert first_step(make_scene(steps=steps, start=start)) == first
+    assert first_step(make_scene(steps=steps, start=start), steps) == first
 
 
 def test_the_layout_keeps_every_latent_and_where_each_word_looked(tiny, planned):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from costars.errors import SceneError
 from costars.microworld.identity import CLASSES, identity_from_seed
 from costars.microworld.segmenter import OFFSET_PX, SegmenterNet, WorldSegmenter
 from costars.microworld.world import WorldPicture, sample_picture
@@ -53,7 +54,8 @@ def test_only_the_classes_asked_for_are_found():
     picture = sample_picture(1, cast=[identity_from_seed(0, "man"), identity_from_seed(0, "dog")])
     known = segmenter(Knowing(picture))
     assert [r.class_name for r in known.regions(picture.image, ["dog"])] == ["dog"]
-    assert known.regions(picture.image, ["owl"]) == []
+    with pytest.raises(SceneError, match="class_name 'owl': the built-in segmenter knows man, woman"):
+        known.regions(picture.image, ["owl"])
 
 
 def test_regions_have_the_size_of_the_picture():

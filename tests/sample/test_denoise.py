@@ -34,7 +34,7 @@ def stub(max_rows: int = 0) -> SimpleNamespace:
 
 
 def run(model, paths, combine=lambda noise: noise[0], steps=4, start=0, guidance_scale=3.0):
-    plan = schedule(DDIMScheduler(set_alpha_to_one=False), steps, CPU, start)
+    plan = schedule(DDIMScheduler(set_alpha_to_one=False), steps, CPU, start=start)
     return denoise(model, torch.zeros(1, 4, 2, 2), paths, combine, plan, guidance_scale=guidance_scale, size_px=SIZE)
 
 

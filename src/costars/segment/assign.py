@@ -164,16 +164,14 @@ def _by_depth(chosen: dict[str, Region], cast: Mapping[str, CastMember]) -> dict
 def _check_places(
     chosen: Mapping[str, Region], cast: Mapping[str, CastMember], layout: Layout, regions: tuple[Region, ...]
 ) -> None:
-    """A member that stands elsewhere than `where` says is an error, not a near miss."""
+    """A member on the wrong side or outside its box is an error; a point only says which figure is nearest."""
     for name, region in chosen.items():
-        left, top, right, bottom = region.box
+        left, _, right, _ = region.box
         match cast[name].where:
             case "left" | "right" as side:
                 others = [r.box[0] + r.box[2] for n, r in chosen.items() if n != name] or [1.0]
                 middle = left + right
                 met = middle <= max(others) if side == "left" else middle >= min(others)
-            case (float() | int() as x, float() | int() as y):
-                met = left <= x <= right and top <= y <= bottom
             case (a, b, c, d):
                 met = _box_iou((a, b, c, d), region.box) > 0
             case _:
