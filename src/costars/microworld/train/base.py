@@ -159,4 +159,8 @@ def save(model: BaseModel, vae: AutoencoderKL, folder: Path) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where this machine loaded the part from
+        path.write_text(json.dumps(config, indent=2) + "\n")
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
