@@ -81,8 +81,8 @@ def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
         ).sample
         return out
 
-    with one_adapter_per_row(model.unet, "unet.", {c.name: c.adapter for c in concepts}) as adapters:
-        adapters.use(rows)
+    own = {c.name: c.adapter for c in concepts}
+    with one_adapter_per_row(model.unet, "unet.", own) as adapters, adapters.on(rows):
         ours = medians({"ours": call, "ours again": call}, rounds)
         expected = call()
     for concept in concepts:

@@ -9,7 +9,8 @@ import argparse
 import time
 
 from costars import RegionError, Scene, open_studio
-from costars.studio import retried
+from costars.studio import last, retried
+from costars.types import Picture
 
 CASTS = (("ana",), ("ana", "bo"), ("ana", "bo", "rex"))
 
@@ -35,7 +36,7 @@ def main() -> None:
                 }
             )
             try:
-                *_, picture = retried(studio.render_steps, scene, 8)
+                picture = last(retried(studio.render_steps, scene, 8), Picture)
             except RegionError as error:
                 print(f"k={len(cast)}  {error}")
                 break

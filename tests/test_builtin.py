@@ -19,7 +19,7 @@ from costars.microworld.train.segmenter import measure
 from costars.microworld.world import sample_picture
 from costars.model.adapters import one_adapter_per_row, text_adapter
 from costars.records import read_plan, write_picture, write_plan
-from costars.sample.denoise import denoise, schedule
+from costars.sample.denoise import denoise, sampler
 from costars.scene import load_scene, parse_scene
 from costars.types import Path as DenoisingPath
 
@@ -130,13 +130,10 @@ def test_a_single_path_equals_the_pipeline_of_diffusers(studio):
         guidance_scale=5.0,
         output_type="latent",
     ).images
-    steps = schedule(model.scheduler, 20, model.device)
+    steps = sampler(model.scheduler, 20, model.device, (128, 128), 5.0)
     path = DenoisingPath("global", model.encode_text("a woman in front of a man in a room"), model.encode_text(""))
     latent = noise * steps.scheduler.init_noise_sigma
-    for step in denoise(  # noqa: B007
-        model, latent, [path], lambda n: n[0], steps, guidance_scale=5.0, size_px=(128, 128)
-    ):
-        pass
+    *_, step = denoise(model, latent, [path], steps)
     assert torch.allclose(step.latent, expected, atol=1e-4, rtol=0)
 
 
@@ -168,9 +165,9 @@ def test_every_concept_of_the_pack_is_small_fits_and_has_its_references(studio, 
     plain = model.encode_text(f"a {name} {concept.class_name}")
     with (
         one_adapter_per_row(model.unet, "unet.", {name: concept.adapter}) as adapters,
+        adapters.on([name]),
         text_adapter(model.encoders, concept.adapter),
     ):
-        adapters.use([name])
         assert (model.encode_text(f"a {name} {concept.class_name}").tokens - plain.tokens).abs().max() > 1e-3
     truth = json.loads((WEIGHTS / "concepts" / name / "truth.json").read_text())
     assert truth["attributes"] == dict(PACK[name].attributes)

@@ -41,8 +41,8 @@ def test_one_adapter_per_row_equals_sequential_runs_with_peft(tiny, pipeline, co
             pipeline.enable_lora()
             pipeline.set_adapters([name])
         expected.append(unet_call(pipeline.unet, tiny, sample[i : i + 1], texts[i : i + 1]))
-    with one_adapter_per_row(tiny.unet, "unet.", {n: c.adapter for n, c in concepts.items()}) as adapters:
-        adapters.use(ROWS)
+    own = {n: c.adapter for n, c in concepts.items()}
+    with one_adapter_per_row(tiny.unet, "unet.", own) as adapters, adapters.on(ROWS):
         rows = unet_call(tiny.unet, tiny, sample, texts)
     assert torch.allclose(rows, torch.cat(expected), atol=1e-5, rtol=0)
     assert (rows - unet_call(tiny.unet, tiny, sample, texts)).abs().amax(dim=(1, 2, 3))[1:].min() > 1e-3
@@ -51,12 +51,13 @@ def test_one_adapter_per_row_equals_sequential_runs_with_peft(tiny, pipeline, co
 def test_the_rows_may_change_from_call_to_call(tiny, concepts, batch):
     sample, texts = batch
     with one_adapter_per_row(tiny.unet, "unet.", {n: c.adapter for n, c in concepts.items()}) as adapters:
-        adapters.use(ROWS)
-        first = unet_call(tiny.unet, tiny, sample, texts)
-        adapters.use(ROWS[::-1])
-        swapped = unet_call(tiny.unet, tiny, sample.flip(0), texts[::-1])
-        adapters.use([None] * 4)
-        base = unet_call(tiny.unet, tiny, sample, texts)
+        with adapters.on(ROWS):
+            first = unet_call(tiny.unet, tiny, sample, texts)
+        with adapters.on(ROWS[::-1]):
+            swapped = unet_call(tiny.unet, tiny, sample.flip(0), texts[::-1])
+        with adapters.on([None] * 4):
+            base = unet_call(tiny.unet, tiny, sample, texts)
+        assert torch.equal(unet_call(tiny.unet, tiny, sample, texts), base)
     assert torch.allclose(swapped.flip(0), first, atol=1e-5)
     assert torch.equal(base, unet_call(tiny.unet, tiny, sample, texts))
 
@@ -111,8 +112,8 @@ def change(layer: nn.Module, adapters: dict, rows: list, x: torch.Tensor) -> tor
     module = nn.ModuleDict({"layer": layer})
     with torch.no_grad(), one_adapter_per_row(module, "m.", adapters) as state:
         plain = layer(x)
-        state.use(rows)
-        return layer(x) - plain
+        with state.on(rows):
+            return layer(x) - plain
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 1000))

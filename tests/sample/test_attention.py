@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from costars.sample.attention import Moment, attention_rule
+from costars.sample.attention import Moment, attention_layers, attention_rule
 
 
 def plain(attend, query, key, value, where):
@@ -28,14 +28,15 @@ def call(tiny):
 
 def test_a_plain_rule_equals_the_stock_processor(tiny, call):
     stock = call()
-    with attention_rule(tiny.unet, plain, Moment()):
+    with attention_rule(attention_layers(tiny.unet), plain, Moment()):
         own = call()
     assert torch.allclose(own, stock, atol=1e-6, rtol=0)
 
 
 def test_a_rule_that_changes_attention_changes_the_result(tiny, call):
     stock = call()
-    with attention_rule(tiny.unet, lambda attend, q, k, v, where: attend(q, k, v) * 1.01, Moment()):
+    layers = attention_layers(tiny.unet)
+    with attention_rule(layers, lambda attend, q, k, v, where: attend(q, k, v) * 1.01, Moment()):
         assert (call() - stock).abs().max() > 1e-4
 
 
@@ -49,16 +50,16 @@ def test_the_rule_is_asked_once_in_every_layer_and_told_which(tiny, call):
         assert key.shape[2] == (77 if where.cross else query.shape[2])
         return attend(query, key, value)
 
-    with attention_rule(tiny.unet, watch, moment):
+    with attention_rule(attention_layers(tiny.unet), watch, moment):
         call()
-    assert sorted(w.layer for w in seen) == sorted(tiny.unet.attn_processors)
-    assert all(w.cross == (".attn2." in w.layer) for w in seen)
+    assert sorted(f"{w.layer}.processor" for w in seen) == sorted(tiny.unet.attn_processors)
+    assert all(w.cross == w.layer.endswith(".attn2") for w in seen)
     assert {(w.progress, w.rows.start, w.rows.stop) for w in seen} == {(0.25, 3, 5)}
 
 
 def test_nothing_is_left_after_the_block(tiny, call, trace):
     before, stock = trace(tiny.unet), call()
-    with attention_rule(tiny.unet, plain, Moment()):
+    with attention_rule(attention_layers(tiny.unet), plain, Moment()):
         assert trace(tiny.unet) != before
     assert trace(tiny.unet) == before
     assert torch.equal(call(), stock)
@@ -70,12 +71,7 @@ def test_nothing_is_left_after_an_error_in_the_block(tiny, call, trace):
     def fails(attend, query, key, value, where):
         raise ArithmeticError("in a layer")
 
-    with pytest.raises(ArithmeticError, match="in a layer"), attention_rule(tiny.unet, fails, Moment()):
+    layers = attention_layers(tiny.unet)
+    with pytest.raises(ArithmeticError, match="in a layer"), attention_rule(layers, fails, Moment()):
         call()
     assert trace(tiny.unet) == before
-
-
-def test_without_a_rule_nothing_is_touched(tiny, trace):
-    before = trace(tiny.unet)
-    with attention_rule(tiny.unet, None, Moment()):
-        assert trace(tiny.unet) == before

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from costars.catalog import SCHEDULERS
-from costars.sample.denoise import denoise, rows_of, schedule
+from costars.sample.denoise import denoise, only, rows_of, sampler
 from costars.types import Path, Text
 
 SIZE = (64, 64)
@@ -33,9 +33,13 @@ def stub(max_rows: int = 0) -> SimpleNamespace:
     return SimpleNamespace(unet=CountingUnet(), max_rows=max_rows, size_ids=lambda size_px: torch.zeros(1, 6))
 
 
-def run(model, paths, combine=lambda noise: noise[0], steps=4, start=0, guidance_scale=3.0):
-    plan = schedule(DDIMScheduler(set_alpha_to_one=False), steps, CPU, start=start)
-    return denoise(model, torch.zeros(1, 4, 2, 2), paths, combine, plan, guidance_scale=guidance_scale, size_px=SIZE)
+def first(noise):
+    return noise[0]
+
+
+def run(model, paths, combine=first, steps=4, start=0, guidance_scale=3.0):
+    plan = sampler(DDIMScheduler(set_alpha_to_one=False), steps, CPU, SIZE, guidance_scale, start=start)
+    return denoise(model, torch.zeros(1, 4, 2, 2), paths, plan, combine=combine)
 
 
 @pytest.mark.parametrize(("scheduler", "guidance_scale"), [("euler", 5.0), ("ddim", 5.0), ("euler", 1.0), ("dpm", 5.0)])
@@ -52,14 +56,10 @@ def test_a_single_path_equals_the_pipeline_of_diffusers(tiny, pipeline, schedule
         guidance_scale=guidance_scale,
         output_type="latent",
     ).images
-    plan = schedule(SCHEDULERS[scheduler](tiny.scheduler), 10, CPU)
+    plan = sampler(SCHEDULERS[scheduler](tiny.scheduler), 10, CPU, SIZE, guidance_scale, seed=3)
     negative = tiny.encode_text("blurry") if guidance_scale > 1 else None
     path = Path("global", tiny.encode_text("a man in the forest"), negative)
-    latent = noise * plan.scheduler.init_noise_sigma
-    for step in denoise(  # noqa: B007
-        tiny, latent, [path], lambda n: n[0], plan, guidance_scale=guidance_scale, size_px=SIZE
-    ):
-        pass
+    *_, step = denoise(tiny, plan.noise(tiny), [path], plan)
     assert torch.allclose(step.latent, expected, atol=1e-4, rtol=0)
 
 
@@ -118,26 +118,42 @@ def test_the_pair_that_a_rule_compares_comes_first():
 
 def test_the_models_own_scheduler_is_not_moved(tiny):
     before = dict(vars(tiny.scheduler))
-    plan = schedule(tiny.scheduler, 3, CPU)
-    latent = torch.zeros(1, 4, 8, 8)
-    list(
-        denoise(
-            tiny, latent, [Path("g", tiny.encode_text("a man"))], lambda n: n[0], plan, guidance_scale=1, size_px=SIZE
-        )
-    )
+    plan = sampler(tiny.scheduler, 3, CPU, SIZE, 1.0)
+    list(denoise(tiny, torch.zeros(1, 4, 8, 8), [Path("g", tiny.encode_text("a man"))], plan))
     assert plan.scheduler is not tiny.scheduler
     assert all(vars(tiny.scheduler)[key] is value for key, value in before.items())
 
 
-def test_stopping_in_the_middle_leaves_nothing_on_the_model(tiny, trace):
-    before = trace(tiny.unet)
-    plan = schedule(tiny.scheduler, 3, CPU)
+def plain(attend, query, key, value, where):
+    return attend(query, key, value)
+
+
+def test_between_two_steps_nothing_is_left_on_the_model(tiny, trace):
+    before, during = trace(tiny.unet), []
+
+    def watched(noise):
+        during.append(trace(tiny.unet))
+        return only(noise)
+
     path = Path("global", tiny.encode_text("a man"))
-    rule = lambda attend, q, k, v, where: attend(q, k, v)  # noqa: E731
     steps = denoise(
-        tiny, torch.zeros(1, 4, 8, 8), [path], lambda n: n[0], plan, guidance_scale=1, size_px=SIZE, rule=rule
+        tiny, torch.zeros(1, 4, 8, 8), [path], sampler(tiny.scheduler, 3, CPU, SIZE, 1.0), combine=watched, rule=plain
     )
     next(steps)
-    assert trace(tiny.unet) != before
-    steps.close()
+    assert during[0] != before
     assert trace(tiny.unet) == before
+
+
+def test_two_pictures_may_be_drawn_step_by_step_in_turn(tiny):
+    def drawn(prompt, rule):
+        plan = sampler(tiny.scheduler, 4, CPU, SIZE, 3.0, seed=1)
+        path = Path("global", tiny.encode_text(prompt), tiny.encode_text(""))
+        return denoise(tiny, plan.noise(tiny), [path], plan, rule=rule)
+
+    def halved(attend, query, key, value, where):
+        return attend(query, key, value) / 2
+
+    alone = [list(drawn("a man", plain)), list(drawn("a woman", halved))]
+    in_turn = zip(drawn("a man", plain), drawn("a woman", halved), strict=True)
+    for i, pair in enumerate(in_turn):
+        assert all(torch.equal(pair[j].latent, alone[j][i].latent) for j in (0, 1))

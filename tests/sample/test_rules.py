@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from costars.sample.attention import Moment, attend, attention_rule
+from costars.sample.attention import Moment, attend, attention_layers, attention_rule
 from costars.sample.rules import BorrowLayout, RecordWords
 from costars.types import Where
 
@@ -38,7 +38,7 @@ def test_borrowed_attention_equals_the_official_one(tiny, golden, name, progress
     moment = Moment()
     moment.progress, moment.rows = progress, ALL
     added = {"text_embeds": told["text_embeds"], "time_ids": told["time_ids"]}
-    with torch.no_grad(), attention_rule(tiny.unet, rule, moment):
+    with torch.no_grad(), attention_rule(attention_layers(tiny.unet), rule, moment):
         out = tiny.unet(told["sample"], told["timestep"], told["encoder_hidden_states"], added_cond_kwargs=added).sample
     assert torch.allclose(out, told[f"out.{name}"], atol=1e-5, rtol=0)
 

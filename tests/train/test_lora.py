@@ -72,8 +72,8 @@ def test_diffusers_reads_the_file_as_we_do(taught, tiny, pipeline):
     call = torch.tensor(300), text.tokens
     added = {"text_embeds": text.pooled, "time_ids": tiny.size_ids((64, 64))}
     with torch.no_grad(), one_adapter_per_row(tiny.unet, "unet.", {"mia": concept.adapter}) as adapters:
-        adapters.use(["mia"])
-        ours = tiny.unet(sample, *call, added_cond_kwargs=added).sample
+        with adapters.on(["mia"]):
+            ours = tiny.unet(sample, *call, added_cond_kwargs=added).sample
         theirs = pipeline.unet(sample, *call, added_cond_kwargs=added).sample
     assert torch.allclose(ours, theirs, atol=1e-5)
 

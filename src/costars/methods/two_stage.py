@@ -10,10 +10,11 @@ from torch import Tensor
 
 from costars.errors import RegionError, SceneError
 from costars.methods.prompts import class_names, global_prompt, member_prompt
+from costars.methods.sampling import negative_text, sampler_of, size_px
 from costars.model.adapters import one_adapter_per_row, scaled, text_adapter
 from costars.model.model import Model
 from costars.sample.blend import blended, cell_masks, with_rest
-from costars.sample.denoise import Schedule, denoise, schedule
+from costars.sample.denoise import Sampler, denoise
 from costars.sample.rules import BorrowLayout, RecordWords
 from costars.scene import Scene, TwoStage
 from costars.types import Adapter, Concept, Job, Layout, Path, Plan, Step, Text
@@ -26,25 +27,11 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
     classes = class_names(scene, job.concepts)
     prompt = global_prompt(scene, classes)
     text = model.encode_text(prompt, sorted(set(classes.values())))
-    path = Path("global", text, _negative(model, scene, scene.negative_prompt))
-    size_px = scene.size or model.facts.size_px
-    latent = model.initial_noise(size_px, scene.seed)
-    steps = schedule(scheduler, scene.steps, model.device, seed=scene.seed)
-    latent = latent * steps.scheduler.init_noise_sigma
-    latents = [latent]
-    words = RecordWords(row=0, columns=_columns(text), size=model.latent_size(size_px))
-    rows = 0
-    for step in denoise(
-        model,
-        latent,
-        [path],
-        lambda noise: noise[0],
-        steps,
-        guidance_scale=scene.guidance_scale,
-        size_px=size_px,
-        rule=words,
-        stage="layout",
-    ):
+    path = Path("global", text, negative_text(model, scene))
+    steps = sampler_of(model, scene, scheduler)
+    latents, rows = [steps.noise(model)], 0
+    words = RecordWords(row=0, columns=_columns(text), size=model.latent_size(steps.size_px))
+    for step in denoise(model, latents[0], [path], steps, rule=words, stage="layout"):
         latents.append(step.latent)
         rows = step.rows
         yield step
@@ -82,53 +69,44 @@ def personalise(
     scene, method = plan.scene, plan.scene.method
     assert isinstance(method, TwoStage)
     _check_rows(model, scene)
-    size_px = scene.size or model.facts.size_px
+    size = size_px(model, scene)
     adapters = {name: scaled(concepts[name].adapter, scene.cast[name].weight) for name in plan.regions}
     latents = plan.layout.latents.to(model.device, model.dtype)
-    shares = with_rest(_shares(plan, method, model.latent_size(size_px))).to(model.device)
+    shares = with_rest(_shares(plan, method, model.latent_size(size))).to(model.device)
     paths = _paths(model, plan, concepts, adapters, latents)
     start = first_step(scene, len(latents) - 1)
     latent = latents[start : start + 1]
-    steps, used = _schedule(model, plan, scheduler, latents, start)
+    steps, used = _sampler(model, plan, scheduler, latents, start)
     with one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
-        for step in denoise(
+        mixed = denoise(
             model,
             latent,
             paths,
-            lambda noise: blended(noise, shares),
             steps,
-            guidance_scale=scene.guidance_scale,
-            size_px=size_px,
-            rule=_rule(method, size_px),
+            combine=lambda noise: blended(noise, shares),
+            rule=_rule(method, size),
             adapters=row_adapters,
             stage="personalise",
-        ):
+        )
+        for step in mixed:
             latent = step.latent
             yield replace(step, rows=used + step.rows)
     return latent
 
 
-def _schedule(model: Model, plan: Plan, scheduler: object, latents: Tensor, start: int) -> tuple[Schedule, int]:
-    """A schedule that stands at start as stage 1 left it, and the UNet rows that took.
+def _sampler(model: Model, plan: Plan, scheduler: object, latents: Tensor, start: int) -> tuple[Sampler, int]:
+    """A sampler that stands at start as stage 1 left it, and the UNet rows that took.
 
     A multistep scheduler wants to have seen the steps before: they are taken again on stage 1's latents.
     """
     scene = plan.scene
-    steps = schedule(scheduler, scene.steps, model.device, start=start, seed=scene.seed)
+    steps = sampler_of(model, scene, scheduler, start)
     if not steps.history or not start:
         return steps, 0
     first = max(0, start - steps.history)
-    steps = schedule(scheduler, scene.steps, model.device, start=first, seed=scene.seed)
-    path = Path("global", model.encode_text(plan.layout.prompt), _negative(model, scene, scene.negative_prompt))
-    again = denoise(
-        model,
-        latents[first : first + 1],
-        [path],
-        lambda noise: noise[0],
-        replace(steps, stop=start),
-        guidance_scale=scene.guidance_scale,
-        size_px=scene.size or model.facts.size_px,
-    )
+    steps = sampler_of(model, scene, scheduler, first)
+    path = Path("global", model.encode_text(plan.layout.prompt), negative_text(model, scene))
+    again = denoise(model, latents[first : first + 1], [path], replace(steps, stop=start))
     rows = max(step.rows for step in again)
     return replace(steps, start=start), rows
 
@@ -141,13 +119,13 @@ def _paths(
     assert isinstance(method, TwoStage)
     text = model.encode_text(plan.layout.prompt)
     paths = [Path("layout", text, replay=latents)] if method.layout_strength > 0 else []
-    paths.append(Path("global", text, _negative(model, scene, scene.negative_prompt)))
+    paths.append(Path("global", text, negative_text(model, scene)))
     classes = class_names(scene, concepts)
     for name in plan.regions if method.blend else ():
         not_words = scene.cast[name].negative_prompt
         with text_adapter(model.encoders, adapters[name]):
             own = model.encode_text(member_prompt(scene, name, classes, concepts[name]))
-            negative = _negative(model, scene, scene.negative_prompt if not_words is None else not_words)
+            negative = negative_text(model, scene, not_words)
         paths.append(Path(name, own, negative, adapter=name))
     return paths
 
@@ -170,10 +148,6 @@ def _rule(method: TwoStage, size_px: tuple[int, int]) -> BorrowLayout | None:
 def first_step(scene: Scene, steps: int) -> int:
     """The first of so many steps in which identities take part."""
     return min(steps, round(scene.start * steps))
-
-
-def _negative(model: Model, scene: Scene, prompt: str) -> Text | None:
-    return model.encode_text(prompt) if scene.guidance_scale > 1 else None
 
 
 def _shares(plan: Plan, method: TwoStage, size: tuple[int, int]) -> Tensor:

@@ -22,24 +22,31 @@ from costars.types import Adapter, LowRank
 
 @dataclass
 class RowAdapters:
-    """Says which adapter each row of the next call uses; None is the model without one."""
+    """Says which adapter each row of a call uses; None is the model without one."""
 
     layers: list[_Layer] = field(default_factory=list)
     rows: tuple[str | None, ...] = ()
+    active: bool = False
 
-    def use(self, rows: Sequence[str | None]) -> None:
-        """Set the adapter of each row."""
-        if tuple(rows) == self.rows:
-            return
-        self.rows = tuple(rows)
-        for layer in self.layers:
-            layer.use(self.rows)
+    @contextmanager
+    def on(self, rows: Sequence[str | None]) -> Iterator[None]:
+        """Within the block row i of every call has the adapter rows[i]; outside, none has one."""
+        if tuple(rows) != self.rows:
+            self.rows = tuple(rows)
+            for layer in self.layers:
+                layer.use(self.rows)
+        self.active = True
+        try:
+            yield
+        finally:
+            self.active = False
 
 
 class _Layer:
     """The stacked adapters of one layer, gathered for the rows of the coming call."""
 
-    def __init__(self, module: nn.Module, entries: Mapping[str, LowRank]) -> None:
+    def __init__(self, state: RowAdapters, module: nn.Module, entries: Mapping[str, LowRank]) -> None:
+        self.state = state
         weight = module.weight
         assert isinstance(weight, Tensor)
         rank = max(len(e.down) for e in entries.values())
@@ -60,7 +67,7 @@ class _Layer:
         self.row_down, self.row_up = self.down[index], self.up[index]
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if self.taken is None:
+        if self.taken is None or not self.state.active:
             return output
         x = inputs[0]
         if len(x) != self.count:
@@ -100,7 +107,7 @@ def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, A
     handles = []
     try:
         for path, entries in fit(module, prefix, adapters).items():
-            layer = _Layer(modules[path], entries)
+            layer = _Layer(state, modules[path], entries)
             state.layers.append(layer)
             handles.append(modules[path].register_forward_hook(layer))
         yield state
@@ -144,9 +151,9 @@ def text_adapter(encoders: TextEncoders, adapter: Adapter) -> Iterator[None]:
     with (
         one_adapter_per_row(encoders.encoder, "text_encoder.", {"own": adapter}) as first,
         one_adapter_per_row(encoders.encoder_2, "text_encoder_2.", {"own": adapter}) as second,
+        first.on(["own"]),
+        second.on(["own"]),
     ):
-        first.use(["own"])
-        second.use(["own"])
         yield
 
 

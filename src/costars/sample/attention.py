@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from diffusers import UNet2DConditionModel
@@ -52,16 +52,19 @@ class _Processor:
         return projected / attn.rescale_output_factor
 
 
+def attention_layers(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
+    """Every attention layer with its name, in the order of the modules."""
+    return [(name, module) for name, module in unet.named_modules() if isinstance(module, Attention)]
+
+
 @contextmanager
-def _installed(unet: UNet2DConditionModel, rule: AttentionRule, moment: Moment) -> Iterator[None]:
-    before = dict(unet.attn_processors)
-    unet.set_attn_processor({name: _Processor(rule, name, moment) for name in before})
+def attention_rule(layers: Sequence[tuple[str, Attention]], rule: AttentionRule, moment: Moment) -> Iterator[None]:
+    """Within the block these layers follow the rule."""
+    before = [layer.processor for _, layer in layers]
+    for name, layer in layers:
+        layer.set_processor(_Processor(rule, name, moment))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        unet.set_attn_processor(before)
-
-
-def attention_rule(unet: UNet2DConditionModel, rule: AttentionRule | None, moment: Moment) -> Any:
-    """Within the block every attention layer follows the rule; without a rule nothing is touched."""
-    return nullcontext() if rule is None else _installed(unet, rule, moment)
+        for (_, layer), processor in zip(layers, before, strict=True):
+            layer.set_processor(processor)

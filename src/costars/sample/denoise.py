@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from costars.model.adapters import RowAdapters
 from costars.model.model import Model
-from costars.sample.attention import Moment, attention_rule
+from costars.sample.attention import Moment, attention_layers, attention_rule
 from costars.types import AttentionRule, Path, Step, Text
 
 Combine = Callable[[Tensor], Tensor]  # (p, g, c, h, w) of the paths that are not replays -> (g, c, h, w)
@@ -30,14 +30,23 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """A scheduler set to a number of steps, to take those from start up to stop."""
+class Sampler:
+    """A scheduler set to a number of steps, to take those from start up to stop, and how they are taken.
+
+    size_px is (width, height); guidance_scale is that of classifier-free guidance.
+    """
 
     scheduler: Any
     timesteps: Tensor
+    size_px: tuple[int, int]
+    guidance_scale: float
+    seed: int
     start: int
     stop: int
-    seed: int
+
+    def noise(self, model: Model) -> Tensor:
+        """(1, c, h, w) where the first step begins."""
+        return model.initial_noise(self.size_px, self.seed) * self.scheduler.init_noise_sigma
 
     def step(self, noise: Tensor, index: int, latent: Tensor) -> Tensor:
         """The latent after step index; a scheduler that adds noise draws it from seed and index."""
@@ -53,13 +62,23 @@ class Schedule:
         return int(self.scheduler.config.get("solver_order", 1)) - 1
 
 
-def schedule(scheduler: Any, steps: int, device: torch.device, *, start: int = 0, seed: int = 0) -> Schedule:
-    """A private copy of a diffusers scheduler, ready to take the steps from start on."""
+def sampler(
+    scheduler: Any,
+    steps: int,
+    device: torch.device,
+    size_px: tuple[int, int],
+    guidance_scale: float,
+    *,
+    seed: int = 0,
+    start: int = 0,
+) -> Sampler:
+    """A sampler with a private copy of a diffusers scheduler, ready to take the steps from start on."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(steps, device=device)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start)
-    return Schedule(scheduler, scheduler.timesteps, start, len(scheduler.timesteps), seed)
+    timesteps = scheduler.timesteps
+    return Sampler(scheduler, timesteps, size_px, guidance_scale, seed, start, len(timesteps))
 
 
 def rows_of(paths: Sequence[Path]) -> list[Row]:
@@ -68,40 +87,43 @@ def rows_of(paths: Sequence[Path]) -> list[Row]:
     return [*conditional, *(Row(p, p.negative, False) for p in paths if p.negative is not None)]
 
 
+def only(noise: Tensor) -> Tensor:
+    """The noise of the one path there is."""
+    (single,) = noise
+    return single
+
+
 def denoise(
     model: Model,
     latent: Tensor,
     paths: Sequence[Path],
-    combine: Combine,
-    plan: Schedule,
+    steps: Sampler,
     *,
-    guidance_scale: float,
-    size_px: tuple[int, int],
+    combine: Combine = only,
     rule: AttentionRule | None = None,
     adapters: RowAdapters | None = None,
     stage: str = "",
 ) -> Iterator[Step]:
     """Denoise along all paths at once; yields after each step.
 
-    latent is (1, c, h, w) at step plan.start. Each step is one UNet call over all rows (split by
+    latent is (1, c, h, w) at step steps.start. Each step is one UNet call over all rows (split by
     model.max_rows), combine on the predicted noise of both halves (OMG, Eq. 6), guidance
-    (Ho & Salimans 2022), and one scheduler step.
+    (Ho & Salimans 2022), and one scheduler step. Between steps the model is as it was found.
     """
     rows = rows_of(paths)
-    inputs = _inputs(model, rows, size_px)
-    moment, of, used = Moment(), len(plan.timesteps), 0
-    with ExitStack() as patches:
-        patches.enter_context(attention_rule(model.unet, rule, moment))
-        for i in range(plan.start, plan.stop):
-            moment.progress = i / of
-            with torch.no_grad():
-                sample = torch.cat([latent if r.path.replay is None else r.path.replay[i : i + 1] for r in rows])
-                sample = plan.scheduler.scale_model_input(sample, plan.timesteps[i])
-                noise = _predict(model, sample, plan.timesteps[i], inputs, rows, moment, adapters)
-                combined = combine(_by_path(noise, rows))
-                latent = plan.step(_guided(combined, guidance_scale), i, latent)
-            used += len(rows)
-            yield Step(stage, i, of, latent, used)
+    inputs = _inputs(model, rows, steps.size_px)
+    layers = [] if rule is None else attention_layers(model.unet)
+    moment, of, used = Moment(), len(steps.timesteps), 0
+    for i in range(steps.start, steps.stop):
+        moment.progress = i / of
+        with torch.no_grad(), nullcontext() if rule is None else attention_rule(layers, rule, moment):
+            sample = torch.cat([latent if r.path.replay is None else r.path.replay[i : i + 1] for r in rows])
+            sample = steps.scheduler.scale_model_input(sample, steps.timesteps[i])
+            noise = _predict(model, sample, steps.timesteps[i], inputs, rows, moment, adapters)
+            combined = combine(_by_path(noise, rows))
+            latent = steps.step(_guided(combined, steps.guidance_scale), i, latent)
+        used += len(rows)
+        yield Step(stage, i, of, latent, used)
 
 
 def _inputs(model: Model, rows: Sequence[Row], size_px: tuple[int, int]) -> dict[str, Tensor]:
@@ -126,10 +148,9 @@ def _predict(
     for first in range(0, len(rows), size):
         here = slice(first, min(first + size, len(rows)))
         moment.rows = here
-        if adapters is not None:
-            adapters.use([r.path.adapter for r in rows[here]])
         added = {"text_embeds": inputs["pooled"][here], "time_ids": inputs["size_ids"][here]}
-        noise.append(model.unet(sample[here], t, inputs["tokens"][here], added_cond_kwargs=added).sample)
+        with nullcontext() if adapters is None else adapters.on([r.path.adapter for r in rows[here]]):
+            noise.append(model.unet(sample[here], t, inputs["tokens"][here], added_cond_kwargs=added).sample)
     return torch.cat(noise)
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from costars.microworld.segmenter import SegmenterNet, WorldSegmenter
-from costars.microworld.train import base, concepts, corpus, loop, samples, segmenter, vae
+from costars.microworld.train import base, concepts, corpus, latents, loop, samples, segmenter, vae
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-PICTURES = 50_000  # rendered once, 5 ms each and core
+PICTURES = 40_000  # rendered once, 5 ms each and core
 FOR_SEGMENTER = 14_000
 PARTS = ("vae", "base", "segmenter", "concepts")
 Said = tuple[int, int, str]  # step, of, what to say beside the bar
@@ -46,11 +46,10 @@ class Workshop:
             path.unlink(missing_ok=True)
         return path
 
-    def corpus(self, count: int) -> Iterator[Said | corpus.Corpus]:
-        """Render what is missing, then the pictures themselves."""
+    def rendered(self, count: int) -> Iterator[Said]:
+        """Render what is missing of so many pictures."""
         for done in corpus.render(self.work / "corpus", count, os.cpu_count() or 1):
             yield done, count, "pictures"
-        yield corpus.load(self.work / "corpus", count)
 
     def finished(self, part: str, run: loop.Run, recipe: loop.Recipe) -> None:
         """Raises UnfinishedError unless the recipe is done: later parts build on finished ones only."""
@@ -58,7 +57,8 @@ class Workshop:
             raise UnfinishedError(f"{part}: {run.step} of {recipe.steps} steps; go on with --resume")
 
     def train_vae(self) -> Iterator[Said]:
-        data = yield from _awaited(self.corpus(PICTURES))
+        yield from self.rendered(PICTURES)
+        data = corpus.load(self.work / "corpus", PICTURES)
         model = vae.build()
         checkpoint = self.state("vae")
         steps = vae.train(model, data, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume)
@@ -79,12 +79,8 @@ class Workshop:
         self.finished("vae", run, vae.WHOLE_RECIPE)
         loop.put_average(run, model)
         model.eval()
-        parts = list(vae.encode(model, data))
-        mean, std = (torch.cat([p[i].cpu() for p in parts]) for i in (0, 1))
-        scale = 1 / float(mean.std())
-        model.register_to_config(scaling_factor=scale)
-        halves = {"mean": (mean * scale).half().contiguous(), "std": (std * scale).half().contiguous()}
-        save_file(halves, self.work / "latents.safetensors")
+        mean, _ = latents.moments(model, torch.from_numpy(corpus.load_images(self.work / "corpus", 0)))
+        model.register_to_config(scaling_factor=1 / float(mean.std()))
         model.save_pretrained(self.work / "vae")
         model.to(torch.float16).save_pretrained(self.weights / "model" / "vae")
         stages = {
@@ -95,15 +91,17 @@ class Workshop:
         loop.write_card(self.weights / "model" / "vae" / "card.json", vae.WHOLE_RECIPE, run, self.device, **stages)
 
     def train_base(self) -> Iterator[Said]:
-        data = load_file(self.work / "latents.safetensors")
-        count = len(data["mean"])
-        captions = corpus.load_captions(self.work / "corpus", count)
+        yield from self.rendered(PICTURES)
         decoder = AutoencoderKL.from_pretrained(self.work / "vae").to(self.device).eval()
+        for done in latents.encode(decoder, self.work / "corpus", self.work / "latents", PICTURES):
+            yield done, PICTURES, "latents"
+        captions = corpus.load_captions(self.work / "corpus", PICTURES)
+        encoded = latents.load(self.work / "latents", PICTURES)
         model = base.build(self.work / "model")
-        latents, checkpoint = (data["mean"], data["std"]), self.state("base")
+        checkpoint = self.state("base")
         drawn = time.monotonic()
         for run, p in base.train(
-            model, latents, captions, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume
+            model, encoded, captions, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume
         ):
             yield p.step, p.of, f"loss {p.loss:.4f}"
             if time.monotonic() - drawn > self.sheet_every_s:
@@ -117,7 +115,8 @@ class Workshop:
         shutil.copytree(self.work / "model", self.weights / "model", dirs_exist_ok=True)
 
     def train_segmenter(self) -> Iterator[Said]:
-        data = yield from _awaited(self.corpus(FOR_SEGMENTER))
+        yield from self.rendered(FOR_SEGMENTER)
+        data = corpus.load(self.work / "corpus", FOR_SEGMENTER)
         net, checkpoint = SegmenterNet(), self.state("segmenter")
         steps = segmenter.train(net, data, checkpoint, device=self.device, minutes=self.minutes, resume=self.resume)
         run = yield from _told(steps)
@@ -158,15 +157,6 @@ def _told(steps: Iterator[tuple[loop.Run, loop.Progress]]) -> Generator[Said, No
         yield p.step, p.of, f"loss {p.loss:.4f}"
     assert run is not None
     return run
-
-
-def _awaited(said: Iterator[Said | corpus.Corpus]) -> Generator[Said, None, corpus.Corpus]:
-    """Pass progress on and return the value that ends it."""
-    for item in said:
-        if isinstance(item, corpus.Corpus):
-            return item
-        yield item
-    raise RuntimeError("no corpus came")
 
 
 def main() -> None:

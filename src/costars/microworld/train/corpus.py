@@ -69,6 +69,13 @@ def load(folder: Path, count: int) -> Corpus:
     return Corpus(**arrays, captions=[line for c in chunks for line in json.loads(str(c["captions"]))])
 
 
+def load_images(folder: Path, start: int) -> NDArray[np.uint8]:
+    """(n, 128, 128, 3) pictures of the one chunk that begins here."""
+    with np.load(_chunk(folder, start)) as data:
+        images: NDArray[np.uint8] = data["images"]
+    return images
+
+
 def load_captions(folder: Path, count: int) -> list[str]:
     """The captions alone, without the pictures."""
     lines: list[str] = []

@@ -14,7 +14,7 @@ from costars.microworld.train import loop
 from costars.microworld.train.base import BaseModel
 from costars.model.model import Facts, Model
 from costars.model.text import TextEncoders
-from costars.sample.denoise import denoise, schedule
+from costars.sample.denoise import denoise, sampler
 from costars.types import Path
 
 # Held-out prompts: every class, every place, both orders of depth, one to five figures.
@@ -77,21 +77,11 @@ def sample(
     """One picture for each prompt, each with a seed of its own."""
     images = []
     for i, prompt in enumerate(prompts):
-        plan = schedule(model.scheduler, steps, model.device)
-        latent = model.initial_noise(model.facts.size_px, seed + i) * plan.scheduler.init_noise_sigma
-        with torch.no_grad():
-            path = Path("global", model.encode_text(prompt), model.encode_text(""))
-        for step in denoise(
-            model,
-            latent,
-            [path],
-            lambda noise: noise[0],
-            plan,
-            guidance_scale=guidance_scale,
-            size_px=model.facts.size_px,
-        ):
-            latent = step.latent
-        images.append(model.decode(latent))
+        size_px = model.facts.size_px
+        plan = sampler(model.scheduler, steps, model.device, size_px, guidance_scale, seed=seed + i)
+        path = Path("global", model.encode_text(prompt), model.encode_text(""))
+        *_, step = denoise(model, plan.noise(model), [path], plan)
+        images.append(model.decode(step.latent))
     return images
 
 

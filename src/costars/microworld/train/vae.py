@@ -112,13 +112,3 @@ def train(
 
     for progress in loop.train(run, recipe, loss_of, device=device, checkpoint=checkpoint, minutes=minutes):
         yield run, progress
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKL, corpus: Corpus, batch: int = 100) -> Iterator[tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of every picture's latents, (n, 8, 16, 16) each, batch by batch."""
-    images = torch.from_numpy(corpus.images)
-    for start in range(0, len(corpus), batch):
-        with torch.autocast(vae.device.type, torch.bfloat16):
-            posterior = vae.encode(pixels(images[start : start + batch]).to(vae.device)).latent_dist
-        yield posterior.mean.float(), posterior.std.float()
