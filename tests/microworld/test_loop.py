@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from costars.microworld.train import loop
+from costars.microworld.train.shipping import write_card
 
 RECIPE = loop.Recipe(steps=12, batch=4, learning_rate=0.05, warmup_steps=3, decay_share=0.5, ema_decay=0.9)
 CPU = torch.device("cpu")
@@ -104,7 +105,7 @@ def test_the_mean_of_the_weights_is_what_a_copy_receives(tmp_path):
 
 def test_the_card_says_how_it_was_made(tmp_path):
     run, _ = piece(toy(), tmp_path / "run.safetensors", resume=False)
-    loop.write_card(tmp_path / "card.json", RECIPE, run, CPU, held_out=0.9)
+    write_card(tmp_path / "card.json", RECIPE, run, CPU, held_out=0.9)
     card = json.loads((tmp_path / "card.json").read_text())
     assert (card["steps"], card["device"], card["recipe"]["batch"], card["held_out"]) == (12, "cpu", 4, 0.9)
     assert card["seconds"] >= 0 and card["loss"] > 0

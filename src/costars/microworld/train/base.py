@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from costars.microworld.train import loop
+from costars.microworld.train.shipping import save_half
 from costars.microworld.train.vocabulary import MAX_TOKENS, write_tokenizer
 from costars.microworld.world import SIZE_PX
 from costars.model.text import TextEncoders, features
@@ -109,10 +111,10 @@ def train(
     captions: list[str],
     checkpoint: Path,
     *,
-    recipe: loop.Recipe = RECIPE,
+    recipe: loop.Recipe,
     device: torch.device,
-    minutes: float,
-    resume: bool,
+    minutes: float = math.inf,
+    resume: bool = False,
 ) -> Iterator[tuple[loop.Run, loop.Progress]]:
     """Train UNet and both text encoders together on (mean, std) latents, already scaled."""
     parts = model.trained().to(device).train()
@@ -137,15 +139,10 @@ def train(
             yield run, progress
 
 
-def save(model: BaseModel, vae: AutoencoderKL, folder: Path) -> None:
-    """Write a diffusers folder with fp16 weights."""
+def save(model: BaseModel, folder: Path) -> None:
+    """Write a diffusers folder with fp16 weights; the autoencoder lies there already or comes later."""
     for name in ("unet", "text_encoder", "text_encoder_2"):
-        part = getattr(model, name)
-        dtype = part.dtype
-        part.to(torch.float16).save_pretrained(folder / name)
-        part.to(dtype)
-    vae.to(torch.float16).save_pretrained(folder / "vae")
-    vae.to(torch.float32)
+        save_half(getattr(model, name), folder / name)
     model.scheduler.save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionXLPipeline",
@@ -159,8 +156,4 @@ def save(model: BaseModel, vae: AutoencoderKL, folder: Path) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    for path in folder.glob("*/config.json"):
-        config = json.loads(path.read_text())
-        config.pop("_name_or_path", None)  # where this machine loaded the part from
-        path.write_text(json.dumps(config, indent=2) + "\n")
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

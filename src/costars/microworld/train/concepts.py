@@ -103,10 +103,7 @@ def is_of(folder: Path, name: str, model: Model) -> bool:
     return card.get("base_sha256") == model.facts.sha256 and card.get("recipe") == asdict(RECIPE)
 
 
-def train(model: Model, folder: Path, names: list[str] | None = None) -> Iterator[tuple[str, int, float]]:
-    """Teach every concept of the pack; writes NAME.safetensors and its reference pictures in NAME/."""
-    for i, name in enumerate(PACK if names is None else names):
-        write(portraits(PACK[name], PICTURES, seed=list(PACK).index(name)), PACK[name], folder / name)
-        steps = train_lora(model, teaching(name), RECIPE, folder / f"{name}.safetensors")
-        for step, loss in enumerate(steps):
-            yield name, i * RECIPE.steps + step + 1, loss
+def teach(model: Model, folder: Path, name: str) -> Iterator[float]:
+    """Teach one concept of the pack; writes NAME.safetensors and its reference pictures in NAME/, yields losses."""
+    write(portraits(PACK[name], PICTURES, seed=list(PACK).index(name)), PACK[name], folder / name)
+    yield from train_lora(model, teaching(name), RECIPE, folder / f"{name}.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,9 +53,10 @@ def render(folder: Path, count: int, workers: int) -> Iterator[int]:
     yield count - len(missing) * CHUNK
     if not missing:
         return
-    with get_context("spawn").Pool(workers) as pool:
-        done = count - len(missing) * CHUNK
-        for _ in pool.imap_unordered(_render_chunk, [(folder, start) for start in missing]):
+    done, tasks = count - len(missing) * CHUNK, [(folder, start) for start in missing]
+    with ExitStack() as stack:
+        spread = stack.enter_context(get_context("spawn").Pool(workers)).imap_unordered if workers > 1 else map
+        for _ in spread(_render_chunk, tasks):
             done += CHUNK
             yield done
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -163,17 +162,3 @@ def put_average(run: Run, module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if name in run.average:
             parameter.data.copy_(run.average[name])
-
-
-def write_card(path: Path, recipe: Recipe, run: Run, device: torch.device, **facts: object) -> None:
-    """Write what a part was trained on, for how long and how well, beside its weights."""
-    card = {
-        "data": "rendered by costars.microworld.world; nothing else",
-        "recipe": asdict(recipe),
-        "steps": run.step,
-        "seconds": round(run.seconds, 1),
-        "device": device.type,
-        "loss": round(run.loss, 5),
-        **facts,
-    }
-    path.write_text(json.dumps(card, indent=2) + "\n")

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path as FilePath
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
+from costars.concepts.formats import load_concept
+from costars.microworld.segmenter import WorldSegmenter
 from costars.microworld.train import loop
 from costars.microworld.train.base import BaseModel
+from costars.microworld.train.vae import pixels
+from costars.microworld.world import sample_picture
+from costars.model.adapters import one_adapter_per_row, text_adapter
 from costars.model.model import Facts, Model
 from costars.model.text import TextEncoders
 from costars.sample.denoise import denoise, sampler
-from costars.types import Path
+from costars.sheets import masks_in_colour
+from costars.types import Adapter, Path
 
 # Held-out prompts: every class, every place, both orders of depth, one to five figures.
 PROMPTS = (
@@ -52,6 +60,7 @@ PROMPTS = (
     "a woman, a man, a cat and a dog on a beach",
     "a man, a woman, a dog, a cat and a robot in the snow",
 )
+STEPS = 30
 
 
 def averaged(base: BaseModel, run: loop.Run) -> BaseModel:
@@ -72,17 +81,51 @@ def as_model(base: BaseModel, vae: AutoencoderKL, device: torch.device) -> Model
 
 
 def sample(
-    model: Model, prompts: Sequence[str], *, steps: int = 30, guidance_scale: float = 5.0, seed: int = 0
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    adapter: Adapter | None = None,
+    steps: int | None = None,
+    guidance_scale: float = 5.0,
+    seed: int = 0,
 ) -> list[Image.Image]:
-    """One picture for each prompt, each with a seed of its own."""
+    """One picture for each prompt, each with a seed of its own, by the model with or without an adapter."""
     images = []
-    for i, prompt in enumerate(prompts):
-        size_px = model.facts.size_px
-        plan = sampler(model.scheduler, steps, model.device, size_px, guidance_scale, seed=seed + i)
-        path = Path("global", model.encode_text(prompt), model.encode_text(""))
-        *_, step = denoise(model, plan.noise(model), [path], plan)
-        images.append(model.decode(step.latent))
+    own = {} if adapter is None else {"own": adapter}
+    with one_adapter_per_row(model.unet, "unet.", own) as adapters, text_adapter(model.encoders, adapter or {}):
+        for i, prompt in enumerate(prompts):
+            size_px = model.facts.size_px
+            plan = sampler(model.scheduler, steps or STEPS, model.device, size_px, guidance_scale, seed=seed + i)
+            text, negative = model.encode_text(prompt), model.encode_text("")
+            path = Path("global", text, negative, adapter=next(iter(own), None))
+            *_, step = denoise(model, plan.noise(model), [path], plan, adapters=adapters)
+            images.append(model.decode(step.latent))
     return images
+
+
+@torch.no_grad()
+def decoded(vae: AutoencoderKL, count: int = 8) -> Image.Image:
+    """Held-out pictures over what the autoencoder makes of them."""
+    pictures = [sample_picture(seed).image for seed in range(count)]
+    x = pixels(torch.from_numpy(np.stack([np.asarray(p) for p in pictures]))).to(vae.device)
+    back = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1).add(1).mul(127.5).round().byte()
+    arrays = back.permute(0, 2, 3, 1).cpu().numpy()
+    return tiled([*pictures, *(Image.fromarray(a) for a in arrays)], columns=count)
+
+
+def segmented(segmenter: WorldSegmenter, count: int = 8) -> Image.Image:
+    """Held-out pictures over the figures that the segmenter finds in them."""
+    pictures = [sample_picture(seed).image for seed in range(count)]
+    found = [{str(i): region for i, region in enumerate(segmenter.regions(p))} for p in pictures]
+    return tiled([*pictures, *(masks_in_colour(p, f) for p, f in zip(pictures, found, strict=True))], columns=count)
+
+
+def taught(model: Model, folder: FilePath, name: str) -> Image.Image:
+    """Reference pictures of a concept over as many that were drawn with it."""
+    concept = load_concept(folder / f"{name}.safetensors", name, name)
+    prompts = [f"a {name} {concept.class_name} {place}" for place in ("in a park", "on a street", "in the snow")]
+    references = [Image.open(folder / name / f"{i:02d}.png") for i in range(len(prompts))]
+    return tiled([*references, *sample(model, prompts, adapter=concept.adapter)], columns=len(prompts))
 
 
 def tiled(images: Sequence[Image.Image], columns: int = 8, tile_px: int = 192) -> Image.Image:

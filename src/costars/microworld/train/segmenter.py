@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,10 +29,10 @@ def train(
     corpus: Corpus,
     checkpoint: Path,
     *,
-    recipe: loop.Recipe = RECIPE,
+    recipe: loop.Recipe,
     device: torch.device,
-    minutes: float,
-    resume: bool,
+    minutes: float = math.inf,
+    resume: bool = False,
 ) -> Iterator[tuple[loop.Run, loop.Progress]]:
     """Train on pictures that are blurred, speckled and recoloured at random, as drawn ones are."""
     net.to(device).train()

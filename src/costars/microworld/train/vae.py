@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,10 +88,10 @@ def train(
     corpus: Corpus,
     checkpoint: Path,
     *,
-    recipe: loop.Recipe = RECIPE,
+    recipe: loop.Recipe,
     device: torch.device,
-    minutes: float,
-    resume: bool,
+    minutes: float = math.inf,
+    resume: bool = False,
     decoder_only: bool = False,
 ) -> Iterator[tuple[loop.Run, loop.Progress]]:
     """Train the autoencoder on crops, or its decoder_only on whole pictures: the latents stay as they are."""

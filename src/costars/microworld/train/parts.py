@@ -1,0 +1,129 @@
+"""The parts of the built-in world, in the order in which they build on each other."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import TypeVar
+
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import save_file
+
+from costars.microworld.segmenter import SegmenterNet, WorldSegmenter
+from costars.microworld.train import base, concepts, corpus, latents, loop, samples, segmenter, vae
+from costars.microworld.train.shipping import save_half, write_card
+from costars.microworld.train.workshop import Said, UnfinishedError, Workshop
+from costars.model.load import load_sdxl
+
+PICTURES = 40_000  # rendered once, 5 ms each and core
+FOR_SEGMENTER = 14_000
+HELD_OUT = 500
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+def train_vae(shop: Workshop) -> Iterator[Said]:
+    """The autoencoder on crops, then its decoder on whole pictures; old latents are thrown away."""
+    if not shop.resume:
+        shutil.rmtree(shop.work / "latents", ignore_errors=True)
+    yield from shop.rendered(PICTURES)
+    data = corpus.load(shop.pictures, PICTURES)
+    model = vae.build()
+
+    def drawn(run: loop.Run) -> Image.Image:
+        return samples.decoded(_averaged(model, run))
+
+    steps = vae.train(model, data, shop.checkpoint("vae"), recipe=vae.RECIPE, **shop.terms())
+    crops = yield from shop.trained("vae", vae.RECIPE, steps, drawn)
+    loop.put_average(crops, model)
+    checkpoint = shop.checkpoint("vae-whole")
+    steps = vae.train(model, data, checkpoint, recipe=vae.WHOLE_RECIPE, decoder_only=True, **shop.terms())
+    run = yield from shop.trained("vae-whole", vae.WHOLE_RECIPE, steps, drawn)
+    loop.put_average(run, model)
+    model.eval()
+    mean, _ = latents.moments(model, torch.from_numpy(corpus.load_images(shop.pictures, 0)))
+    model.register_to_config(scaling_factor=1 / float(mean.std()))
+    model.save_pretrained(shop.work / "vae")
+    target = shop.weights / "model" / "vae"
+    save_half(model, target)
+    before = {"recipe of the crops": asdict(vae.RECIPE), "steps on crops": crops.step}
+    write_card(
+        target / "card.json", vae.WHOLE_RECIPE, run, shop.device, **before, **{"seconds on crops": round(crops.seconds)}
+    )
+
+
+def train_base(shop: Workshop) -> Iterator[Said]:
+    """UNet and text encoders on the autoencoder's latents of the corpus."""
+    yield from shop.rendered(PICTURES)
+    decoder = AutoencoderKL.from_pretrained(shop.work / "vae").to(shop.device).eval()
+    for done in latents.encode(decoder, shop.pictures, shop.work / "latents", PICTURES):
+        yield done, PICTURES, "latents"
+    captions = corpus.load_captions(shop.pictures, PICTURES)
+    encoded = latents.load(shop.work / "latents", PICTURES)
+    folder = shop.work / "model"
+    model = base.build(folder)
+
+    def drawn(run: loop.Run) -> Image.Image:
+        shown = samples.as_model(samples.averaged(model, run), decoder, shop.device)
+        return samples.tiled(samples.sample(shown, samples.PROMPTS))
+
+    steps = base.train(model, encoded, captions, shop.checkpoint("base"), recipe=base.RECIPE, **shop.terms())
+    run = yield from shop.trained("base", base.RECIPE, steps, drawn)
+    loop.put_average(run, model.trained())
+    base.save(model, folder)
+    write_card(folder / "card.json", base.RECIPE, run, shop.device)
+    shutil.copytree(folder, shop.weights / "model", dirs_exist_ok=True)
+
+
+def train_segmenter(shop: Workshop) -> Iterator[Said]:
+    """The segmenter on rendered truth; its card holds how right it is on pictures it has not seen."""
+    yield from shop.rendered(FOR_SEGMENTER)
+    data = corpus.load(shop.pictures, FOR_SEGMENTER)
+    net = SegmenterNet()
+
+    def averaged(run: loop.Run) -> WorldSegmenter:
+        return WorldSegmenter(_averaged(net, run), shop.device)
+
+    steps = segmenter.train(net, data, shop.checkpoint("segmenter"), recipe=segmenter.RECIPE, **shop.terms())
+    run = yield from shop.trained("segmenter", segmenter.RECIPE, steps, lambda run: samples.segmented(averaged(run)))
+    loop.put_average(run, net)
+    held_out = segmenter.measure(WorldSegmenter(net.eval(), shop.device), HELD_OUT)
+    folder = shop.weights / "segmenter"
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.to(torch.float16).cpu().contiguous() for k, v in net.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    write_card(folder / "card.json", segmenter.RECIPE, run, shop.device, held_out=held_out)
+
+
+def train_concepts(shop: Workshop) -> Iterator[Said]:
+    """The concept pack, one LoRA after the other; resuming skips those that were taught to this very model."""
+    model = load_sdxl(shop.weights / "model", "builtin", shop.device, torch.float32, 0, "world")
+    folder = shop.weights / "concepts"
+    names = [n for n in concepts.PACK if not (shop.resume and concepts.is_of(folder, n, model))]
+    each, began = concepts.RECIPE.steps, time.monotonic()
+    of = max(1, len(names) * each)
+    for i, name in enumerate(names):
+        for step, loss in enumerate(concepts.teach(model, folder, name), start=i * each + 1):
+            yield step, of, f"{name} loss {loss:.4f}"
+        samples.taught(model, folder, name).save(shop.work / f"concepts-{name}.png")
+        if name != names[-1] and time.monotonic() - began > 60 * shop.minutes:
+            raise UnfinishedError(f"concepts: {i + 1} of {len(names)}; go on with --resume")
+
+
+def _averaged(module: M, run: loop.Run) -> M:
+    copied = copy.deepcopy(module).eval()
+    loop.put_average(run, copied)
+    return copied
+
+
+# To add a part, add a line.
+PARTS: Mapping[str, Callable[[Workshop], Iterator[Said]]] = {
+    "vae": train_vae,
+    "base": train_base,
+    "segmenter": train_segmenter,
+    "concepts": train_concepts,
+}
