@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,15 +49,20 @@ def label_map(picture: WorldPicture) -> NDArray[np.uint8]:
 
 def render(folder: Path, count: int, workers: int) -> Iterator[int]:
     """Render pictures until the folder holds this many; yields how many are there."""
+    yield from write_chunks(folder, count, workers, _render_chunk)
+
+
+def write_chunks(folder: Path, count: int, workers: int, write: Callable[[tuple[Path, int]], None]) -> Iterator[int]:
+    """Have the missing ones of a folder's chunks written, by several processes; yields how much is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(0, count, CHUNK) if not _chunk(folder, i).exists()]
-    yield count - len(missing) * CHUNK
+    missing = [i for i in range(0, count, CHUNK) if not chunk(folder, i).exists()]
+    done, tasks = count - len(missing) * CHUNK, [(folder, start) for start in missing]
+    yield done
     if not missing:
         return
-    done, tasks = count - len(missing) * CHUNK, [(folder, start) for start in missing]
     with ExitStack() as stack:
         spread = stack.enter_context(get_context("spawn").Pool(workers)).imap_unordered if workers > 1 else map
-        for _ in spread(_render_chunk, tasks):
+        for _ in spread(write, tasks):
             done += CHUNK
             yield done
 
@@ -65,7 +71,7 @@ def load(folder: Path, count: int) -> Corpus:
     """The first pictures of a rendered folder."""
     chunks = []
     for start in range(0, count, CHUNK):
-        with np.load(_chunk(folder, start)) as data:
+        with np.load(chunk(folder, start)) as data:
             chunks.append({key: data[key] for key in data.files})
     arrays = {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0] if key != "captions"}
     return Corpus(**arrays, captions=[line for c in chunks for line in json.loads(str(c["captions"]))])
@@ -73,7 +79,7 @@ def load(folder: Path, count: int) -> Corpus:
 
 def load_images(folder: Path, start: int) -> NDArray[np.uint8]:
     """(n, 128, 128, 3) pictures of the one chunk that begins here."""
-    with np.load(_chunk(folder, start)) as data:
+    with np.load(chunk(folder, start)) as data:
         images: NDArray[np.uint8] = data["images"]
     return images
 
@@ -82,12 +88,13 @@ def load_captions(folder: Path, count: int) -> list[str]:
     """The captions alone, without the pictures."""
     lines: list[str] = []
     for start in range(0, count, CHUNK):
-        with np.load(_chunk(folder, start)) as data:
+        with np.load(chunk(folder, start)) as data:
             lines += json.loads(str(data["captions"]))
     return lines
 
 
-def _chunk(folder: Path, start: int) -> Path:
+def chunk(folder: Path, start: int) -> Path:
+    """Where the pictures from this one on lie."""
     return folder / f"{start:07d}.npz"
 
 
@@ -103,10 +110,8 @@ def _render_chunk(task: tuple[Path, int]) -> None:
             depths[i, j] = figure.depth
             rows, columns = np.nonzero(figure.full_mask)
             centres[i, j] = (columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2
-    target = _chunk(folder, start)
-    partial = target.with_suffix(".part.npz")
-    np.savez(
-        partial,
+    save_chunk(
+        chunk(folder, start),
         images=np.stack([np.asarray(p.image) for p in pictures]),
         labels=np.stack([label_map(p) for p in pictures]),
         classes=classes,
@@ -114,4 +119,10 @@ def _render_chunk(task: tuple[Path, int]) -> None:
         centres=centres,
         captions=np.array(json.dumps([p.caption for p in pictures])),
     )
-    partial.rename(target)
+
+
+def save_chunk(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write a chunk whole or not at all."""
+    partial = path.with_suffix(".part.npz")
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
+    partial.rename(path)

@@ -157,8 +157,8 @@ def _restore(run: Run, checkpoint: Path) -> None:
     run.loss = float(facts["loss"])
 
 
-def put_average(run: Run, module: nn.Module) -> None:
-    """Put the running mean of the weights into a module: the one in training, or a copy of it."""
+def put_average(run: Run, module: nn.Module, prefix: str = "") -> None:
+    """Put the running mean of the weights into a module: the one in training, its part, or a copy."""
     for name, parameter in module.named_parameters():
-        if name in run.average:
-            parameter.data.copy_(run.average[name])
+        if prefix + name in run.average:
+            parameter.data.copy_(run.average[prefix + name])

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,14 +15,16 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import save_file
 
+from costars.microworld.judge import Judge, JudgeNet
 from costars.microworld.segmenter import SegmenterNet, WorldSegmenter
-from costars.microworld.train import base, concepts, corpus, latents, loop, samples, segmenter, vae
+from costars.microworld.train import base, concepts, corpus, judge, latents, loop, samples, segmenter, vae
 from costars.microworld.train.shipping import save_half, write_card
 from costars.microworld.train.workshop import Said, UnfinishedError, Workshop
 from costars.model.load import load_sdxl
 
 PICTURES = 40_000  # rendered once, 5 ms each and core
 FOR_SEGMENTER = 14_000
+FOR_JUDGE = 20_000
 HELD_OUT = 500
 M = TypeVar("M", bound=torch.nn.Module)
 
@@ -94,9 +97,29 @@ def train_segmenter(shop: Workshop) -> Iterator[Said]:
     held_out = segmenter.measure(WorldSegmenter(net.eval(), shop.device), HELD_OUT)
     folder = shop.weights / "segmenter"
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.to(torch.float16).cpu().contiguous() for k, v in net.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors")
+    _save_net(net, folder)
     write_card(folder / "card.json", segmenter.RECIPE, run, shop.device, held_out=held_out)
+
+
+def train_judge(shop: Workshop) -> Iterator[Said]:
+    """The judge on figures of rendered pictures; its card holds how right it is on those it has not seen."""
+    folder = shop.work / "figures"
+    for done in corpus.write_chunks(folder, FOR_JUDGE, shop.workers, judge.render_chunk):
+        yield done, FOR_JUDGE, "figures"
+    net = JudgeNet()
+
+    def averaged(run: loop.Run) -> Judge:
+        return Judge(_averaged(net, run, "net."), shop.device)
+
+    figures = judge.load(folder, FOR_JUDGE)
+    steps = judge.train(net, figures, shop.checkpoint("judge"), recipe=judge.RECIPE, **shop.terms())
+    run = yield from shop.trained("judge", judge.RECIPE, steps, lambda run: samples.look_alikes(averaged(run)))
+    best = averaged(run)
+    target = shop.weights / "judge"
+    target.mkdir(parents=True, exist_ok=True)
+    _save_net(best.net, target)
+    held_out = judge.measure(best, HELD_OUT)
+    write_card(target / "card.json", judge.RECIPE, run, shop.device, held_out=held_out)
 
 
 def train_concepts(shop: Workshop) -> Iterator[Said]:
@@ -114,10 +137,15 @@ def train_concepts(shop: Workshop) -> Iterator[Said]:
             raise UnfinishedError(f"concepts: {i + 1} of {len(names)}; go on with --resume")
 
 
-def _averaged(module: M, run: loop.Run) -> M:
+def _averaged(module: M, run: loop.Run, prefix: str = "") -> M:
     copied = copy.deepcopy(module).eval()
-    loop.put_average(run, copied)
+    loop.put_average(run, copied, prefix)
     return copied
+
+
+def _save_net(net: torch.nn.Module, folder: Path) -> None:
+    tensors = {k: v.to(torch.float16).cpu().contiguous() for k, v in net.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
 
 
 # To add a part, add a line.
@@ -125,5 +153,6 @@ PARTS: Mapping[str, Callable[[Workshop], Iterator[Said]]] = {
     "vae": train_vae,
     "base": train_base,
     "segmenter": train_segmenter,
+    "judge": train_judge,
     "concepts": train_concepts,
 }

@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
 from costars.concepts.formats import load_concept
+from costars.microworld.judge import Judge, crop
 from costars.microworld.segmenter import WorldSegmenter
 from costars.microworld.train import loop
 from costars.microworld.train.base import BaseModel
@@ -118,6 +119,16 @@ def segmented(segmenter: WorldSegmenter, count: int = 8) -> Image.Image:
     pictures = [sample_picture(seed).image for seed in range(count)]
     found = [{str(i): region for i, region in enumerate(segmenter.regions(p))} for p in pictures]
     return tiled([*pictures, *(masks_in_colour(p, f) for p, f in zip(pictures, found, strict=True))], columns=count)
+
+
+def look_alikes(judge: Judge, queries: int = 8, candidates: int = 150, nearest: int = 3) -> Image.Image:
+    """Held-out figures over those whom the judge finds most like them among other pictures'."""
+    pictures = [sample_picture(seed) for seed in range(queries + candidates)]
+    figures = [(p.image, p.figures[0].visible_mask.astype(np.float32)) for p in pictures]
+    embeddings = judge.embed(figures)
+    order = (embeddings[:queries] @ embeddings[queries:].T).topk(nearest, dim=1).indices + queries
+    rows = [range(queries), *order.T.tolist()]
+    return tiled([Image.fromarray(crop(*figures[i])[..., :3]) for row in rows for i in row], columns=queries)
 
 
 def taught(model: Model, folder: FilePath, name: str) -> Image.Image:
