@@ -9,7 +9,7 @@ import torch
 
 from costars.concepts.formats import load_concept
 from costars.microworld.segmenter import load_segmenter
-from costars.microworld.train import base, concepts, corpus, parts, samples, segmenter, vae
+from costars.microworld.train import base, concepts, corpus, judge, parts, samples, segmenter, vae
 from costars.microworld.train.__main__ import main
 from costars.model.load import load_sdxl
 
@@ -20,9 +20,17 @@ CPU = torch.device("cpu")
 def brief(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.setattr(corpus, "CHUNK", 20)
-    for name, value in (("PICTURES", 20), ("FOR_SEGMENTER", 20), ("HELD_OUT", 3)):
+    monkeypatch.setattr(judge, "CHUNK", 20)
+    monkeypatch.setattr(judge, "OTHERS", 2)
+    for name, value in (("PICTURES", 20), ("FOR_SEGMENTER", 20), ("FOR_JUDGE", 20), ("HELD_OUT", 3)):
         monkeypatch.setattr(parts, name, value)
-    for module, name in ((vae, "RECIPE"), (vae, "WHOLE_RECIPE"), (base, "RECIPE"), (segmenter, "RECIPE")):
+    for module, name in (
+        (vae, "RECIPE"),
+        (vae, "WHOLE_RECIPE"),
+        (base, "RECIPE"),
+        (segmenter, "RECIPE"),
+        (judge, "RECIPE"),
+    ):
         monkeypatch.setattr(module, name, replace(getattr(module, name), steps=2, batch=2))
     monkeypatch.setattr(concepts, "RECIPE", replace(concepts.RECIPE, steps=2, batch=2))
     monkeypatch.setattr(concepts, "PACK", {"rex": concepts.PACK["rex"]})
@@ -53,11 +61,11 @@ def test_everything_is_trained_from_the_renderer_alone_and_in_pieces_as_at_once(
     )[0].size == (128, 128)
     assert load_concept(pieces / "concepts" / "rex.safetensors", "rex", "rex").class_name == "dog"
     load_segmenter(pieces / "segmenter" / "model.safetensors", CPU)
-    for part in ("model", "model/vae", "segmenter"):
+    for part in ("model", "model/vae", "segmenter", "judge"):
         card = json.loads((pieces / part / "card.json").read_text())
         assert (card["steps"], card["device"]) == (2, "cpu")
     sheets = {path.stem.rsplit("-", 1)[0] for path in (tmp_path / "pieces" / "work").glob("*.png")}
-    assert sheets == {"vae", "vae-whole", "base", "segmenter", "concepts"}
+    assert sheets == {"vae", "vae-whole", "base", "segmenter", "judge", "concepts"}
 
 
 def test_without_a_gpu_cuda_is_refused_in_one_line(capsys, tmp_path):

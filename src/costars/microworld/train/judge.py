@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from costars.microworld.identity import ATTRIBUTES, CLASSES, Identity, sample_identity
-from costars.microworld.judge import COLUMNS, EMBEDDING, Judge, JudgeNet, as_input, crop
+from costars.microworld.judge.gallery import Gallery
+from costars.microworld.judge.judge import COLUMNS, EMBEDDING, Judge, JudgeNet, as_input, crop
 from costars.microworld.train import loop
 from costars.microworld.train.corpus import CHUNK, chunk, save_chunk
 from costars.microworld.train.segmenter import worn
@@ -30,6 +31,7 @@ SCALE = 24.0  # ArcFace, Eq. 3: radius of the sphere
 FEWEST_PX = 150  # figures of which less is seen are not judged
 SHARE_SEEN = 0.35
 SHIFT_PX = 3
+OTHERS = 100  # in the line-up that the shipped judge is measured against
 
 
 @dataclass(frozen=True)
@@ -151,15 +153,13 @@ def margin_loss(embeddings: Tensor, directions: Tensor, who: Tensor) -> Tensor:
     return cross_entropy(SCALE * cosines.scatter(1, who[:, None], widened), who)
 
 
-def measure(judge: Judge, count: int, others: int = 100, first_seed: int = 0) -> dict[str, float]:
+def measure(judge: Judge, count: int, first_seed: int = 0) -> dict[str, float]:
     """On held-out renders: share of right classes and attributes, and of identities found first among others.
 
     Each figure is held against one portrait of itself and one of each of the others, of its own class
     as far as the world has so many.
     """
-    from costars.microworld.gallery import Gallery
-
-    gallery = Gallery(judge, others)
+    gallery = Gallery(judge, OTHERS)
     classes = found = figures = 0
     attributes: list[bool] = []
     for seed in range(first_seed, first_seed + count):
@@ -178,5 +178,5 @@ def measure(judge: Judge, count: int, others: int = 100, first_seed: int = 0) ->
         "class_right": classes / figures,
         "attribute_right": float(np.mean(attributes)),
         "found_first": found / figures,
-        "others": others,
+        "others": OTHERS,
     }

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import save_file
 
-from costars.microworld.judge import Judge, JudgeNet
+from costars.microworld.judge.judge import Judge, JudgeNet
 from costars.microworld.segmenter import SegmenterNet, WorldSegmenter
 from costars.microworld.train import base, concepts, corpus, judge, latents, loop, samples, segmenter, vae
 from costars.microworld.train.shipping import save_half, write_card

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
 from costars.concepts.formats import load_concept
-from costars.microworld.judge import Judge, crop
+from costars.microworld.judge.judge import Judge, crop
 from costars.microworld.segmenter import WorldSegmenter
 from costars.microworld.train import loop
 from costars.microworld.train.base import BaseModel

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from costars.microworld.identity import Identity, identity_count, identity_from_seed
-from costars.microworld.judge import Judge
+from costars.microworld.judge.judge import Judge
 from costars.microworld.pictures import portraits
 
 FIRST_SEED = 9_000_000  # of the identities in the line-up
@@ -45,10 +45,13 @@ class Gallery:
             ]
         return self.known[class_name]
 
+    def strangers(self, who: Identity) -> list[Tensor]:
+        """The references of those in the line-up who are not this one."""
+        return [e for other, e in self.line_up(who.class_name) if other != who][: self.others]
+
     def rank(self, embedding: Tensor, reference: Tensor, who: Identity) -> int:
         """1 where the figure is more like the reference than like each of the others of its class."""
-        strangers = [e for other, e in self.line_up(who.class_name) if other != who][: self.others]
-        alike = torch.stack(strangers) @ embedding
+        alike = torch.stack(self.strangers(who)) @ embedding
         return 1 + int((alike >= reference @ embedding).sum())
 
 
