@@ -22,7 +22,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(corpus, "CHUNK", 20)
     monkeypatch.setattr(judge, "CHUNK", 20)
     monkeypatch.setattr(judge, "OTHERS", 2)
-    for name, value in (("PICTURES", 20), ("FOR_SEGMENTER", 20), ("FOR_JUDGE", 20), ("HELD_OUT", 3)):
+    for name, value in (("PICTURES", 20), ("FOR_SEGMENTER", 20), ("FOR_JUDGE", 20), ("HELD_OUT", 5)):
         monkeypatch.setattr(parts, name, value)
     for module, name in (
         (vae, "RECIPE"),

@@ -69,13 +69,14 @@ class WorldSegmenter:
     """Instance masks of world pictures.
 
     A pixel belongs to a figure where the place's chance is below place_share. Votes for middles are
-    blurred by blur_px; a peak needs fewest_votes, and two peaks are at least radius_px apart. A figure
-    has smallest_px pixels and its class lowest_share of their chances. Set on held-out renders.
+    blurred by blur_px; a peak needs fewest_votes, and two peaks are at least radius_px apart (at 12
+    the parts of a figure that stands half behind another often were two). A figure has smallest_px
+    pixels and its class lowest_share of their chances. Set on held-out renders.
     """
 
     net: SegmenterNet
     device: torch.device
-    radius_px: float = 12.0
+    radius_px: float = 18.0
     smallest_px: int = 100
     lowest_share: float = 0.2
     place_share: float = 0.5

@@ -21,7 +21,7 @@ from costars.model.text import TextEncoders, features
 from costars.train.attention import plain_attention
 from costars.train.loss import noise_loss
 
-RECIPE = loop.Recipe(steps=10_000, batch=32, learning_rate=1e-3, warmup_steps=100)
+RECIPE = loop.Recipe(steps=9_000, batch=32, learning_rate=1e-3, warmup_steps=100)
 DROP_TEXT = 0.1  # Ho & Salimans 2022, arXiv 2207.12598: share of pictures trained without a caption
 TEXT_WIDTH = 128
 
