@@ -240,9 +240,14 @@ LAYOUT_FIELDS = (
 
 
 def _drawn_from(scene: Scene) -> dict[str, Any]:
-    data = scene.model_dump(mode="json")
+    data: dict[str, Any] = scene.model_dump(mode="json")
     places = {name: [member["where"], member["class_name"]] for name, member in data["cast"].items()}
     return {field: data[field] for field in LAYOUT_FIELDS} | {"where and class_name": places}
+
+
+def same_layout(one: Scene, other: Scene) -> bool:
+    """Whether both scenes have the same layout and regions."""
+    return one.model == other.model and _drawn_from(one) == _drawn_from(other)
 
 
 def _check_drawn_from(before: Mapping[str, Any], scene: Scene, origin: str = "") -> None:

@@ -55,7 +55,9 @@ class TwoStage(_Value):
     """OMG: draw the layout with class words, find who is where, then put each identity in place."""
 
     name: Literal["two_stage"] = "two_stage"
-    blend: bool = Field(True, description="blend the concepts' noise by the masks (Eq. 6 of OMG)")
+    blend: bool = Field(
+        True, description="blend the concepts' noise by the masks (Eq. 6 of OMG); false: all adapters on one path"
+    )
     feather_cells: float = Field(0.0, ge=0.0, le=8.0, description="soft mask edge, in latent cells (OMG: 0)")
     layout_strength: Unit = Field(
         1.0, description="share of the steps in which the layout's cross-attention is kept (OMG, official code: 1)"

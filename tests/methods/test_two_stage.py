@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from costars.catalog import SCHEDULERS
 from costars.errors import RegionError, SceneError
-from costars.methods import two_stage
+from costars.methods import multi_lora, two_stage
 from costars.methods.two_stage import draw_layout, first_step, personalise
 from costars.types import Job, Plan
 
@@ -88,10 +88,19 @@ def test_rows_are_two_a_step_then_three_and_two_for_each_concept(
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm"])
 def test_replaying_the_layout_without_blending_is_the_layout(tiny_double, planned, concepts, finish, scheduler):
-    plan, chosen = planned(tiny_double, scheduler=scheduler, steps=50, start=0.32, method=method(blend=False))
+    plan, chosen = planned(tiny_double, scheduler=scheduler, steps=50, start=0.32, method=method())
+    plan = replace(plan, regions={})
     latent, step = finish(personalise(tiny_double, plan, concepts, chosen))
     assert latent.dtype is torch.float64 and step.rows == 34 * 3 + (2 if scheduler == "dpm" else 0)
     assert torch.allclose(latent, plan.layout.latents[-1:], atol=1e-8 if scheduler == "ddim" else 1e-4, rtol=0)
+
+
+def test_on_one_path_from_the_first_step_without_the_layout_it_is_multi_lora(tiny_double, planned, concepts, finish):
+    plan, scheduler = planned(tiny_double, start=0.0, method=method(blend=False, layout_strength=0.0))
+    latent, step = finish(personalise(tiny_double, plan, concepts, scheduler))
+    baseline, _ = finish(multi_lora.sample(tiny_double, Job(plan.scene, concepts), scheduler))
+    assert torch.allclose(latent, baseline, atol=1e-8, rtol=0)
+    assert step.rows == 2 * plan.scene.steps
 
 
 def test_concepts_of_no_weight_with_the_scenes_own_words_change_nothing(tiny_double, planned, concepts, finish):

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 from torch import Tensor
 
-from costars.methods.prompts import class_names, own_words
+from costars.methods.prompts import class_names, everyone_prompt
 from costars.methods.sampling import negative_text, sampler_of
 from costars.model.adapters import concatenated, one_adapter_per_row, scaled, text_adapter
 from costars.model.model import Model
@@ -18,10 +18,9 @@ def sample(model: Model, job: Job, scheduler: object) -> Generator[Step, None, T
     """One path with the sum of all adapters and every member's own words in the prompt."""
     scene, concepts = job.scene, job.concepts
     classes = class_names(scene, concepts)
-    prompt = scene.prompt.format_map({n: own_words(concepts[n], classes[n]) for n in classes})
     adapter = concatenated([scaled(concepts[n].adapter, scene.cast[n].weight) for n in classes])
     with text_adapter(model.encoders, adapter):
-        text = model.encode_text(prompt)
+        text = model.encode_text(everyone_prompt(scene, classes, concepts))
         negative = negative_text(model, scene)
     path = Path("all", text, negative, adapter="all")
     steps = sampler_of(model, scene, scheduler)

@@ -32,6 +32,11 @@ def member_prompt(scene: Scene, member: str, classes: Mapping[str, str], concept
     return scene.prompt.format_map(named | {member: own_words(concept, classes[member])})
 
 
+def everyone_prompt(scene: Scene, classes: Mapping[str, str], concepts: Mapping[str, Concept]) -> str:
+    """Every slot as "a <trigger> <class>": one prompt for all adapters at once."""
+    return scene.prompt.format_map({name: own_words(concepts[name], noun) for name, noun in classes.items()})
+
+
 def own_words(concept: Concept, class_name: str) -> str:
     """How a concept is called in a prompt: its trigger and its class."""
     return article(f"{concept.trigger} {class_name}".strip())

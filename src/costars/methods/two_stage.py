@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from costars.errors import RegionError, SceneError
-from costars.methods.prompts import class_names, global_prompt, member_prompt
+from costars.methods.prompts import class_names, everyone_prompt, global_prompt, member_prompt
 from costars.methods.sampling import negative_text, sampler_of, size_px
-from costars.model.adapters import one_adapter_per_row, scaled, text_adapter
+from costars.model.adapters import concatenated, one_adapter_per_row, scaled, text_adapter
 from costars.model.model import Model
 from costars.sample.blend import blended, cell_masks, with_rest
 from costars.sample.denoise import Sampler, denoise
 from costars.sample.rules import BorrowLayout, RecordWords
 from costars.scene import Scene, TwoStage
 from costars.types import Adapter, Concept, Job, Layout, Path, Plan, Step, Text
+
+EVERYONE = "{}"  # the adapter of the whole cast; no member can have this name
 
 
 def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, None, Layout]:
@@ -70,7 +72,7 @@ def personalise(
     assert isinstance(method, TwoStage)
     _check_rows(model, scene)
     size = size_px(model, scene)
-    adapters = {name: scaled(concepts[name].adapter, scene.cast[name].weight) for name in plan.regions}
+    adapters = _adapters(plan, concepts)
     latents = plan.layout.latents.to(model.device, model.dtype)
     shares = with_rest(_shares(plan, method, model.latent_size(size))).to(model.device)
     paths = _paths(model, plan, concepts, adapters, latents)
@@ -111,17 +113,29 @@ def _sampler(model: Model, plan: Plan, scheduler: object, latents: Tensor, start
     return replace(steps, start=start), rows
 
 
+def _adapters(plan: Plan, concepts: Mapping[str, Concept]) -> dict[str, Adapter]:
+    """One adapter for each member, or, without blending, one that holds them all."""
+    scene, method = plan.scene, plan.scene.method
+    assert isinstance(method, TwoStage)
+    own = {name: scaled(concepts[name].adapter, scene.cast[name].weight) for name in plan.regions}
+    return own if method.blend else {EVERYONE: concatenated(list(own.values()))}
+
+
 def _paths(
     model: Model, plan: Plan, concepts: Mapping[str, Concept], adapters: Mapping[str, Adapter], latents: Tensor
 ) -> list[Path]:
     """Layout replay, global, then one path for each concept with its own words."""
     scene, method = plan.scene, plan.scene.method
     assert isinstance(method, TwoStage)
+    classes = class_names(scene, concepts)
     text = model.encode_text(plan.layout.prompt)
     paths = [Path("layout", text, replay=latents)] if method.layout_strength > 0 else []
+    if EVERYONE in adapters:
+        with text_adapter(model.encoders, adapters[EVERYONE]):
+            text = model.encode_text(everyone_prompt(scene, classes, concepts))
+            return [*paths, Path("global", text, negative_text(model, scene), adapter=EVERYONE)]
     paths.append(Path("global", text, negative_text(model, scene)))
-    classes = class_names(scene, concepts)
-    for name in plan.regions if method.blend else ():
+    for name in plan.regions:
         not_words = scene.cast[name].negative_prompt
         with text_adapter(model.encoders, adapters[name]):
             own = model.encode_text(member_prompt(scene, name, classes, concepts[name]))
@@ -152,7 +166,7 @@ def first_step(scene: Scene, steps: int) -> int:
 
 def _shares(plan: Plan, method: TwoStage, size: tuple[int, int]) -> Tensor:
     """(k, h, w) shares of the concepts' noise on the latent grid, in the cast's order."""
-    if not method.blend:
+    if not method.blend or not plan.regions:
         return torch.zeros(0, *size)
     by_depth = sorted(plan.regions, key=lambda name: plan.regions[name].depth)
     shares = cell_masks([plan.regions[name].mask for name in by_depth], size, method.feather_cells)

@@ -18,9 +18,10 @@ from costars.microworld.identity import Identity
 from costars.microworld.judge.gallery import Gallery, mean_embedding
 from costars.microworld.judge.judge import Judge, Verdict, load_judge
 from costars.microworld.judge.references import identity_of, reference_figures
-from costars.microworld.pictures import SEED, sample_picture
+from costars.microworld.pictures import SEED
 from costars.microworld.places import PLACES
 from costars.microworld.segmenter import WorldSegmenter, load_segmenter
+from costars.microworld.world import sample_picture
 from costars.segment.assign import mask_iou
 from costars.types import MaskArray, Picture, Region
 
@@ -36,16 +37,16 @@ class MemberScore:
 
     similarity is the cosine with its references, attributes the share that is right, first whether it
     is more like itself than like each of 100 others of its class; iou holds the figure against the
-    layout's mask (nan without a layout), light is the mean difference of its colour, in [0, 1], from
-    renders of the same identity in the same place (nan where it is missing).
+    layout's mask (None without a layout), light is the mean difference of its colour, in [0, 1], from
+    renders of the same identity in the same place (None where it is missing).
     """
 
     found: bool
     similarity: float
     attributes: float
     first: bool
-    iou: float
-    light: float
+    iou: float | None
+    light: float | None
 
 
 @dataclass
@@ -96,16 +97,23 @@ class Scorer:
                 regions[taken[name]],
                 verdicts[taken[name]],
                 *who[name],
-                float("nan") if plan is None else float(fit[i, taken[name]]),
+                None if plan is None else float(fit[i, taken[name]]),
                 place,
             )
             if name in taken
-            else MemberScore(False, 0.0, 0.0, False, float("nan") if plan is None else 0.0, float("nan"))
+            else MemberScore(False, 0.0, 0.0, False, None if plan is None else 0.0, None)
             for i, name in enumerate(names)
         }
 
     def _score(
-        self, image: Image.Image, region: Region, verdict: Verdict, who: Identity, reference: Tensor, iou: float, place: str
+        self,
+        image: Image.Image,
+        region: Region,
+        verdict: Verdict,
+        who: Identity,
+        reference: Tensor,
+        iou: float | None,
+        place: str,
     ) -> MemberScore:
         seen = verdict.identity
         same = seen.class_name == who.class_name
@@ -163,11 +171,10 @@ def shipped_scorer(builtin: Path) -> Scorer:
     return Scorer(judge, segmenter, builtin / "concepts")
 
 
-def means(scores: Mapping[str, MemberScore]) -> dict[str, float]:
-    """The mean over the members; members that are missing count as zero, but not for their light."""
-    out = {}
+def means(scores: Mapping[str, MemberScore]) -> dict[str, float | None]:
+    """The mean over the members for whom there is a value; missing members count as zero, but not for light."""
+    out: dict[str, float | None] = {}
     for key in ("found", "similarity", "attributes", "first", "iou", "light"):
-        values = np.array([float(getattr(s, key)) for s in scores.values()])
-        values = values[~np.isnan(values)]
-        out[key] = float(values.mean()) if len(values) else float("nan")
+        values = [float(v) for s in scores.values() if (v := getattr(s, key)) is not None]
+        out[key] = float(np.mean(values)) if values else None
     return out

@@ -1,0 +1,201 @@
+"""The claims' harness: same scenes for every variant, nothing drawn twice, honest tables."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from costars import open_studio
+from costars.errors import RegionError
+from costars.microworld.claims import __main__ as command
+from costars.microworld.claims import report
+from costars.microworld.claims.cases import CLAIMS, PAIRS, STARTS, Case, pair
+from costars.microworld.claims.draw import Easel
+from costars.microworld.claims.score import MemberScore, means, place_of, shipped_scorer
+from costars.microworld.pictures import SEED
+from costars.microworld.world import sample_picture
+from costars.types import Layout, Picture, Plan, Region
+
+
+@pytest.fixture(scope="module")
+def studio():
+    return open_studio("cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def scorer(studio):
+    return shipped_scorer(studio.settings.builtin)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_every_variant_of_a_group_has_the_same_seeds(claim):
+    seeds: dict[str, dict[str, set[int]]] = {}
+    for case in CLAIMS[claim](3):
+        seeds.setdefault(case.group, {}).setdefault(case.variant, set()).add(case.seed)
+        assert place_of(case.scene.prompt)
+    for variants in seeds.values():
+        assert all(found == {0, 1, 2} for found in variants.values())
+
+
+def test_the_identity_claim_draws_every_kind_of_pair_both_ways_and_each_member_alone():
+    cases = [c for c in CLAIMS["identity"](2) if c.group == "man+woman" and c.seed == 1]
+    assert [(c.variant, len(c.scene.cast)) for c in cases] == [
+        ("two_stage", 2),
+        ("multi_lora", 2),
+        ("alone", 1),
+        ("alone", 1),
+    ]
+    assert cases[0].scene.prompt == cases[1].scene.prompt
+    assert {c.scene.seed for c in cases} == {1}
+    assert {c.group for c in CLAIMS["identity"](1)} == set(PAIRS)
+    assert {c.scene.start for c in CLAIMS["start"](1)} == set(STARTS)
+
+
+def truth(name, place="park", seed=0):
+    from costars.microworld.train.concepts import PACK
+
+    return sample_picture(SEED - 100 - seed, cast=[PACK[n] for n in name], place=place)
+
+
+def picture_of(world, names, planned=None):
+    """A rendered picture as if it had been drawn: its masks are the layout's, unless others are given."""
+    scene = pair("man+woman", 0)
+    cast = {name: scene.cast["bo"].model_copy(update={"concept": f"builtin/{name}"}) for name in names}
+    scene = scene.model_copy(update={"cast": cast, "prompt": " ".join(f"{{{n}}}" for n in names) + " in a park"})
+    regions = {
+        name: Region(f.identity.class_name, f.visible_mask.astype(np.float32), 1.0, f.depth)
+        for name, f in zip(names, (planned or world).figures, strict=True)
+    }
+    plan = Plan(scene, Layout(world.image, None, {}, "", 0), regions)
+    return Picture(world.image, scene, plan, {}, {}, {}, {})
+
+
+def test_a_render_of_the_cast_itself_scores_full_marks(scorer):
+    names = ("bo", "ana")
+    world = truth(names)
+    scores = scorer.members(picture_of(world, names))
+    assert all(s.found and s.first for s in scores.values())
+    assert means(scores)["similarity"] > 0.7
+    assert means(scores)["attributes"] > 0.9
+    assert means(scores)["iou"] > 0.8
+    assert means(scores)["light"] < 0.1
+    assert all(scorer.order_kept(picture_of(world, names)))
+
+
+def test_two_members_in_each_others_place_are_not_themselves(scorer):
+    world = truth(("ana", "cleo"))
+    swapped = scorer.members(picture_of(world, ("cleo", "ana")))
+    assert not any(s.first for s in swapped.values())
+    assert means(swapped)["similarity"] < 0.5
+
+
+def test_a_member_that_is_not_drawn_scores_zero(scorer):
+    one, two = truth(("ana",), seed=1), truth(("bo", "ana"))
+    alone = picture_of(two, ("bo", "ana"))
+    alone = Picture(one.image, alone.scene, alone.plan, {}, {}, {}, {})
+    scores = scorer.members(alone)
+    missing = [s for s in scores.values() if not s.found]
+    assert missing and all(s == MemberScore(False, 0.0, 0.0, False, 0.0, None) for s in missing)
+
+
+def drawn_once(case, **facts):
+    base = {"similarity": 0.5, "attributes": 0.5, "first": 1.0, "iou": None, "light": 0.1}
+    return case, {"failed": None, "means": base | facts, "order_kept": [True], "rows": {"stage1": 100}, "seconds": {}}
+
+
+def case(variant, seed, group="man+man"):
+    return Case(group, variant, seed, pair("man+man", seed))
+
+
+def test_a_seed_counts_only_where_every_variant_has_a_picture():
+    failed = (case("two_stage", 1), {"failed": "the layout does not show bo"})
+    drawn = [
+        drawn_once(case("two_stage", 0), similarity=0.9, iou=0.8),
+        drawn_once(case("multi_lora", 0), similarity=0.3),
+        failed,
+        drawn_once(case("multi_lora", 1), similarity=1.0),
+    ]
+    two, multi = report.table(drawn)
+    assert (two["seeds"], multi["seeds"]) == (1, 1)
+    assert two["similarity"]["mean"] == 0.9 and multi["similarity"]["mean"] == 0.3
+    assert two["iou"]["mean"] == 0.8 and multi["iou"] is None
+    assert "| man+man | multi_lora | 1 | 0.30 (0.30 to 0.30)" in report.markdown([two, multi])
+
+
+def test_the_interval_holds_the_mean_and_narrows_with_more_values():
+    few, many = report.interval([0.0, 1.0] * 5), report.interval([0.0, 1.0] * 200)
+    assert few["low"] < few["mean"] == 0.5 < few["high"]
+    assert many["high"] - many["low"] < 0.5 * (few["high"] - few["low"])
+    assert report.interval([]) is None
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """One pair kind, one seed, twelve steps."""
+
+    def few(seeds):
+        for seed in range(2, 2 + seeds):
+            scene = pair("man+woman", seed, steps=12)
+            yield Case("man+woman", "two_stage", seed, scene)
+            yield Case("man+woman", "early", seed, scene.model_copy(update={"start": 0.0}))
+            yield Case(
+                "man+woman", "multi_lora", seed, pair("man+woman", seed, steps=12, method={"name": "multi_lora"})
+            )
+
+    monkeypatch.setitem(CLAIMS, "identity", few)
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(brief, studio, scorer, tmp_path, monkeypatch):
+    cases = list(CLAIMS["identity"](2))
+    easel = Easel(studio, scorer, tmp_path)
+    iterator = easel.drawn(cases)
+    first = [next(iterator) for _ in range(3)]
+    del iterator
+    rendered = []
+    render = studio.render
+
+    def counted(what, base=None):
+        rendered.append(what)
+        return render(what, base)
+
+    monkeypatch.setattr(studio, "render", counted)
+    again = list(Easel(studio, scorer, tmp_path).drawn(cases))
+    assert again[:3] == [(c, json.loads(json.dumps(f))) for c, f in first]
+    assert len(rendered) <= 3
+    rendered.clear()
+    assert list(Easel(studio, scorer, tmp_path).drawn(cases)) == again
+    assert not rendered
+
+
+def test_a_layout_that_fails_is_drawn_once_and_told(studio, scorer, tmp_path, monkeypatch):
+    planned = []
+
+    def fails(scene, base=None):
+        planned.append(scene)
+        raise RegionError("the layout does not show bo")
+
+    monkeypatch.setattr(studio, "plan", fails)
+    scene = pair("man+man", 0)
+    cases = [Case("man+man", "a", 0, scene), Case("man+man", "b", 0, scene.model_copy(update={"start": 0.0}))]
+    facts = [f for _, f in Easel(studio, scorer, tmp_path).drawn(cases)]
+    assert all(f["failed"] for f in facts)
+    assert len(planned) == 1
+
+
+def test_the_command_writes_table_plot_and_sheet(brief, tmp_path, capsys):
+    command.main(["identity", "--out", str(tmp_path), "--seeds", "1", "--device", "cpu"])
+    assert "| man+woman | two_stage |" in capsys.readouterr().out
+    told = json.loads((tmp_path / "identity.json").read_text())
+    assert told["pictures"] == 3 and [row["variant"] for row in told["rows"]] == ["two_stage", "early", "multi_lora"]
+    for name in ("identity.png", "identity-sheet.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.size[0] > 256
+
+
+@pytest.mark.parametrize("arguments", [["identity", "--seeds", "0"], ["nothing"]])
+def test_bad_input_is_refused(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main([*arguments, "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err
