@@ -113,7 +113,7 @@ def _of(rows: Sequence[Mapping[str, Any]], line: str, tick: str, by_group: bool)
 
 
 def sheet(drawn: Drawn, folder_of: Mapping[int, Path], rows: int = 10) -> Image.Image | None:
-    """One line for each of the first scenes of every group: layout, then what each variant made of it; None without any."""
+    """One line for each of the first scenes of a group: the layout, then each variant; None without any."""
     by_seed: dict[tuple[str, str, int], dict[str, Path]] = defaultdict(dict)
     for i, (case, facts) in enumerate(drawn):
         if not facts["failed"]:
