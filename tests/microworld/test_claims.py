@@ -1,6 +1,7 @@
 """The claims' harness: same scenes for every variant, nothing drawn twice, honest tables."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ from PIL import Image
 from costars import open_studio
 from costars.errors import RegionError
 from costars.microworld.claims import __main__ as command
-from costars.microworld.claims import report
+from costars.microworld.claims import base, report
 from costars.microworld.claims.cases import CLAIMS, PAIRS, STARTS, Case, pair
 from costars.microworld.claims.draw import Easel
 from costars.microworld.claims.score import MemberScore, means, place_of, shipped_scorer
+from costars.microworld.identity import identity_from_seed
 from costars.microworld.pictures import SEED
-from costars.microworld.world import sample_picture
+from costars.microworld.world import Spot, draw, sample_picture
 from costars.types import Layout, Picture, Plan, Region
 
 
@@ -199,3 +201,50 @@ def test_bad_input_is_refused(arguments, tmp_path, capsys):
         command.main([*arguments, "--out", str(tmp_path)])
     assert stop.value.code == 2
     assert capsys.readouterr().err
+
+
+def test_a_place_is_known_by_its_background():
+    places = base.PlaceSense()
+    for seed in range(40):
+        world = sample_picture(seed)
+        regions = [Region("", f.visible_mask.astype(np.float32), 1.0, 0) for f in world.figures]
+        assert places(world.image, regions) == world.place
+
+
+def test_renders_are_judged_as_their_prompts_say(scorer):
+    places, right = base.PlaceSense(), []
+    for seed in range(20):
+        front = seed % 2 == 0
+        cast = [identity_from_seed(seed, "man"), identity_from_seed(seed, "dog")]
+        feet, depths = ((120, 110), [0, 1]) if front else ((110, 120), [1, 0])
+        spots = [Spot(50, feet[0], 1.0), Spot(78, feet[1], 1.0)]
+        image, _ = draw(random.Random(seed), cast, "beach", spots, depths)
+        prompt = base.Prompt(("man", "dog"), base.RELATIONS[0 if front else 1], "beach")
+        right.append(base.judged(image, prompt, scorer, places))
+    assert all(r["classes"] and r["place"] and r["count"] for r in right)
+    assert np.mean([r["depth"] for r in right]) > 0.9
+    empty, _ = draw(random.Random(0), [], "park", [], [])
+    told = base.judged(empty, prompt, scorer, places)
+    assert told == {"classes": False, "count": False, "place": False, "depth": None}
+
+
+def test_the_prompts_are_the_same_every_time_and_fit_the_claim():
+    once = list(base.prompts())
+    assert once == list(base.prompts())
+    assert [len(p.classes) for p in once[:200]] == [2] * 200
+    assert {len(p.classes) for p in once[200:]} == {3, 4, 5} and len(once) == 300
+    assert base.Prompt(("man", "cat", "dog"), "", "snow").text == "a man, a cat and a dog in the snow"
+    assert base.Prompt(("man", "cat"), "behind", "snow").text == "a man behind a cat in the snow"
+
+
+def test_shares_leave_out_what_cannot_be_told():
+    pair_prompt, crowd = base.Prompt(("man", "cat"), "behind", "snow"), base.Prompt(("man",) * 3, "", "snow")
+    yes = {"classes": True, "count": True, "place": True, "depth": True}
+    entries = [
+        (pair_prompt, yes),
+        (pair_prompt, yes | {"depth": None, "classes": False}),
+        (crowd, yes | {"depth": None}),
+    ]
+    told = base.shares(entries)
+    assert told["two figures"] == {"classes": 0.5, "count": 1.0, "place": 1.0, "depth": 1.0}
+    assert told["three to five"] == {"classes": 1.0, "count": 1.0, "place": 1.0}
