@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costars.microworld.identity import CLASSES
+from costars.microworld.train.spread import spread
 from costars.microworld.world import MAX_FIGURES, SIZE_PX, WorldPicture, sample_picture
 
 TRAIN_SEED = 1_000_000  # pictures with smaller seeds are held out
@@ -58,13 +57,9 @@ def write_chunks(folder: Path, count: int, workers: int, write: Callable[[tuple[
     missing = [i for i in range(0, count, CHUNK) if not chunk(folder, i).exists()]
     done, tasks = count - len(missing) * CHUNK, [(folder, start) for start in missing]
     yield done
-    if not missing:
-        return
-    with ExitStack() as stack:
-        spread = stack.enter_context(get_context("spawn").Pool(workers)).imap_unordered if workers > 1 else map
-        for _ in spread(write, tasks):
-            done += CHUNK
-            yield done
+    for _ in spread(write, tasks, workers):
+        done += CHUNK
+        yield done
 
 
 def load(folder: Path, count: int) -> Corpus:

@@ -6,6 +6,7 @@ import copy
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from costars.microworld.judge.judge import Judge, JudgeNet
 from costars.microworld.segmenter import SegmenterNet, WorldSegmenter
 from costars.microworld.train import base, concepts, corpus, judge, latents, loop, samples, segmenter, vae
 from costars.microworld.train.shipping import save_half, write_card
+from costars.microworld.train.spread import spread
 from costars.microworld.train.workshop import Said, UnfinishedError, Workshop
 from costars.model.load import load_sdxl
 
@@ -123,18 +125,27 @@ def train_judge(shop: Workshop) -> Iterator[Said]:
 
 
 def train_concepts(shop: Workshop) -> Iterator[Said]:
-    """The concept pack, one LoRA after the other; resuming skips those that were taught to this very model."""
-    model = load_sdxl(shop.weights / "model", "builtin", shop.device, torch.float32, 0, "world")
-    folder = shop.weights / "concepts"
+    """The concept pack, several at a time on a CPU; resuming skips those that were taught to this very model."""
+    source, folder = shop.weights / "model", shop.weights / "concepts"
+    model = load_sdxl(source, "builtin", shop.device, torch.float32, 0, "world")
     names = [n for n in concepts.PACK if not (shop.resume and concepts.is_of(folder, n, model))]
-    each, began = concepts.RECIPE.steps, time.monotonic()
-    of = max(1, len(names) * each)
-    for i, name in enumerate(names):
-        for step, loss in enumerate(concepts.teach(model, folder, name), start=i * each + 1):
-            yield step, of, f"{name} loss {loss:.4f}"
-        samples.taught(model, folder, name).save(shop.work / f"concepts-{name}.png")
-        if name != names[-1] and time.monotonic() - began > 60 * shop.minutes:
-            raise UnfinishedError(f"concepts: {i + 1} of {len(names)}; go on with --resume")
+    of, began = len(concepts.PACK), time.monotonic()
+    tasks = [(source, folder, str(shop.device), name) for name in names]
+    workers = shop.workers if shop.device.type == "cpu" else 1
+    with closing(spread(_teach, tasks, workers)) as taught:
+        for done, name in enumerate(taught, start=of - len(names) + 1):
+            samples.taught(model, folder, name).save(shop.work / f"concepts-{name}.png")
+            yield done, of, name
+            if done < of and time.monotonic() - began > 60 * shop.minutes:
+                raise UnfinishedError(f"concepts: {done} of {of}; go on with --resume")
+
+
+def _teach(task: tuple[Path, Path, str, str]) -> str:
+    source, folder, device, name = task
+    model = load_sdxl(source, "builtin", torch.device(device), torch.float32, 0, "world")
+    for _ in concepts.teach(model, folder, name):
+        pass
+    return name
 
 
 def _averaged(module: M, run: loop.Run, prefix: str = "") -> M:
