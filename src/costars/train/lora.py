@@ -20,7 +20,7 @@ from costars.errors import SceneError
 from costars.model.model import Model
 from costars.model.text import features, token_ids
 from costars.train.attention import plain_attention
-from costars.train.loss import noise_loss
+from costars.train.loss import MIN_SNR_GAMMA, noise_loss
 
 UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -37,6 +37,7 @@ class LoraRecipe:
     unet_rate: float = 2e-3
     text_rate: float = 1e-3
     warmup_steps: int = 10
+    gamma: float = MIN_SNR_GAMMA
     seed: int = 0
 
 
@@ -79,7 +80,7 @@ def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path)
                 text = features(model.encoders, ids[pick], ids_2[pick])
                 size_px = model.facts.size_px[0]
                 alphas = model.scheduler.alphas_cumprod
-                loss = noise_loss(model.unet, alphas, latents[pick], text, size_px, generator)
+                loss = noise_loss(model.unet, alphas, latents[pick], text, size_px, generator, recipe.gamma)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()

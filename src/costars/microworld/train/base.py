@@ -21,12 +21,12 @@ from costars.model.text import TextEncoders, features
 from costars.train.attention import plain_attention
 from costars.train.loss import MIN_SNR_GAMMA, noise_loss
 
-RECIPE = loop.Recipe(steps=9_200, batch=32, learning_rate=1e-3, warmup_steps=100)
+RECIPE = loop.Recipe(steps=8_600, batch=32, learning_rate=1e-3, warmup_steps=100)
 DROP_TEXT = 0.1  # Ho & Salimans 2022, arXiv 2207.12598: share of pictures trained without a caption
 TEXT_WIDTH = 128
 # Share of the steps in which min-SNR weighting favours shapes; from then on every noise level counts
 # alike, because the faces of this world live in small differences that little noise already hides.
-SHAPES_SHARE = 0.62
+SHAPES_SHARE = 0.67
 
 
 @dataclass
