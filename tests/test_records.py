@@ -211,3 +211,39 @@ def test_the_sheet_shows_layout_masks_and_picture_side_by_side(picture):
     coloured = np.asarray(masks_in_colour(Image.new("RGB", (64, 64), "white"), picture.plan.regions)).astype(int)
     assert coloured[32, 10, 0] - coloured[32, 10, 2] > 60 and coloured[32, 50, 2] - coloured[32, 50, 0] > 60
     assert (coloured[4, 50] == 255).all()
+
+
+def test_a_folder_with_files_that_are_not_ours_keeps_them(plan, tmp_path):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "mine.png").write_bytes(b"mine")
+    (tmp_path / "notes.txt").write_text("mine")
+    write_plan(plan, tmp_path)
+    write_plan(plan, tmp_path)
+    assert (tmp_path / "masks" / "mine.png").read_bytes() == b"mine"
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["layout.png", "masks/a.png", "plan.json"])
+def test_nothing_is_written_over_a_file_that_is_not_ours(plan, tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(SceneError, match="which costars did not write"):
+        write_plan(plan, tmp_path)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_run_after_one_that_failed_takes_its_place(plan, tmp_path):
+    regions = tuple(plan.regions.values())
+    write_failure(RegionError("b is missing", plan.layout, regions), tmp_path)
+    assert json.loads((tmp_path / "missing.json").read_text())["missing"] == "b is missing"
+    write_plan(plan, tmp_path)
+    names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert names == {"plan.json", "layout.png", "layout.safetensors", "masks/a.png", "masks/b.png"}
+
+
+def test_a_folder_of_a_picture_is_no_plan_and_told_so(tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"")
+    with pytest.raises(SceneError, match=r"holds no plan.json; to draw its picture again, render .*picture.png"):
+        read_plan(tmp_path)

@@ -41,7 +41,8 @@ def test_defaults_are_those_of_the_official_code():
             {"method": {"name": "two_stage", "blnd": False}},
             "unknown key; did you mean 'blend'? known: blend, feather_cells",
         ),
-        ({"method": "nope"}, "'two_stage', 'multi_lora'"),
+        ({"method": "nope"}, "no method 'nope'; known: multi_lora, two_stage"),
+        ({"method": {"blend": False}}, "no method None; known: multi_lora, two_stage"),
         (
             {"prompt": "{ana} and {bob}"},
             "slot {bob} but the cast has no such member; did you mean 'bo'? known: ana, bo",
@@ -151,7 +152,9 @@ def test_settings_change_what_they_name_and_nothing_else():
         ("cast.ana.wieght=1", "cast.ana.wieght: unknown key; did you mean 'weight'?"),
         ("seed=[", "'[' is not a YAML value; quote it"),
         ("steps=0", "steps: Input should be greater than or equal to 1"),
-        ("seed.x=1", "the scene has no 'seed'"),
+        ("seed.x=1", "'seed' has no parts; set it as a whole, seed=..."),
+        ("nobody.x=1", "the scene has no 'nobody'"),
+        ("=3", "want key=value"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(setting, said):
@@ -182,3 +185,16 @@ def test_a_scene_written_out_and_read_again_is_the_same(member, method, seed):
 def test_hints_put_the_near_first_and_always_name_the_known():
     assert nearest("anna", ["bo", "ana"]) == "did you mean 'ana'? known: ana, bo"
     assert nearest("x", []) == "known: none"
+
+
+@pytest.mark.parametrize("where", [[10, 20], [0.1, 0.2, 0.3], [0.5, "x"], 3, {"x": 1}])
+def test_a_place_that_is_none_is_refused_in_plain_words(make_scene, where):
+    with pytest.raises(SceneError, match=r"cast.a.where: .* is no place; want left, right, a point \[x, y\]") as caught:
+        make_scene(cast={"a": {"concept": "a", "where": where}, "b": {"concept": "b"}})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [None, [1, 2], "text"])
+def test_a_file_without_keys_is_refused_in_plain_words(data):
+    with pytest.raises(SceneError, match="write at least prompt and cast"):
+        parse_scene(data)

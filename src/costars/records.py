@@ -36,28 +36,51 @@ def check_folder(out: Path) -> None:
             return
 
 
-# What a run leaves in its folder, beside masks/; a new run leaves none of an older one's.
-OURS = ("picture.png", "layout.png", "sheet.png", "result.json", "plan.json", "layout.safetensors")
+# What a run may leave in its folder, beside masks/NAME.png; each of the last three tells of the masks.
+OURS = ("picture.png", "layout.png", "sheet.png", "layout.safetensors", "result.json", "plan.json", "missing.json")
+
+
+def written_before(out: Path) -> list[Path]:
+    """The files of a folder that an earlier run wrote, as its own records tell; none of anybody else's."""
+    for record in OURS[-3:]:
+        try:
+            regions = json.loads((out / record).read_text())["regions"]
+            masks = [out / "masks" / f"{region['name']}.png" for region in regions]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return [path for path in (*(out / name for name in OURS), *masks) if path.is_file()]
+    return []
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder inside out to write into; its files replace what we wrote there before if the block succeeds."""
+    """A folder inside out to write into; its files replace what we wrote there before if the block succeeds.
+
+    Raises SceneError, and writes nothing, where a file would replace one that we did not write.
+    """
     check_folder(out)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=".part", dir=out))
     try:
         yield partial
-        shutil.rmtree(out / "masks", ignore_errors=True)
-        for name in OURS:
-            (out / name).unlink(missing_ok=True)
+        old = written_before(out)
+        for path in (p for p in partial.rglob("*") if p.is_file()):
+            target = out / path.relative_to(partial)
+            if target.exists() and target not in old:
+                raise SceneError(
+                    f"--out {out}: holds {target.relative_to(out)}, which costars did not write; choose another folder"
+                )
+        for path in old:
+            path.unlink()
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
             target = out / path.relative_to(partial)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if (out / "masks").is_dir() and not any((out / "masks").iterdir()):
+            (out / "masks").rmdir()
         if made and not any(out.iterdir()):
             out.rmdir()
 
@@ -107,6 +130,10 @@ def read_plan(folder: Path) -> Plan:
 
     Raises SceneError if a file is missing, damaged, or the masks are not the cast's.
     """
+    if not (folder / "plan.json").is_file():
+        picture = folder / "picture.png"
+        hint = f"to draw its picture again, render {picture}" if picture.is_file() else "make one with costars plan"
+        raise SceneError(f"{folder}: holds no plan.json; {hint}")
     try:
         facts = json.loads((folder / "plan.json").read_text())
         scene = parse_scene(facts["scene"], f"{folder.name}/plan.json")
@@ -160,12 +187,15 @@ def write_picture(picture: Picture, out: Path) -> None:
 
 
 def write_failure(error: RegionError, out: Path) -> None:
-    """layout.png and every region that was found, for a layout that does not show the cast."""
+    """layout.png, every region that was found and missing.json, for a layout that does not show the cast."""
     if error.layout is None:
         return
     with whole_folder(out) as folder:
         error.layout.image.save(folder / "layout.png")
-        _write_masks({f"{i}-{r.class_name}": r for i, r in enumerate(error.regions)}, folder)
+        found = {f"{i}-{r.class_name}": r for i, r in enumerate(error.regions)}
+        _write_masks(found, folder)
+        facts = {"missing": str(error), "regions": [_region(name, region) for name, region in found.items()]}
+        (folder / "missing.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def png(picture: Picture) -> bytes:

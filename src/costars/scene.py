@@ -27,6 +27,18 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _placed(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+    if not numbers or len(value) not in (2, 4) or not all(0 <= v <= 1 for v in value):
+        raise ValueError(
+            f"{value!r} is no place; want left, right, a point [x, y] or a box [left, top, right, bottom] "
+            "in shares of the picture from 0 to 1, or a .png mask file"
+        )
+    return value
+
+
 class CastMember(_Value):
     """One of your own characters or objects, and optionally where it stands and what it does."""
 
@@ -35,7 +47,7 @@ class CastMember(_Value):
     prompt: str | None = Field(None, description="the member's own prompt, default: derived from the scene's")
     negative_prompt: str | None = Field(None, description="default: the scene's")
     weight: float = Field(1.0, ge=0.0, le=4.0, description="scale of the concept's adapter")
-    where: Literal["left", "right"] | Rectangle | Point | str | None = Field(
+    where: Annotated[Literal["left", "right"] | Rectangle | Point | str | None, BeforeValidator(_placed)] = Field(
         None,
         description="left, right, a point (x, y) to be nearest to, a box (left, top, right, bottom), both in [0, 1], "
         "or a .png mask file",
@@ -77,7 +89,11 @@ class MultiLora(_Value):
 
 
 def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+    value = {"name": value} if isinstance(value, str) else value
+    names = [kind.model_fields["name"].default for kind in (TwoStage, MultiLora)]
+    if isinstance(value, dict) and value.get("name") not in names:
+        raise ValueError(f"no method {value.get('name')!r}; {nearest(str(value.get('name')), names)}")
+    return value
 
 
 Method = Annotated[TwoStage | MultiLora, Field(discriminator="name"), BeforeValidator(_named)]
@@ -141,6 +157,8 @@ class Scene(_Value):
 
 def parse_scene(data: Any, origin: str = "scene") -> Scene:
     """A scene from plain data; raises SceneError with one line for everything that is wrong."""
+    if not isinstance(data, dict):
+        raise SceneError(f"{origin}: holds {type(data).__name__}, not keys and values; write at least prompt and cast")
     try:
         return Scene.model_validate(data)
     except ValidationError as error:
@@ -185,24 +203,26 @@ def _scene_in_picture(path: Path) -> Scene:
     return parse_scene(data, str(path))
 
 
-def with_settings(scene: Scene, settings: list[str]) -> Scene:
+def with_settings(scene: Scene, settings: list[str], origin: str = "scene with --set") -> Scene:
     """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML."""
     data = scene.model_dump(mode="json")
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals:
+        if not equals or not key:
             raise SceneError(f"--set {setting}: want key=value, for example seed=3 or cast.ana.weight=0.8")
         *parents, last = key.split(".")
         here = data
         for parent in parents:
-            if not isinstance(here.get(parent), dict):
+            if parent not in here:
                 raise SceneError(f"--set {setting}: the scene has no {parent!r}; {nearest(parent, here)}")
+            if not isinstance(here[parent], dict):
+                raise SceneError(f"--set {setting}: {parent!r} has no parts; set it as a whole, {parent}=...")
             here = here[parent]
         try:
             here[last] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise SceneError(f"--set {setting}: {value!r} is not a YAML value; quote it") from None
-    return parse_scene(data, "scene with --set")
+    return parse_scene(data, origin)
 
 
 def _one_line(error: ValidationError) -> str:

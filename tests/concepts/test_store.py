@@ -34,7 +34,8 @@ def test_names_lead_to_their_files(store, tmp_path):
     ("asked", "said"),
     [
         ("builtin/anna", "did you mean 'builtin/ana' or 'builtin/bo'? known: builtin/ana, builtin/bo, mia"),
-        ("ana", "known: builtin/ana, builtin/bo, mia; or give the path of a .safetensors file"),
+        ("ana", "no concept 'ana' in your library; the shipped one is 'builtin/ana'"),
+        ("bob", "known: builtin/ana, builtin/bo, mia; or give the path of a .safetensors file"),
         ("nobody-like-it", "no concept 'nobody-like-it'; known: builtin/ana"),
     ],
 )

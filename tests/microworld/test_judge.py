@@ -105,7 +105,7 @@ def test_the_command_prints_one_entry_for_each_picture(tmp_path, capsys, monkeyp
     names = ["0.png", "1.png", "dog.png"]
     main([*(str(tmp_path / n) for n in names), "--references", str(tmp_path / "references")])
     entries = json.loads(capsys.readouterr().out)
-    assert [e["picture"] for e in entries] == names
+    assert [e["picture"] for e in entries] == [str(tmp_path / n) for n in names]
     assert [e["class_name"] for e in entries] == ["robot", "robot", "dog"]
     assert [e["rank"] for e in entries[:2]] == [1, 1]
     assert entries[0]["attributes"] == dict(who.attributes)

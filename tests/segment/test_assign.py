@@ -196,8 +196,14 @@ def test_an_empty_mask_file_is_refused(tmp_path):
         assign(*women(name), [], LAYOUT, base=tmp_path)
 
 
+def test_a_mask_of_another_shape_than_the_picture_is_refused(tmp_path):
+    Image.new("L", (300, 100), 255).save(tmp_path / "wide.png")
+    with pytest.raises(SceneError, match=r"wide\.png' is 300 x 100 px"):
+        assign(*women("wide.png"), [], LAYOUT, base=tmp_path)
+
+
 def test_a_mask_file_that_is_not_there_or_no_picture_says_so(tmp_path):
-    with pytest.raises(SceneError, match=r"where: 'gone.png' is not left, right, a point, a box or an existing .png"):
+    with pytest.raises(SceneError, match=r"where: 'gone.png' is not left, right, a point, a box, nor a mask file"):
         assign(*women("gone.png"), [], LAYOUT, base=tmp_path)
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(SceneError, match=r"text.png"):

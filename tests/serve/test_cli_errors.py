@@ -24,7 +24,7 @@ BAD_SCENES = [
         "is 640 -> 640, but the model's is 48 -> 48; it was made for another base model",
     ),
     (member(wher="left"), "cast.a.wher: unknown key; did you mean 'where'?"),
-    (member(where="midle"), "where: 'midle' is not left, right, a point, a box or an existing .png mask file"),
+    (member(where="midle"), "where: 'midle' is not left, right, a point, a box, nor a mask file"),
     ({"stepz": 4}, "stepz: unknown key; did you mean 'steps'?"),
     ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
     ({"prompt": "{a} and {c}"}, "slot {c} but the cast has no such member"),
@@ -62,11 +62,11 @@ def test_a_bad_scene_is_one_line_and_nothing_is_written(refused, write, folder, 
         (["render", "left.png"], "left.png: holds no scene"),
         (["plan", "scene.yaml", "--set", "seed"], "--set seed: want key=value"),
         (["render", "scene.yaml", "--set", "cast.c.weight=1"], "the scene has no 'c'"),
-        (["render", "scene.yaml", "--set", "method=nope"], "'two_stage', 'multi_lora'"),
+        (["render", "scene.yaml", "--set", "method=nope"], "no method 'nope'; known: multi_lora, two_stage"),
         (["plan", "scene.yaml", "--set", "method=multi_lora"], "multi_lora has no layout to plan; use two_stage"),
         (["render", "scene.yaml", "--seed", "-3"], "seed: Input should be greater than or equal to 0"),
         (["render", "scene.yaml", "--max-rows", "1"], "max_rows 1"),
-        (["render", "."], "not a plan"),
+        (["render", "."], "holds no plan.json; make one with costars plan"),
     ],
 )
 def test_a_bad_request_is_one_line_and_nothing_is_written(refused, folder, words, said):
@@ -125,3 +125,9 @@ def test_when_no_seed_shows_the_cast_the_last_one_says_why(refused, write, folde
 @pytest.mark.usefixtures("folder")
 def test_a_concept_that_is_not_there_cannot_be_shown(refused):
     refused("concepts", "show", "char_x", said="did you mean 'char_b' or 'char_a'?")
+
+
+def test_a_plan_is_not_rendered_into_its_own_folder(refused, tmp_path):
+    (tmp_path / "plan.json").write_text("{}")
+    refused("render", tmp_path, "--out", tmp_path, said="is the plan's own folder, which would be lost")
+    assert (tmp_path / "plan.json").read_text() == "{}"

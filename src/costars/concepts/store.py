@@ -34,6 +34,8 @@ class Store:
         if concept.endswith(".safetensors"):
             path = Path(concept).expanduser()
             return path if path.is_absolute() or base is None else base / path
+        if BUILTIN + concept in known:
+            raise ConceptError(f"no concept {concept!r} in your library; the shipped one is {BUILTIN + concept!r}")
         raise ConceptError(
             f"no concept {concept!r}; {nearest(concept, known)}; or give the path of a .safetensors file"
         )

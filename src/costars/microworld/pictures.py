@@ -30,8 +30,12 @@ def portraits(who: Identity, count: int, seed: int = 0) -> list[WorldPicture]:
 
 
 def write(pictures: list[WorldPicture], who: Identity, folder: Path) -> None:
-    """NN.png for each picture, NN.mask.png for its figure, and truth.json about all of them."""
+    """NN.png for each picture, NN.mask.png for its figure, and truth.json; an older set there is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "truth.json").exists():
+        for entry in json.loads((folder / "truth.json").read_text())["pictures"]:
+            (folder / entry["file"]).unlink(missing_ok=True)
+            (folder / entry["file"]).with_suffix(".mask.png").unlink(missing_ok=True)
     entries = []
     for i, picture in enumerate(pictures):
         name = f"{i:02d}.png"
@@ -53,8 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.count < 1:
         parser.error(f"--count {options.count}: want at least 1")
+    ours = (options.out / "truth.json").exists()
+    if options.out.exists() and not ours and (not options.out.is_dir() or any(options.out.iterdir())):
+        parser.error(f"--out {options.out}: holds what this did not write; choose a new or empty folder")
     who = identity_from_seed(options.identity_seed, options.class_name)
-    write(portraits(who, options.count, options.identity_seed), who, options.out)
+    try:
+        write(portraits(who, options.count, options.identity_seed), who, options.out)
+    except OSError as error:
+        parser.error(f"--out {options.out}: cannot be written ({error.strerror}); choose another")
     print(options.out / "truth.json", file=sys.stdout)
 
 

@@ -191,6 +191,12 @@ def _is_file(member: CastMember) -> bool:
 
 def _mask_file(member: CastMember, layout: Layout, base: Path | None) -> MaskArray:
     with Image.open(mask_path(member, base)) as image:
+        (width, height), (w, h) = image.size, layout.image.size
+        if abs(width * h - height * w) > 0.02 * width * h:
+            raise SceneError(
+                f"where: {member.where!r} is {width} x {height} px, the picture {w} x {h}; "
+                "give a mask of the picture's shape"
+            )
         mask = image.convert("L").resize(layout.image.size, Image.Resampling.BILINEAR)
     return (np.asarray(mask, dtype=np.float32) >= 128).astype(np.float32)
 
@@ -203,7 +209,7 @@ def mask_path(member: CastMember, base: Path | None) -> Path:
             image.verify()
     except (OSError, SyntaxError):
         raise SceneError(
-            f"where: {member.where!r} is not left, right, a point, a box or an existing .png mask file"
+            f"where: {member.where!r} is not left, right, a point, a box, nor a mask file ({path} is no picture)"
         ) from None
     return path
 

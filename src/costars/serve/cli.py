@@ -89,20 +89,27 @@ def render(
     from costars.types import Picture
 
     check_folder(out)
-    studio = _studio(device, dtype, max_rows)
     what: Scene | Plan
     if source.is_dir():
+        if out.resolve() == source.resolve():
+            raise SceneError(f"--out {out}: is the plan's own folder, which would be lost; choose another")
         if seed is not None or retries:
             raise SceneError(f"{source}: a plan has its seed; render the scene to use --seed or --retries")
         before = read_plan(source)
         what = with_scene(before, with_settings(before.scene, set_))
     else:
         what = _changed(load_scene(source), set_, seed)
+    studio = _studio(device, dtype, max_rows)
     picture = _run(studio, what, source.parent, retries, out, Picture)
     write_picture(picture, out)
     rows, seconds = picture.rows, picture.seconds
     spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     console.print(f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}; seconds: {spent}", highlight=False)
+    if picture.plan is not None and not rows["stage2"]:
+        start = picture.scene.start
+        console.print(
+            f"no identity takes part: start {start} leaves no step for them; this is the layout", style="bold"
+        )
     typer.echo(out / "picture.png")
 
 
@@ -172,7 +179,8 @@ def _studio(device: Device | None, dtype: Dtype | None, max_rows: int | None) ->
 
 
 def _changed(scene: Scene, settings: list[str], seed: int | None) -> Scene:
-    return with_settings(scene, [*settings, *([f"seed={seed}"] if seed is not None else [])])
+    scene = with_settings(scene, settings)
+    return scene if seed is None else with_settings(scene, [f"seed={seed}"], origin="--seed")
 
 
 def _run(studio: Studio, what: Any, base: Path, retries: int, out: Path, kind: type[Any]) -> Any:
@@ -202,7 +210,7 @@ def main() -> None:
     except CostarsError as error:
         code = _said(str(error), 2)
     except typer.exceptions.TyperException as error:
-        code = _said(f"{_words(error)}; see costars --help", 2)
+        code = _said(f"{_words(error) or 'no command was given'}; see costars --help", 2)
     except OSError as error:
         code = _said(f"{error.filename or 'a file'}: {error.strerror or error}; check the disk and the folder", 2)
     except (MemoryError, RuntimeError) as error:

@@ -16,9 +16,9 @@ def noise_loss(
     text: tuple[Tensor, Tensor],
     size_px: int,
     generator: torch.Generator,
-    gamma: float = MIN_SNR_GAMMA,
+    gamma: float | None = MIN_SNR_GAMMA,
 ) -> Tensor:
-    """Mean squared error of the predicted noise at uniform timesteps, weighted by min-SNR.
+    """Mean squared error of the predicted noise at uniform timesteps, weighted by min-SNR unless gamma is None.
 
     latents (n, c, h, w) are scaled, text is (tokens (n, t, d), pooled (n, d)), the picture is
     square. Randomness comes from the generator on the CPU, so that every device sees the same.
@@ -34,5 +34,7 @@ def noise_loss(
     added = {"text_embeds": pooled, "time_ids": size_ids}
     predicted = unet(noisy, t, tokens, added_cond_kwargs=added).sample
     error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+    if gamma is None:
+        return error.mean()
     snr = alphas / (1 - alphas)
     return (error * snr.clamp(max=gamma) / snr).mean()

@@ -51,7 +51,7 @@ def judged(pictures: list[Path], references: Path, mask: Path | None) -> list[di
     verdicts = judge([figure_in(path, mask, segmenter) for path in pictures])
     return [
         {
-            "picture": path.name,
+            "picture": str(path),
             "class_name": verdict.identity.class_name,
             "attributes": dict(verdict.identity.attributes),
             "similarity": round(float(verdict.embedding @ reference), 4),

@@ -135,7 +135,7 @@ def train(
         batch_ids[:, dropped] = empty
         first, second = batch_ids.to(device)
         text = features(encoders, first, second)
-        gamma = MIN_SNR_GAMMA if run.step < SHAPES_SHARE * recipe.steps else math.inf
+        gamma = MIN_SNR_GAMMA if run.step < SHAPES_SHARE * recipe.steps else None
         alphas = model.scheduler.alphas_cumprod
         return noise_loss(model.unet, alphas, drawn.to(device), text, SIZE_PX, generator, gamma)
 
