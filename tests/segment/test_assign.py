@@ -196,6 +196,12 @@ def test_an_empty_mask_file_is_refused(tmp_path):
         assign(*women(name), [], LAYOUT, base=tmp_path)
 
 
+def test_a_sole_member_of_its_class_is_the_better_figure_not_the_left_one(make_region):
+    scrap, dog = make_region("dog", (0.1, 0.4, 0.2, 0.6), 0.5, 0), make_region("dog", (0.5, 0.3, 0.9, 0.9), 0.95, 1)
+    cast = {"rex": CastMember(concept="rex")}
+    assert assign(cast, {"rex": "dog"}, [scrap, dog], LAYOUT)["rex"].box == dog.box
+
+
 def test_a_mask_of_another_shape_than_the_picture_is_refused(tmp_path):
     Image.new("L", (300, 100), 255).save(tmp_path / "wide.png")
     with pytest.raises(SceneError, match=r"wide\.png' is 300 x 100 px"):

