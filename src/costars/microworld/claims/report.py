@@ -103,7 +103,8 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_xticks(range(len(ticks)), ticks, rotation=30, ha="right")
         axes.grid(alpha=0.3)
     if len(groups) > 1:
-        figure.axes[0].legend()
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     figure.savefig(path, dpi=110)
 
 
