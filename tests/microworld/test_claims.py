@@ -13,7 +13,7 @@ from costars.microworld.claims import __main__ as command
 from costars.microworld.claims import base, report
 from costars.microworld.claims.cases import CLAIMS, PAIRS, STARTS, Case, pair
 from costars.microworld.claims.draw import Easel
-from costars.microworld.claims.score import MemberScore, means, place_of, shipped_scorer
+from costars.microworld.claims.score import MemberScore, means, order_kept, place_of, shipped_scorer
 from costars.microworld.identity import identity_from_seed
 from costars.microworld.pictures import SEED
 from costars.microworld.world import Spot, draw, sample_picture
@@ -73,21 +73,25 @@ def picture_of(world, names, planned=None):
     return Picture(world.image, scene, plan, {}, {}, {}, {})
 
 
+def members(scorer, picture):
+    return scorer.members(picture, scorer.segmenter.regions(picture.image))
+
+
 def test_a_render_of_the_cast_itself_scores_full_marks(scorer):
     names = ("bo", "ana")
     world = truth(names)
-    scores = scorer.members(picture_of(world, names))
+    scores = members(scorer, picture_of(world, names))
     assert all(s.found and s.first for s in scores.values())
     assert means(scores)["similarity"] > 0.7
     assert means(scores)["attributes"] > 0.9
     assert means(scores)["iou"] > 0.8
     assert means(scores)["light"] < 0.1
-    assert all(scorer.order_kept(picture_of(world, names)))
+    assert all(order_kept(picture_of(world, names), scorer.segmenter.regions(world.image)))
 
 
 def test_two_members_in_each_others_place_are_not_themselves(scorer):
     world = truth(("ana", "cleo"))
-    swapped = scorer.members(picture_of(world, ("cleo", "ana")))
+    swapped = members(scorer, picture_of(world, ("cleo", "ana")))
     assert not any(s.first for s in swapped.values())
     assert means(swapped)["similarity"] < 0.5
 
@@ -96,7 +100,7 @@ def test_a_member_that_is_not_drawn_scores_zero(scorer):
     one, two = truth(("ana",), seed=1), truth(("bo", "ana"))
     alone = picture_of(two, ("bo", "ana"))
     alone = Picture(one.image, alone.scene, alone.plan, {}, {}, {}, {})
-    scores = scorer.members(alone)
+    scores = members(scorer, alone)
     missing = [s for s in scores.values() if not s.found]
     assert missing and all(s == MemberScore(False, 0.0, 0.0, False, 0.0, None) for s in missing)
 

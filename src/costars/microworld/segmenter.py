@@ -14,29 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from costars.errors import ModelError, SceneError
+from costars.errors import SceneError
 from costars.microworld.identity import CLASSES
+from costars.microworld.nets import block, loaded
 from costars.types import Layout, Region
 
 SIZE_PX = 128
 OFFSET_PX = 32.0  # unit of the predicted way to the middle
-
-
-def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-        nn.GroupNorm(8, outputs),
-        nn.SiLU(),
-        nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-        nn.GroupNorm(8, outputs),
-        nn.SiLU(),
-    )
 
 
 class SegmenterNet(nn.Module):
@@ -46,19 +34,19 @@ class SegmenterNet(nn.Module):
         super().__init__()
         ins = (3, *widths[:-1])
         self.down = nn.ModuleList(
-            _block(i, o, stride=2 if k else 1) for k, (i, o) in enumerate(zip(ins, widths, strict=True))
+            block(i, o, stride=2 if k else 1) for k, (i, o) in enumerate(zip(ins, widths, strict=True))
         )
         pairs = list(zip(widths[::-1], widths[-2::-1], strict=False))
-        self.up = nn.ModuleList(_block(deep + skip, skip) for deep, skip in pairs)
+        self.up = nn.ModuleList(block(deep + skip, skip) for deep, skip in pairs)
         self.head = nn.Conv2d(widths[0], len(CLASSES) + 1 + 3, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         skips = []
-        for block in self.down:
-            x = block(x)
+        for down in self.down:
+            x = down(x)
             skips.append(x)
-        for block, skip in zip(self.up, skips[-2::-1], strict=True):
-            x = block(torch.cat([interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
+        for up, skip in zip(self.up, skips[-2::-1], strict=True):
+            x = up(torch.cat([interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
         out = self.head(x).float()
         count = len(CLASSES) + 1
         return out[:, :count], out[:, count : count + 2], out[:, count + 2]
@@ -156,10 +144,4 @@ def _sized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def load_segmenter(weights: Path, device: torch.device) -> WorldSegmenter:
     """The segmenter that ships with costars. Raises ModelError if its file is missing or damaged."""
-    net = SegmenterNet()
-    try:
-        net.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise ModelError(f"segmenter: {weights.name} cannot be loaded ({line}); install costars again") from None
-    return WorldSegmenter(net.to(device).eval(), device)
+    return WorldSegmenter(loaded(SegmenterNet(), weights, "segmenter", device), device)

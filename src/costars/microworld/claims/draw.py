@@ -12,7 +12,7 @@ from typing import Any
 from costars.catalog import METHODS
 from costars.errors import RegionError
 from costars.microworld.claims.cases import Case
-from costars.microworld.claims.score import Scorer, means
+from costars.microworld.claims.score import Scorer, means, order_kept
 from costars.records import dump, same_layout, with_scene, write_failure, write_picture
 from costars.scene import Scene
 from costars.studio import Studio
@@ -56,13 +56,14 @@ class Easel:
             facts: dict[str, Any] = {"scene": dump(scene), "failed": str(error)}
         else:
             write_picture(picture, folder)
-            members = self.scorer.members(picture)
+            regions = self.scorer.segmenter.regions(picture.image)
+            members = self.scorer.members(picture, regions)
             facts = {
                 "scene": dump(scene),
                 "failed": None,
                 "members": {name: asdict(score) for name, score in members.items()},
                 "means": means(members),
-                "order_kept": self.scorer.order_kept(picture),
+                "order_kept": order_kept(picture, regions),
                 "rows": dict(picture.rows),
                 "seconds": {k: round(v, 3) for k, v in picture.seconds.items()},
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -72,13 +72,12 @@ class Scorer:
             self.references[concept] = (identity_of(folder, verdicts), mean_embedding(embeddings))
         return self.references[concept]
 
-    def members(self, picture: Picture) -> dict[str, MemberScore]:
-        """The score of every member of the cast.
+    def members(self, picture: Picture, regions: Sequence[Region]) -> dict[str, MemberScore]:
+        """The score of every member of the cast, from the figures that the segmenter finds in the picture.
 
         With a layout a member is the figure that overlaps its mask most; without one the figures go
         to the members that they are most like, which favours methods that have no layout.
         """
-        regions = self.segmenter.regions(picture.image)
         verdicts = self.judge([(picture.image, r.mask) for r in regions])
         who = {n: self.reference(m.concept.removeprefix("builtin/")) for n, m in picture.scene.cast.items()}
         plan = picture.plan
@@ -131,20 +130,19 @@ class Scorer:
             self.colours[key] = np.mean(shown, axis=0)
         return self.colours[key]
 
-    def order_kept(self, picture: Picture) -> list[bool]:
-        """For every two members that meet in the layout: whether the same one is in front in the picture."""
-        if picture.plan is None:
-            return []
-        planned = picture.plan.regions
-        drawn = self.segmenter.regions(picture.image)
-        kept = []
-        for one, other in combinations(planned.values(), 2):
-            if not _meet(one.mask, other.mask):
-                continue
-            a, b = (max(drawn, key=lambda r: mask_iou(r.mask, m), default=None) for m in (one.mask, other.mask))
-            if a is not None and b is not None and a is not b:
-                kept.append((a.depth < b.depth) == (one.depth < other.depth))
-        return kept
+
+def order_kept(picture: Picture, drawn: Sequence[Region]) -> list[bool]:
+    """For every two members that meet in the layout: whether the same one is in front in the picture."""
+    if picture.plan is None:
+        return []
+    kept = []
+    for one, other in combinations(picture.plan.regions.values(), 2):
+        if not _meet(one.mask, other.mask):
+            continue
+        a, b = (max(drawn, key=lambda r: mask_iou(r.mask, m), default=None) for m in (one.mask, other.mask))
+        if a is not None and b is not None and a is not b:
+            kept.append((a.depth < b.depth) == (one.depth < other.depth))
+    return kept
 
 
 def _meet(one: MaskArray, other: MaskArray) -> bool:

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from costars.errors import ModelError, RegionError
+from costars.errors import RegionError
 from costars.microworld.identity import ATTRIBUTES, CLASSES, Identity
+from costars.microworld.nets import block, loaded
 from costars.types import MaskArray
 
 CROP_PX = 64
@@ -51,23 +50,12 @@ class Verdict:
     chances: Mapping[str, float]
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False),
-        nn.GroupNorm(8, outputs),
-        nn.SiLU(),
-        nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-        nn.GroupNorm(8, outputs),
-        nn.SiLU(),
-    )
-
-
 class JudgeNet(nn.Module):
     """(n, 4, 64, 64) crops (colour in [-1, 1], then the mask) to scores (n, s) and embeddings (n, 64)."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
         super().__init__()
-        self.body = nn.Sequential(*(_block(i, o) for i, o in zip((4, *widths[:-1]), widths, strict=True)))
+        self.body = nn.Sequential(*(block(i, o, stride=2) for i, o in zip((4, *widths[:-1]), widths, strict=True)))
         flat = widths[-1] * (CROP_PX // 2 ** len(widths)) ** 2
         self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(flat, 256), nn.SiLU())
         self.scores = nn.Linear(256, SCORES)
@@ -135,11 +123,4 @@ def _verdict(scores: Tensor, embedding: Tensor) -> Verdict:
 
 def load_judge(path: Path, device: torch.device) -> Judge:
     """The judge from its weights; raises ModelError if the file is missing or damaged."""
-    net = JudgeNet()
-    try:
-        net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"{path.name}: not the judge's weights ({str(error).splitlines()[0]}); install again"
-        ) from None
-    return Judge(net.to(device).eval(), device)
+    return Judge(loaded(JudgeNet(), path, "judge", device), device)
