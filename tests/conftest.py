@@ -83,7 +83,7 @@ def library(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def make_scene() -> Callable[..., Scene]:
-    """A scene of two on the tiny checkpoint, 64 x 64 px and 10 steps unless told otherwise."""
+    """A settled scene of two on the tiny checkpoint, 64 x 64 px and 10 steps unless told otherwise."""
 
     def make(**changes: Any) -> Scene:
         data = {
@@ -94,7 +94,7 @@ def make_scene() -> Callable[..., Scene]:
             "steps": 10,
             "segmenter": "attention",
         }
-        return parse_scene(data | changes)
+        return parse_scene(data | changes).settled()
 
     return make
 

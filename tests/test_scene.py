@@ -24,12 +24,22 @@ def cast(**changes):
 
 
 def test_defaults_are_those_of_the_official_code():
-    scene = parse_scene(DATA)
-    assert (scene.steps, scene.start, scene.model) == (50, 16 / 50, "builtin")
+    scene = parse_scene(DATA | {"model": "my-sdxl"}).settled()
+    assert (scene.steps, scene.start) == (50, 16 / 50)
     method = scene.method
-    assert isinstance(method, TwoStage)
+    assert isinstance(method, TwoStage) and method.own_words_share == 0
     assert (method.layout_strength, method.self_attention_share, method.self_attention_cell_px) == (1.0, 0.4, 32)
     assert method.blend and method.feather_cells == 0
+
+
+def test_the_built_in_model_has_defaults_of_its_own_and_what_is_given_stays():
+    scene = parse_scene(DATA)
+    assert (scene.model, scene.start) == ("builtin", None)
+    settled = scene.settled()
+    assert (settled.start, settled.method) == (0.12, TwoStage(own_words_share=1.0))
+    given = parse_scene(DATA | {"start": 0.5, "method": {"name": "two_stage", "own_words_share": 0.25}})
+    assert given.settled() == given
+    assert parse_scene(DATA | {"method": "multi_lora"}).settled().method == MultiLora()
 
 
 @pytest.mark.parametrize(

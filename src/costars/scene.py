@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +21,17 @@ Rectangle = tuple[Unit, Unit, Unit, Unit]
 
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+class Defaults(NamedTuple):
+    """What a scene gets where it leaves the choice to its model."""
+
+    start: float
+    own_words_share: float
+
+
+OFFICIAL = Defaults(start=16 / 50, own_words_share=0.0)  # OMG's code, made for SDXL
+MEASURED = {"builtin": Defaults(start=0.12, own_words_share=1.0)}  # docs/results.md
 
 
 class _Value(BaseModel):
@@ -80,6 +91,11 @@ class TwoStage(_Value):
     self_attention_cell_px: int = Field(
         32, ge=1, description="coarsest cell, in px, from which self-attention is kept (official code: 32 x 32 at 1024)"
     )
+    own_words_share: Unit | None = Field(
+        None,
+        description="share of the steps in which a member's own words reach only its mask; "
+        "default: 1 on the built-in model, 0 on any other (official code)",
+    )
 
 
 class MultiLora(_Value):
@@ -119,7 +135,11 @@ class Scene(_Value):
     )
     steps: int = Field(50, ge=1, le=999)
     guidance_scale: float = Field(5.0, ge=1.0, le=50.0)
-    start: Unit = Field(16 / 50, description="share of the steps before identities come in (official code: 16/50)")
+    start: Unit | None = Field(
+        None,
+        description="share of the steps before identities come in; "
+        "default: 0.12 on the built-in model, 16/50 on any other (official code)",
+    )
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
@@ -139,6 +159,14 @@ class Scene(_Value):
                     f"write {{{name}}} there exactly once, or remove the member"
                 )
         return self
+
+    def settled(self) -> Scene:
+        """The scene with what it leaves to its model filled in."""
+        wants, method = MEASURED.get(self.model, OFFICIAL), self.method
+        if isinstance(method, TwoStage) and method.own_words_share is None:
+            method = method.model_copy(update={"own_words_share": wants.own_words_share})
+        start = wants.start if self.start is None else self.start
+        return self.model_copy(update={"start": start, "method": method})
 
     def slots(self) -> list[str]:
         """The names in braces, in the prompt's order. Raises ValueError for a slot that is not a name."""

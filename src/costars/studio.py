@@ -62,8 +62,10 @@ class Studio:
     def resolve(self, scene: Scene, base: Path | None = None) -> Job:
         """Look the scene's concepts up and hold them against its model; relative paths are beside base.
 
+        What the scene leaves to its model is filled in.
         Raises ConceptError for a concept that is missing, damaged, or made for another model.
         """
+        scene = scene.settled()
         concepts = {name: self.store.load(member.concept, base) for name, member in scene.cast.items()}
         model = self.model(scene.model, base)
         adapters = {name: concept.adapter for name, concept in concepts.items()}

@@ -172,7 +172,12 @@ class Segmenter(Protocol):
         ...
 
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+class Attend(Protocol):
+    """softmax(q k^T / sqrt(d) + bias) v; q, k, v are (rows, heads, tokens, d), bias (rows, 1, q tokens, k tokens)."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(rows, heads, q tokens, d)."""
+        ...
 
 
 @dataclass(frozen=True)

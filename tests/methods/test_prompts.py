@@ -2,7 +2,8 @@
 
 import pytest
 
-from costars.methods.prompts import article, class_names, global_prompt, member_prompt, own_words
+from costars.errors import SceneError
+from costars.methods.prompts import article, class_names, global_prompt, member_prompt, own_tokens, own_words
 from costars.scene import parse_scene
 from costars.types import Concept
 
@@ -49,5 +50,33 @@ def test_a_members_prompt_may_be_given_and_stays_as_it_is():
 
 def test_articles_and_own_words():
     assert [article(w) for w in ("owl", "Elf", "woman")] == ["an owl", "an Elf", "a woman"]
-    assert own_words(CONCEPTS["rex"], "dog") == "a dog"
-    assert own_words(CONCEPTS["ana"], "woman") == "a zxa woman"
+    assert own_words(CONCEPTS["rex"], "dog") == "dog"
+    assert own_words(CONCEPTS["ana"], "woman") == "zxa woman"
+
+
+def positions(tiny, made, member):
+    tokenizer = tiny.encoders.tokenizer
+    tokens = own_tokens(tokenizer, made, member, class_names(made, CONCEPTS), CONCEPTS[member])
+    ids = tokenizer(member_prompt(made, member, class_names(made, CONCEPTS), CONCEPTS[member])).input_ids
+    return tokens, tokenizer.decode([ids[i] for i in tokens]).replace(" ", "")
+
+
+@pytest.mark.parametrize(("member", "words"), [("ana", "zxawoman"), ("rex", "dog"), ("io", "ioowl")])
+def test_a_members_own_words_are_found_in_its_prompt(tiny, member, words):
+    assert positions(tiny, scene(), member)[1] == words
+
+
+def test_another_of_the_same_class_before_a_member_is_not_meant(tiny):
+    cast = {name: {"concept": name} for name in ("rex", "ana")} | {"io": {"concept": "io", "class_name": "dog"}}
+    nameless = {**CONCEPTS, "io": concept("", "owl")}
+    made = parse_scene({"prompt": "{rex} and {io} before {ana}", "cast": cast})
+    classes, tokenizer = class_names(made, nameless), tiny.encoders.tokenizer
+    first, second = (own_tokens(tokenizer, made, n, classes, nameless[n]) for n in ("rex", "io"))
+    assert len(first) == len(second) and max(first) < min(second)
+
+
+def test_in_a_given_prompt_every_occurrence_counts_and_none_is_an_error(tiny):
+    tokens, words = positions(tiny, scene(ana={"prompt": "a zxa woman, the zxa woman"}), "ana")
+    assert words == "zxawoman" * 2 and len(set(tokens)) == len(tokens)
+    with pytest.raises(SceneError, match=r"cast.ana.prompt 'a lady' does not hold 'zxa woman'.*own_words_share=0"):
+        positions(tiny, scene(ana={"prompt": "a lady"}), "ana")

@@ -120,9 +120,10 @@ def test_the_first_step_changes_the_masks_inside_only(tiny_double, planned, conc
     assert moved[inside].min() > 1e-4
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
 @pytest.mark.parametrize("max_rows", [2, 3])
-def test_max_rows_changes_nothing(tiny_double, planned, concepts, finish, max_rows):
-    plan, scheduler = planned(tiny_double, boxes=APART)
+def test_max_rows_changes_nothing(tiny_double, planned, concepts, finish, max_rows, share):
+    plan, scheduler = planned(tiny_double, boxes=APART, method=method(own_words_share=share))
     whole, step = finish(personalise(tiny_double, plan, concepts, scheduler))
     split, split_step = finish(personalise(tiny_double.with_max_rows(max_rows), plan, concepts, scheduler))
     assert torch.allclose(split, whole, atol=1e-8, rtol=0)
@@ -135,14 +136,24 @@ def test_one_row_at_a_time_cannot_borrow_attention_and_says_so(tiny, planned, co
         finish(personalise(tiny.with_max_rows(1), plan, concepts, scheduler))
 
 
-@pytest.mark.parametrize(("option", "value", "rows"), [("layout_strength", 0.0, 7 * 6), ("feather_cells", 1.0, 7 * 7)])
-def test_the_borrowed_attention_and_the_feather_decide_the_result(tiny, planned, concepts, finish, option, value, rows):
+@pytest.mark.parametrize(
+    ("option", "value", "rows"),
+    [("layout_strength", 0.0, 7 * 6), ("feather_cells", 1.0, 7 * 7), ("own_words_share", 1.0, 7 * 7)],
+)
+def test_each_option_decides_the_result(tiny, planned, concepts, finish, option, value, rows):
     plan, scheduler = planned(tiny, boxes=APART)
     full, _ = finish(personalise(tiny, plan, concepts, scheduler))
     changed = plan.scene.model_copy(update={"method": plan.scene.method.model_copy(update={option: value})})
     other, step = finish(personalise(tiny, replace(plan, scene=changed), concepts, scheduler))
     assert (other - full).abs().max() > 1e-3
     assert step.rows == rows
+
+
+def test_a_prompt_without_the_members_own_words_is_found_out_before_anything_is_drawn(tiny, concepts, make_scene):
+    cast = {"a": {"concept": "a", "prompt": "photo of somebody"}, "b": {"concept": "b"}}
+    scene = make_scene(cast=cast, method=method(own_words_share=1.0))
+    with pytest.raises(SceneError, match=r"cast.a.prompt 'photo of somebody' does not hold"):
+        next(draw_layout(tiny, Job(scene, concepts), tiny.scheduler))
 
 
 def test_identities_that_come_in_after_the_last_step_leave_the_layout(tiny, planned, concepts, finish):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from transformers import CLIPTokenizer
+
+from costars.errors import SceneError
+from costars.model.text import word_spans
 from costars.scene import Scene
 from costars.types import Concept
 
@@ -29,14 +33,37 @@ def member_prompt(scene: Scene, member: str, classes: Mapping[str, str], concept
     if given is not None:
         return given
     named = {name: article(noun) for name, noun in classes.items()}
-    return scene.prompt.format_map(named | {member: own_words(concept, classes[member])})
+    return scene.prompt.format_map(named | {member: article(own_words(concept, classes[member]))})
 
 
 def everyone_prompt(scene: Scene, classes: Mapping[str, str], concepts: Mapping[str, Concept]) -> str:
     """Every slot as "a <trigger> <class>": one prompt for all adapters at once."""
-    return scene.prompt.format_map({name: own_words(concepts[name], noun) for name, noun in classes.items()})
+    return scene.prompt.format_map({name: article(own_words(concepts[name], noun)) for name, noun in classes.items()})
 
 
 def own_words(concept: Concept, class_name: str) -> str:
     """How a concept is called in a prompt: its trigger and its class."""
-    return article(f"{concept.trigger} {class_name}".strip())
+    return f"{concept.trigger} {class_name}".strip()
+
+
+def own_tokens(
+    tokenizer: CLIPTokenizer, scene: Scene, member: str, classes: Mapping[str, str], concept: Concept
+) -> list[int]:
+    """The token positions of a member's own words in its own prompt.
+
+    Where another of its class stands before it, that one's words are not meant; in a prompt that the
+    scene gives, every occurrence is. Raises SceneError where there is none.
+    """
+    words, prompt = own_words(concept, classes[member]), member_prompt(scene, member, classes, concept)
+    spans = word_spans(tokenizer, prompt, words)
+    if scene.cast[member].prompt is None:
+        before = scene.prompt.partition(f"{{{member}}}")[0]
+        others = before.format_map({name: article(noun) for name, noun in classes.items()})
+        first = len(word_spans(tokenizer, others, words))
+        spans = spans[first : first + 1]
+    if not spans:
+        raise SceneError(
+            f"cast.{member}.prompt {prompt!r} does not hold {words!r}, so these words cannot be kept to {member}'s "
+            "place; write them there, or set method.own_words_share=0"
+        )
+    return [i for span in spans for i in range(span.start, span.stop)]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from costars.errors import RegionError, SceneError
-from costars.methods.prompts import class_names, everyone_prompt, global_prompt, member_prompt
+from costars.methods.prompts import class_names, everyone_prompt, global_prompt, member_prompt, own_tokens
 from costars.methods.sampling import negative_text, sampler_of, size_px
 from costars.model.adapters import concatenated, one_adapter_per_row, scaled, text_adapter
 from costars.model.model import Model
 from costars.sample.blend import blended, cell_masks, with_rest
 from costars.sample.denoise import Sampler, denoise
-from costars.sample.rules import BorrowLayout, RecordWords
+from costars.sample.rules import BorrowLayout, OwnWords, RecordWords, both
 from costars.scene import Scene, TwoStage
-from costars.types import Adapter, Concept, Job, Layout, Path, Plan, Step, Text
+from costars.types import Adapter, AttentionRule, Concept, Job, Layout, Path, Plan, Step, Text
 
 EVERYONE = "{}"  # the adapter of the whole cast; no member can have this name
 
@@ -26,6 +27,7 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
     """Stage 1: the scene with class words only; keeps every step's latent and the words' attention."""
     scene = job.scene
     _check_rows(model, scene)
+    _own_tokens(model, scene, job.concepts)  # a prompt without them is found out before anything is drawn
     classes = class_names(scene, job.concepts)
     prompt = global_prompt(scene, classes)
     text = model.encode_text(prompt, sorted(set(classes.values())))
@@ -76,6 +78,8 @@ def personalise(
     latents = plan.layout.latents.to(model.device, model.dtype)
     shares = with_rest(_shares(plan, method, model.latent_size(size))).to(model.device)
     paths = _paths(model, plan, concepts, adapters, latents)
+    tokens = _own_tokens(model, scene, concepts)
+    own = {i: tokens[path.adapter] for i, path in enumerate(paths) if path.adapter in tokens}
     start = first_step(scene, len(latents) - 1)
     latent = latents[start : start + 1]
     steps, used = _sampler(model, plan, scheduler, latents, start)
@@ -86,7 +90,7 @@ def personalise(
             paths,
             steps,
             combine=lambda noise: blended(noise, shares),
-            rule=_rule(method, size),
+            rule=_rule(method, size, own, shares[1:]),
             adapters=row_adapters,
             stage="personalise",
         )
@@ -144,10 +148,30 @@ def _paths(
     return paths
 
 
-def _rule(method: TwoStage, size_px: tuple[int, int]) -> BorrowLayout | None:
+def _own_tokens(model: Model, scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, list[int]]:
+    """Where each member's own words stand in its prompt; nothing where they may reach everywhere."""
+    method = scene.method
+    if not isinstance(method, TwoStage) or not method.own_words_share or not method.blend:
+        return {}
+    classes, tokenizer = class_names(scene, concepts), model.encoders.tokenizer
+    return {name: own_tokens(tokenizer, scene, name, classes, concepts[name]) for name in classes}
+
+
+def _rule(
+    method: TwoStage, size_px: tuple[int, int], own: Mapping[int, list[int]], shares: Tensor
+) -> AttentionRule | None:
+    """The global row borrows from the layout's, and each member's own words (rows in own) keep to its share."""
+    rules: list[AttentionRule] = []
+    if method.layout_strength > 0:
+        rules.append(_borrowing(method, size_px))
+    if own:
+        assert method.own_words_share is not None
+        rules.append(OwnWords(own, dict(zip(own, shares, strict=True)), method.own_words_share))
+    return reduce(both, rules) if rules else None
+
+
+def _borrowing(method: TwoStage, size_px: tuple[int, int]) -> BorrowLayout:
     """The global row (1) borrows from the layout's (0), as far as the method's strength says."""
-    if method.layout_strength == 0:
-        return None
     width, height = size_px
     cell = method.self_attention_cell_px
     return BorrowLayout(
@@ -161,6 +185,7 @@ def _rule(method: TwoStage, size_px: tuple[int, int]) -> BorrowLayout | None:
 
 def first_step(scene: Scene, steps: int) -> int:
     """The first of so many steps in which identities take part."""
+    assert scene.start is not None, "a scene is settled before it is drawn"
     return min(steps, round(scene.start * steps))
 
 

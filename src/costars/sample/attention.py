@@ -14,9 +14,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from costars.types import AttentionRule, Where
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v; (rows, heads, tokens, d) each."""
-    return scaled_dot_product_attention(query, key, value)
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v; (rows, heads, tokens, d) each, the bias (rows, 1, q tokens, k tokens)."""
+    return scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
 class Moment:

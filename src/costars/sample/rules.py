@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from costars.types import Attend, Where
+from costars.sample.blend import EDGE_SHARE
+from costars.types import Attend, AttentionRule, Where
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,64 @@ class BorrowLayout:
         return x
 
 
+@dataclass(frozen=True)
+class OwnWords:
+    """A member's own words reach only its own part of the picture.
+
+    words {row: token positions}, parts {row: (h, w) share that the row has of each latent cell}. In the
+    first share of the steps cells outside the part get nothing from these tokens by cross-attention;
+    the other words reach everywhere. Not in OMG, where a member's path may draw the member anywhere
+    and what lies outside its mask is lost in the blend.
+    """
+
+    words: Mapping[int, Sequence[int]]
+    parts: Mapping[int, Tensor]
+    share: float
+    _made: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+        if not where.cross or where.progress >= self.share:
+            return attend(query, key, value)
+        made = (where.rows.start, where.rows.stop, query.shape[2])
+        if made not in self._made:
+            self._made[made] = self._bias(query, key.shape[2], where.rows)
+        return attend(query, key, value, self._made[made])
+
+    def _bias(self, query: Tensor, words: int, rows: slice) -> Tensor:
+        tokens = query.shape[2]
+        bias = query.new_zeros(len(query), 1, tokens, words)
+        for row, positions in self.words.items():
+            if rows.start <= row < rows.stop:
+                part = self.parts[row].to(query)
+                cover = interpolate(part[None, None], _grid(tokens, part.shape), mode="area").flatten()
+                outside = cover < min(EDGE_SHARE, float(cover.max()))  # a part smaller than a coarse cell keeps one
+                bias[row - rows.start, 0, outside.nonzero(), torch.tensor(positions)] = -math.inf
+        return bias
+
+
+def both(first: AttentionRule, second: AttentionRule) -> AttentionRule:
+    """The second rule attends with the query, key and value that the first asks for."""
+
+    def rule(attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+        def inner(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+            assert bias is None, "only the second rule may add to the logits"
+            return second(attend, query, key, value, where)
+
+        return first(inner, query, key, value, where)
+
+    return rule
+
+
+def _grid(tokens: int, size: Sequence[int]) -> tuple[int, int]:
+    """(h, w) of so many queries over a picture of size (h, w) cells; raises ValueError if they do not fit."""
+    height, width = size
+    side = math.sqrt(tokens / (height * width))
+    grid = (round(height * side), round(width * side))
+    if grid[0] * grid[1] != tokens:
+        raise ValueError(f"{tokens} queries do not fit a picture of {height} x {width} cells")
+    return grid
+
+
 @dataclass
 class RecordWords:
     """Plain attention that keeps the running mean of where one row's words look.
@@ -73,11 +132,7 @@ class RecordWords:
         return attend(query, key, value)
 
     def _record(self, query: Tensor, key: Tensor) -> None:
-        height, width = self.size
-        side = math.sqrt(query.shape[1] / (height * width))
-        grid = (round(height * side), round(width * side))
-        if grid[0] * grid[1] != query.shape[1]:
-            raise ValueError(f"{query.shape[1]} queries do not fit a picture of {height} x {width} cells")
+        grid = _grid(query.shape[1], self.size)
         logits = query.float() @ key.float().transpose(1, 2) / math.sqrt(query.shape[-1])
         seen = logits.softmax(dim=-1).mean(dim=0)
         maps = torch.stack([seen[:, self.columns[w]].mean(dim=1).view(grid) for w in self.words])
