@@ -82,6 +82,9 @@ class TwoStage(_Value):
         True, description="blend the concepts' noise by the masks (Eq. 6 of OMG); false: all adapters on one path"
     )
     feather_cells: float = Field(0.0, ge=0.0, le=8.0, description="soft mask edge, in latent cells (OMG: 0)")
+    overlap: Literal["front", "sum"] = Field(
+        "front", description="a cell that several masks cover: the front figure has it, or their noise is summed (OMG)"
+    )
     layout_strength: Unit = Field(
         1.0, description="share of the steps in which the layout's cross-attention is kept (OMG, official code: 1)"
     )

@@ -7,7 +7,7 @@ image grid, and are brought to the latent grid in sample/blend.py alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Protocol

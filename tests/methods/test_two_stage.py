@@ -59,7 +59,7 @@ def test_both_stages_equal_the_official_code(tiny, golden, concepts, make_scene,
         regions[name] = replace(make_region(concepts[name].class_name, LEFT), mask=mask)
     # The official code samples masks at every eighth pixel where ours measures coverage.
     monkeypatch.setattr(
-        two_stage, "cell_masks", lambda masks, size, feather: torch.stack([torch.tensor(m[::8, ::8]) for m in masks])
+        two_stage, "cell_masks", lambda masks, *_: torch.stack([torch.tensor(m[::8, ::8]) for m in masks])
     )
     latents = {}
     for step in personalise(tiny, Plan(scene, layout, regions), concepts, tiny.scheduler):

@@ -34,10 +34,20 @@ def scorer(studio):
 def test_every_variant_of_a_group_has_the_same_seeds(claim):
     seeds: dict[str, dict[str, set[int]]] = {}
     for case in CLAIMS[claim](3):
-        seeds.setdefault(case.group, {}).setdefault(case.variant, set()).add(case.seed)
+        seeds.setdefault(case.group + case.kind, {}).setdefault(case.variant, set()).add(case.seed)
         assert place_of(case.scene.prompt)
     for variants in seeds.values():
         assert all(found == {0, 1, 2} for found in variants.values())
+
+
+def test_the_ablation_differs_from_the_whole_method_in_one_thing_each():
+    cases = [c for c in CLAIMS["ablation"](1) if c.kind == "man+woman"]
+    assert len({(c.scene.model_dump_json(), c.grown_px) for c in cases}) == len(cases) == 10
+    prompts = {c.variant: [m.prompt for m in c.scene.cast.values()] for c in cases if "prompts" in c.variant}
+    assert prompts == {
+        "members' prompts: alone": ["a bo man in a park", "an ana woman in a park"],
+        "members' prompts: every trigger": ["a bo man in front of an ana woman in a park"] * 2,
+    }
 
 
 def test_the_identity_claim_draws_every_kind_of_pair_both_ways_and_each_member_alone():
@@ -123,10 +133,35 @@ def test_a_seed_counts_only_where_every_variant_has_a_picture():
         drawn_once(case("multi_lora", 1), similarity=1.0),
     ]
     two, multi = report.table(drawn)
-    assert (two["seeds"], multi["seeds"]) == (1, 1)
+    assert (two["scenes"], multi["scenes"]) == (1, 1)
     assert two["similarity"]["mean"] == 0.9 and multi["similarity"]["mean"] == 0.3
     assert two["iou"]["mean"] == 0.8 and multi["iou"] is None
     assert "| man+man | multi_lora | 1 | 0.30 (0.30 to 0.30)" in report.markdown([two, multi])
+    assert "change" not in two
+
+
+def test_a_change_is_told_scene_by_scene_against_the_baseline():
+    drawn = [
+        drawn_once(case(variant, seed), similarity=value)
+        for seed, values in enumerate(({"alone": 0.9, "joint": 0.7}, {"alone": 0.5, "joint": 0.1}))
+        for variant, value in values.items()
+    ]
+    alone, joint = report.table(drawn, "alone")
+    assert alone["change"] is None and joint["change"] == {"mean": -0.3, "low": -0.4, "high": -0.2}
+
+
+def test_a_layout_that_failed_takes_the_same_scene_from_every_variant_and_leaves_the_other_kinds():
+    def of(kind, variant, **facts):
+        made, told = drawn_once(Case("all pairs", variant, 0, pair(kind, 0), kind))
+        return made, told | facts
+
+    drawn = [
+        of("man+man", "two_stage", failed="nobody"),
+        of("man+man", "alone"),
+        of("man+woman", "two_stage"),
+        of("man+woman", "alone"),
+    ]
+    assert [(row["scenes"], row["pictures"]) for row in report.table(drawn)] == [(1, 1), (1, 1)]
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_more_values():

@@ -81,3 +81,10 @@ def test_a_wider_feather_reaches_further():
         int((cell_masks([mask_of(([0, 32], [0, 64]))], (16, 16), f)[0, 8, 8:] > 0.01).sum()) for f in (0.0, 0.5, 1.5)
     ]
     assert reach[0] == 0 < reach[1] < reach[2]
+
+
+def test_masks_that_are_not_to_be_disjoint_sum_their_noise_and_leave_the_global_path_nothing():
+    masks = [mask_of(([0, 32], [0, 64])), mask_of(([16, 64], [0, 64]))]
+    shares = with_rest(cell_masks(masks, (8, 8), disjoint=False))
+    assert shares[:, 0].sum(dim=0).tolist() == [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]
+    assert not shares[0].any()

@@ -194,7 +194,8 @@ def _shares(plan: Plan, method: TwoStage, size: tuple[int, int]) -> Tensor:
     if not method.blend or not plan.regions:
         return torch.zeros(0, *size)
     by_depth = sorted(plan.regions, key=lambda name: plan.regions[name].depth)
-    shares = cell_masks([plan.regions[name].mask for name in by_depth], size, method.feather_cells)
+    masks = [plan.regions[name].mask for name in by_depth]
+    shares = cell_masks(masks, size, method.feather_cells, method.overlap == "front")
     for name, share in zip(by_depth, shares, strict=True):
         if not share.any():
             raise RegionError(

@@ -13,8 +13,10 @@ from costars.types import MaskArray
 EDGE_SHARE = 0.5  # a cell belongs to a figure that covers at least this share of it
 
 
-def cell_masks(masks: Sequence[MaskArray], size: tuple[int, int], feather_cells: float = 0.0) -> Tensor:
-    """(k, h, w) shares on the latent grid; they sum to at most one in every cell.
+def cell_masks(
+    masks: Sequence[MaskArray], size: tuple[int, int], feather_cells: float = 0.0, disjoint: bool = True
+) -> Tensor:
+    """(k, h, w) shares on the latent grid; they sum to at most one in every cell, if they are to be disjoint.
 
     masks are (H, W) in [0, 1], the front-most first: where two meet, the earlier one has the cell.
     feather_cells is the standard deviation of a soft edge, in cells. What the masks leave is the
@@ -30,7 +32,8 @@ def cell_masks(masks: Sequence[MaskArray], size: tuple[int, int], feather_cells:
     for i, cover in enumerate(coverage):
         mine = (cover >= EDGE_SHARE) & ~taken
         shares[i] = mine.float()
-        taken |= mine
+        if disjoint:
+            taken |= mine
     return _feathered(shares, feather_cells) if feather_cells > 0 else shares
 
 
@@ -56,5 +59,5 @@ def blended(noise: Tensor, shares: Tensor) -> Tensor:
 
 
 def with_rest(shares: Tensor) -> Tensor:
-    """(k, h, w) shares of the concepts to (1 + k, h, w) with the global path's first."""
-    return torch.cat([1 - shares.sum(dim=0, keepdim=True), shares])
+    """(k, h, w) shares of the concepts to (1 + k, h, w) with the global path's first: what they leave, if anything."""
+    return torch.cat([(1 - shares.sum(dim=0, keepdim=True)).clamp(min=0), shares])

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from costars.errors import CostarsError
 from costars.microworld.claims import report
-from costars.microworld.claims.cases import CLAIMS
+from costars.microworld.claims.cases import BASELINES, CLAIMS
 from costars.microworld.claims.draw import Easel
 from costars.microworld.claims.score import shipped_scorer
 from costars.records import check_folder
@@ -48,14 +48,14 @@ def measure(claim: str, seeds: int, easel: Easel) -> None:
     columns = (TextColumn(claim), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         drawn = list(bar.track(easel.drawn(cases), total=len(cases)))
-    rows = report.table(drawn)
+    rows = report.table(drawn, BASELINES.get(claim, ""))
     out = easel.out
     failed = sum(bool(facts["failed"]) for _, facts in drawn)
     facts = {"claim": claim, "seeds": seeds, "pictures": len(drawn), "layouts without the cast": failed, "rows": rows}
     (out / f"{claim}.json").write_text(json.dumps(facts, indent=2) + "\n")
     (out / f"{claim}.md").write_text(report.markdown(rows))
     report.plot(rows, out / f"{claim}.png")
-    folders = {i: easel.folder(case.scene) for i, (case, _) in enumerate(drawn)}
+    folders = {i: easel.folder(case) for i, (case, _) in enumerate(drawn)}
     pictures = report.sheet(drawn, folders)
     if pictures is not None:
         pictures.save(out / f"{claim}-sheet.png")

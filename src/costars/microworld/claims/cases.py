@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from costars.methods.prompts import article
 from costars.microworld.places import PLACES
-from costars.scene import Scene
-
-START = 0.12  # share of the steps before identities come in, on the built-in world (docs/results.md)
-WHOLE = 1.0
+from costars.microworld.train.concepts import PACK
+from costars.scene import Scene, TwoStage
 
 # Who is paired for each kind of pair; the seed picks a cast, a place and who is where.
 PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -21,23 +20,30 @@ PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 RELATIONS = ("in front of", "to the left of", "behind", "next to")
 EVERYONE = ("ana", "bo", "rex", "mochi", "bolt")
-STARTS = (0.0, 0.1, 0.2, 0.32, 0.5, 0.7, WHOLE)
+STARTS = (0.0, 0.1, 0.2, 0.32, 0.5, 0.7, 1.0)
+WHOLE, GROWN_PX = "whole method", 6
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture to draw: group is what is averaged over, variant what is compared."""
+    """One picture to draw: group is what is averaged over, variant what is compared.
+
+    Cases of one kind and seed are compared with each other. grown_px is by how much every mask is made
+    larger before the identities come in, so that masks overlap.
+    """
 
     group: str
     variant: str
     seed: int
     scene: Scene
+    kind: str = ""
+    grown_px: int = 0
 
 
 def scene_of(prompt: str, names: tuple[str, ...], seed: int, **fields: object) -> Scene:
     """A scene with members of the concept pack."""
     cast = {name: {"concept": f"builtin/{name}"} for name in names}
-    return Scene.model_validate({"prompt": prompt, "cast": cast, "seed": seed, "start": START, **fields})
+    return Scene.model_validate({"prompt": prompt, "cast": cast, "seed": seed, **fields})
 
 
 def pair(kind: str, seed: int, **fields: object) -> Scene:
@@ -56,8 +62,12 @@ def identity(seeds: int) -> Iterator[Case]:
             yield Case(kind, "two_stage", seed, scene)
             yield Case(kind, "multi_lora", seed, scene.model_copy(update={"method": _named("multi_lora")}))
             for name in scene.cast:
-                place = scene.prompt.partition(scene.slots()[-1] + "} ")[2]
-                yield Case(kind, "alone", seed, scene_of(f"{{{name}}} {place}", (name,), seed, method="multi_lora"))
+                prompt = f"{{{name}}} {_place(scene)}"
+                yield Case(kind, "alone", seed, scene_of(prompt, (name,), seed, method="multi_lora"))
+
+
+def _place(scene: Scene) -> str:
+    return scene.prompt.partition(scene.slots()[-1] + "} ")[2]
 
 
 def start(seeds: int) -> Iterator[Case]:
@@ -65,27 +75,55 @@ def start(seeds: int) -> Iterator[Case]:
     for kind in PAIRS:
         for seed in range(seeds):
             for share in STARTS:
-                yield Case("all pairs", f"{share:.2f}", seed, pair(kind, seed, start=share))
+                yield Case("all pairs", f"{share:.2f}", seed, pair(kind, seed, start=share), kind)
 
 
 def ablation(seeds: int) -> Iterator[Case]:
-    """What each part of the method is for (section 4.3)."""
-    variants: Mapping[str, Mapping[str, object]] = {
-        "whole method": {},
-        "without layout preservation": {"method": {"name": "two_stage", "layout_strength": 0.0}},
-        "without noise blending": {"method": {"name": "two_stage", "blend": False}},
-        "feather 1 cell": {"method": {"name": "two_stage", "feather_cells": 1.0}},
-        "feather 2 cells": {"method": {"name": "two_stage", "feather_cells": 2.0}},
+    """What each part of the method is for (section 4.3), and what else was tried."""
+    methods: Mapping[str, Mapping[str, object]] = {
+        WHOLE: {},
+        "own words everywhere (OMG)": {"own_words_share": 0.0},
+        "without layout preservation": {"layout_strength": 0.0},
+        "without noise blending": {"blend": False},
+        "feather 1 cell": {"feather_cells": 1.0},
+        "feather 2 cells": {"feather_cells": 2.0},
     }
     for kind in PAIRS:
         for seed in range(seeds):
-            for variant, fields in variants.items():
-                yield Case("all pairs", variant, seed, pair(kind, seed, **fields))
+            scene = pair(kind, seed)
+            summed = _with_method(scene, overlap="sum")
+            variants = {variant: _with_method(scene, **fields) for variant, fields in methods.items()}
+            variants["members' prompts: alone"] = _prompted(scene, alone=True)
+            variants["members' prompts: every trigger"] = _prompted(scene, alone=False)
+            for variant, varied in variants.items():
+                yield Case("all pairs", variant, seed, varied, kind)
+            yield Case("all pairs", "masks grown, front wins", seed, scene, kind, GROWN_PX)
+            yield Case("all pairs", "masks grown, noise summed", seed, summed, kind, GROWN_PX)
+
+
+def _with_method(scene: Scene, **fields: object) -> Scene:
+    method = TwoStage.model_validate({"name": "two_stage", **fields})
+    return scene.model_copy(update={"method": method})
+
+
+def _prompted(scene: Scene, alone: bool) -> Scene:
+    """Members' own prompts that name nobody else, or that name all members by their triggers."""
+    cast = {}
+    for name, member in scene.cast.items():
+        words = {n: _own_words(n) for n in scene.cast}
+        prompt = f"{words[name]} {_place(scene)}" if alone else scene.prompt.format_map(words)
+        cast[name] = member.model_copy(update={"prompt": prompt})
+    return scene.model_copy(update={"cast": cast})
+
+
+def _own_words(name: str) -> str:
+    return article(f"{name} {PACK[name].class_name}")
 
 
 def degradation(seeds: int) -> Iterator[Case]:
-    """Each concept alone against the same concept in a pair (Fig. 2a): the pictures of `identity` again."""
-    yield from identity(seeds)
+    """What each concept loses of its identity in a pair, against itself alone (Fig. 2a): the pictures of `identity`."""
+    for case in identity(seeds):
+        yield replace(case, group="all pairs", kind=case.group)
 
 
 def count(seeds: int) -> Iterator[Case]:
@@ -103,6 +141,8 @@ def _named(method: str) -> object:
     return scene_of("{ana}", ("ana",), 0, method=method).method
 
 
+# What the other variants of a claim are held against.
+BASELINES = {"ablation": WHOLE, "degradation": "alone"}
 # To add a claim, add a line.
 CLAIMS: Mapping[str, Callable[[int], Iterator[Case]]] = {
     "identity": identity,

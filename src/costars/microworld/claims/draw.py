@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy import ndimage
 
 from costars.catalog import METHODS
 from costars.errors import RegionError
@@ -30,36 +33,47 @@ class Easel:
     out: Path
     plan: Plan | None = None
     failed: Scene | None = None
+    hashes: dict[str, str] = field(default_factory=dict)
 
     def drawn(self, cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
         """Every case with its facts: those of an earlier run are read, not drawn again."""
         for case in cases:
-            folder = self.folder(case.scene)
+            folder = self.folder(case)
             kept = folder / SCORES
-            facts = json.loads(kept.read_text()) if kept.exists() else self._draw(case.scene, folder)
+            facts = json.loads(kept.read_text()) if kept.exists() else self._draw(case, folder)
             yield case, facts
 
-    def folder(self, scene: Scene) -> Path:
-        """One folder for each scene, model and set of concepts."""
-        store, model = self.studio.store, self.studio.model(scene.model)
-        concepts = [store.load(member.concept).sha256 for member in scene.cast.values()]
-        told = json.dumps([dump(scene), model.facts.sha256, concepts], sort_keys=True)
+    def folder(self, case: Case) -> Path:
+        """One folder for each scene, growth of the masks, model and set of concepts."""
+        scene = case.scene.settled()
+        concepts = [self._hash(member.concept) for member in scene.cast.values()]
+        told = json.dumps([dump(scene), case.grown_px, self.studio.model(scene.model).facts.sha256, concepts])
         return self.out / "pictures" / hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def _draw(self, scene: Scene, folder: Path) -> dict[str, Any]:
+    def _hash(self, concept: str) -> str:
+        if concept not in self.hashes:
+            self.hashes[concept] = self.studio.store.load(concept).sha256
+        return self.hashes[concept]
+
+    def _draw(self, case: Case, folder: Path) -> dict[str, Any]:
+        scene = case.scene
         try:
-            picture = self.studio.render(self._planned(scene))
+            planned = self._planned(scene)
+            picture = self.studio.render(_grown(planned, case.grown_px))
         except RegionError as error:
             self.failed = scene
             folder.mkdir(parents=True, exist_ok=True)
             write_failure(error, folder)
             facts: dict[str, Any] = {"scene": dump(scene), "failed": str(error)}
         else:
+            if isinstance(planned, Plan):
+                picture = replace(picture, plan=planned)  # held against the layout's own masks
             write_picture(picture, folder)
             regions = self.scorer.segmenter.regions(picture.image)
             members = self.scorer.members(picture, regions)
             facts = {
                 "scene": dump(scene),
+                "grown_px": case.grown_px,
                 "failed": None,
                 "members": {name: asdict(score) for name, score in members.items()},
                 "means": means(members),
@@ -81,3 +95,13 @@ class Easel:
         if self.plan is None or not same_layout(self.plan.scene, scene):
             self.plan = self.studio.plan(scene)
         return with_scene(self.plan, scene)
+
+
+def _grown(planned: Scene | Plan, px: int) -> Scene | Plan:
+    if not px or not isinstance(planned, Plan):
+        return planned
+    regions = {
+        name: replace(region, mask=ndimage.binary_dilation(region.mask >= 0.5, iterations=px).astype(np.float32))
+        for name, region in planned.regions.items()
+    }
+    return replace(planned, regions=regions)

@@ -19,13 +19,14 @@ CONFIDENCE = 0.95
 Drawn = Sequence[tuple[Case, Mapping[str, Any]]]
 
 
-def table(drawn: Drawn) -> list[dict[str, Any]]:
+def table(drawn: Drawn, baseline: str = "") -> list[dict[str, Any]]:
     """One row for each group and variant: means over pictures with bootstrapped 95 % intervals.
 
-    Only seeds count for which every variant of the group has a picture, so that all are held to the
-    same scenes.
+    Only kinds and seeds count for which every variant of the group has a picture, so that all are held
+    to the same scenes. change is by how much the similarity differs from that of the baseline variant,
+    scene by scene.
     """
-    per_seed: dict[str, dict[int, dict[str, list[Mapping[str, Any]]]]] = defaultdict(
+    per_scene: dict[str, dict[tuple[str, int], dict[str, list[Mapping[str, Any]]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
     variants: dict[str, list[str]] = defaultdict(list)
@@ -33,16 +34,21 @@ def table(drawn: Drawn) -> list[dict[str, Any]]:
         if case.variant not in variants[case.group]:
             variants[case.group].append(case.variant)
         if not facts["failed"]:
-            per_seed[case.group][case.seed][case.variant].append(facts)
+            per_scene[case.group][case.kind, case.seed][case.variant].append(facts)
     rows = []
     for group, names in variants.items():
-        complete = [of for of in per_seed[group].values() if all(name in of for name in names)]
+        complete = [of for of in per_scene[group].values() if all(name in of for name in names)]
         for name in names:
             pictures = [facts for of in complete for facts in of[name]]
-            row: dict[str, Any] = {"group": group, "variant": name, "seeds": len(complete), "pictures": len(pictures)}
+            row: dict[str, Any] = {"group": group, "variant": name, "scenes": len(complete), "pictures": len(pictures)}
             for measure in MEASURES:
                 per = [[f["means"][measure] for f in of[name]] for of in complete]
                 row[measure] = interval([float(np.mean(v)) for v in per if None not in v])
+            if baseline in names:
+                alike = [
+                    [np.mean([f["means"]["similarity"] for f in of[v]]) for v in (name, baseline)] for of in complete
+                ]
+                row["change"] = None if name == baseline else interval([float(mine - base) for mine, base in alike])
             row["order_kept"] = interval([float(k) for f in pictures for k in f["order_kept"]])
             row["unet_rows"] = _mean([sum(f["rows"].values()) for f in pictures])
             row["seconds"] = _mean([sum(v for k, v in f["seconds"].items() if k != "load") for f in pictures])
@@ -66,7 +72,8 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table as Markdown, one line for each group and variant."""
-    heads = ("group", "variant", "seeds", *MEASURES, "order_kept")
+    told = [m for m in (*MEASURES, "order_kept", "change") if any(row.get(m) for row in rows)]
+    heads = ("group", "variant", "scenes", *told)
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
     for row in rows:
         cells = [str(row[h]) for h in heads[:3]] + [_cell(row[h]) for h in heads[3:]]
