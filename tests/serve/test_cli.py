@@ -1,11 +1,15 @@
 """The command line: what it writes, and that scene, plan and picture are three ways to one result."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from costars.errors import RegionError
+from costars.studio import Studio
 
 
 def files(home: Path, name: str = "out") -> set[str]:
@@ -69,6 +73,24 @@ def test_concepts_are_listed_and_shown(cli, folder):
     shown = json.loads(out)
     assert code == 0
     assert (shown["class_name"], shown["ranks"], shown["layers"], len(shown["sha256"])) == ("woman", [3], 164, 64)
+
+
+def test_seeds_that_did_not_show_everyone_are_told(cli, folder, monkeypatch):
+    plan_steps = Studio.plan_steps
+
+    def misses_twice(self, scene, base=None):
+        if scene.seed < 5:
+            raise RegionError("the layout does not show b")
+        yield from plan_steps(self, scene, base)
+
+    monkeypatch.setattr(Studio, "plan_steps", misses_twice)
+    code, _, err = cli("plan", "scene.yaml", "--out", "plan", "--retries", "4")
+    assert code == 0 and "seed 5: the layouts of 3, 4 did not show everyone" in err
+    assert json.loads((folder / "plan" / "plan.json").read_text())["scene"]["seed"] == 5
+
+
+def test_the_version_is_told(cli):
+    assert cli("--version") == (0, f"costars {version('costars')}\n", "")
 
 
 def test_the_doctor_says_what_is_missing(cli, tmp_path):

@@ -58,7 +58,7 @@ class Spot:
 
 # How large figures are drawn for 1 to 5 of them, and how far apart; px and factors.
 _SCALES = {1: (1.1, 1.32), 2: (0.98, 1.14), 3: (0.8, 0.92), 4: (0.68, 0.78), 5: (0.6, 0.68)}
-_COUNT_WEIGHTS = {1: 0.18, 2: 0.42, 3: 0.17, 4: 0.12, 5: 0.11}
+_COUNT_WEIGHTS = {1: 0.24, 2: 0.44, 3: 0.15, 4: 0.09, 5: 0.08}
 
 
 def sample_picture(

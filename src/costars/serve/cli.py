@@ -29,6 +29,23 @@ app.add_typer(concepts_app, name="concepts")
 console = Console(stderr=True)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"costars {version('costars')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print and stop")
+    ] = False,
+) -> None:
+    """Put several of your own characters into one picture, and each stays itself."""
+
+
 class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
@@ -195,12 +212,16 @@ def _run(studio: Studio, what: Any, base: Path, retries: int, out: Path, kind: t
     else:
         events = studio.render_steps(what, base)
     try:
-        return shown(events, console, kind)
+        made = shown(events, console, kind)
     except RegionError as error:
         from costars.records import write_failure
 
         write_failure(error, out)
         raise RegionError(f"{error}; see {out}/layout.png and {out}/masks/") from None
+    if isinstance(what, Scene) and made.scene.seed != what.seed:
+        missed = ", ".join(map(str, range(what.seed, made.scene.seed)))
+        console.print(f"seed {made.scene.seed}: the layouts of {missed} did not show everyone", highlight=False)
+    return made
 
 
 def main() -> None:

@@ -17,13 +17,11 @@ def noise_loss(
     size_px: int,
     generator: torch.Generator,
     gamma: float | None = MIN_SNR_GAMMA,
-    cells: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the predicted noise at uniform timesteps, weighted by min-SNR unless gamma is None.
 
     latents (n, c, h, w) are scaled, text is (tokens (n, t, d), pooled (n, d)), the picture is
-    square. cells (n, h, w) says how much each latent cell counts (1 where None). Randomness comes
-    from the generator on the CPU, so that every device sees the same.
+    square. Randomness comes from the generator on the CPU, so that every device sees the same.
     """
     device, count = latents.device, len(latents)
     t = torch.randint(len(alphas_cumprod), (count,), generator=generator).to(device)
@@ -35,8 +33,7 @@ def noise_loss(
     size_ids = torch.tensor([size_px, size_px, 0, 0, size_px, size_px], device=device).expand(count, 6)
     added = {"text_embeds": pooled, "time_ids": size_ids}
     predicted = unet(noisy, t, tokens, added_cond_kwargs=added).sample
-    error = (predicted.float() - noise).square().mean(dim=1)
-    error = (error if cells is None else error * cells).mean(dim=(1, 2))
+    error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
     if gamma is None:
         return error.mean()
     snr = alphas / (1 - alphas)

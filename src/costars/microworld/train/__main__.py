@@ -22,7 +22,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop each part after this long; resume later")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
-    parser.add_argument("--further", action="store_true", help="base: begin with the weights that ship, not with none")
     parser.add_argument("--work", type=Path, default=Path("out/train"), help="pictures, checkpoints, sample sheets")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished weights go")
     parser.add_argument("--sheet-every", type=float, default=5.0, help="minutes between sample sheets")
@@ -44,7 +43,6 @@ def main(arguments: list[str] | None = None) -> None:
         options.resume,
         60 * options.sheet_every,
         os.cpu_count() or 1,
-        options.further,
     )
     columns = (
         TextColumn("{task.description:<10}"),

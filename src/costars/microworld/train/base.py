@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -23,11 +22,6 @@ from costars.train.attention import plain_attention
 from costars.train.loss import MIN_SNR_GAMMA, noise_loss
 
 RECIPE = loop.Recipe(steps=8_600, batch=32, learning_rate=1e-3, warmup_steps=100)
-# Further, from the weights that ship, on pictures with more figures and with the cells' weights below.
-FURTHER = loop.Recipe(steps=3_600, batch=32, learning_rate=1e-3, warmup_steps=200, decay_share=0.4, seed=1)
-# How much a latent cell counts where it shows the lower or the upper half of a figure, against 1 for the
-# place, which the model draws well long before it draws a face.
-BODY_WEIGHT, HEAD_WEIGHT = 2.0, 4.0
 DROP_TEXT = 0.1  # Ho & Salimans 2022, arXiv 2207.12598: share of pictures trained without a caption
 TEXT_WIDTH = 128
 # Share of the steps in which min-SNR weighting favours shapes; from then on every noise level counts
@@ -105,13 +99,6 @@ def build(folder: Path) -> BaseModel:
     )
 
 
-def take(model: BaseModel, folder: Path) -> None:
-    """Put a saved model's weights into one that was just built."""
-    for name, part in model.trained().named_children():
-        weights = next((folder / name).glob("*.safetensors"))
-        part.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
-
-
 def token_ids(model: BaseModel, captions: list[str]) -> Tensor:
     """(2, n, t) token ids of both tokenizers."""
     pair = [
@@ -124,7 +111,6 @@ def token_ids(model: BaseModel, captions: list[str]) -> Tensor:
 def train(
     model: BaseModel,
     latents: tuple[Tensor, Tensor],
-    importance: Tensor,
     captions: list[str],
     checkpoint: Path,
     *,
@@ -133,10 +119,7 @@ def train(
     minutes: float = math.inf,
     resume: bool = False,
 ) -> Iterator[tuple[loop.Run, loop.Progress]]:
-    """Train UNet and both text encoders together on (mean, std) latents, already scaled.
-
-    importance (n, h, w) says how much each latent cell of each picture counts.
-    """
+    """Train UNet and both text encoders together on (mean, std) latents, already scaled."""
     parts = model.trained().to(device).train()
     run = loop.start(parts, recipe, checkpoint, resume)
     mean, std = latents
@@ -154,8 +137,7 @@ def train(
         text = features(encoders, first, second)
         gamma = MIN_SNR_GAMMA if run.step < SHAPES_SHARE * recipe.steps else None
         alphas = model.scheduler.alphas_cumprod
-        cells = importance[index].float().to(device)
-        return noise_loss(model.unet, alphas, drawn.to(device), text, SIZE_PX, generator, gamma, cells)
+        return noise_loss(model.unet, alphas, drawn.to(device), text, SIZE_PX, generator, gamma)
 
     with plain_attention(model.unet, (model.text_encoder, model.text_encoder_2), device):
         for progress in loop.train(run, recipe, loss_of, device=device, checkpoint=checkpoint, minutes=minutes):

@@ -88,22 +88,6 @@ def load_captions(folder: Path, count: int) -> list[str]:
     return lines
 
 
-def load_importance(folder: Path, count: int, cell_px: int, body: float, head: float) -> NDArray[np.float16]:
-    """(n, h, w) how much each latent cell counts: the place 1, figures more, their upper halves most; mean 1."""
-    chunks = []
-    for start in range(0, count, CHUNK):
-        with np.load(chunk(folder, start)) as data:
-            labels, middles = data["labels"], data["centres"][..., 1]
-        n, height, width = labels.shape
-        # The height at which each pixel's own figure has its middle; below it lies the body.
-        middle = np.concatenate([np.zeros((n, 1)), middles], axis=1)[np.arange(n)[:, None, None], labels]
-        upper = np.arange(height)[None, :, None] < middle
-        each = np.where(labels == 0, 1.0, np.where(upper, head, body)).astype(np.float32)
-        cells = each.reshape(n, height // cell_px, cell_px, width // cell_px, cell_px).mean(axis=(2, 4))
-        chunks.append(cells / cells.mean(axis=(1, 2), keepdims=True))
-    return np.concatenate(chunks).astype(np.float16)
-
-
 def chunk(folder: Path, start: int) -> Path:
     """Where the pictures from this one on lie."""
     return folder / f"{start:07d}.npz"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,6 @@ PICTURES = 40_000  # rendered once, 5 ms each and core
 FOR_SEGMENTER = 14_000
 FOR_JUDGE = 20_000
 HELD_OUT = 500
-CELL_PX = 8  # the autoencoder's factor
 M = TypeVar("M", bound=torch.nn.Module)
 
 
@@ -64,36 +62,26 @@ def train_vae(shop: Workshop) -> Iterator[Said]:
 
 
 def train_base(shop: Workshop) -> Iterator[Said]:
-    """UNet and text encoders on the autoencoder's latents of the corpus, from none or from the weights that ship."""
+    """UNet and text encoders on the autoencoder's latents of the corpus."""
     yield from shop.rendered(PICTURES)
-    shipped = shop.weights / "model"
-    trained = shipped / "vae" if shop.further else shop.work / "vae"
-    decoder = AutoencoderKL.from_pretrained(trained).to(shop.device).eval()
+    decoder = AutoencoderKL.from_pretrained(shop.work / "vae").to(shop.device).eval()
     for done in latents.encode(decoder, shop.pictures, shop.work / "latents", PICTURES):
         yield done, PICTURES, "latents"
     captions = corpus.load_captions(shop.pictures, PICTURES)
     encoded = latents.load(shop.work / "latents", PICTURES)
-    weights = corpus.load_importance(shop.pictures, PICTURES, CELL_PX, base.BODY_WEIGHT, base.HEAD_WEIGHT)
     folder = shop.work / "model"
     model = base.build(folder)
-    part, recipe, before = "base", base.RECIPE, {}
-    if shop.further:
-        base.take(model, shipped)
-        part, recipe = "base-further", base.FURTHER
-        before = {"before": json.loads((shipped / "card.json").read_text())}
 
     def drawn(run: loop.Run) -> Image.Image:
         shown = samples.as_model(samples.averaged(model, run), decoder, shop.device)
         return samples.tiled(samples.sample(shown, samples.PROMPTS))
 
-    steps = base.train(
-        model, encoded, torch.from_numpy(weights), captions, shop.checkpoint(part), recipe=recipe, **shop.terms()
-    )
-    run = yield from shop.trained(part, recipe, steps, drawn)
+    steps = base.train(model, encoded, captions, shop.checkpoint("base"), recipe=base.RECIPE, **shop.terms())
+    run = yield from shop.trained("base", base.RECIPE, steps, drawn)
     loop.put_average(run, model.trained())
     base.save(model, folder)
-    write_card(folder / "card.json", recipe, run, shop.device, **before)
-    shutil.copytree(folder, shipped, dirs_exist_ok=True)
+    write_card(folder / "card.json", base.RECIPE, run, shop.device)
+    shutil.copytree(folder, shop.weights / "model", dirs_exist_ok=True)
 
 
 def train_segmenter(shop: Workshop) -> Iterator[Said]:

@@ -39,7 +39,6 @@ class Workshop:
     resume: bool
     sheet_every_s: float = 300.0
     workers: int = 1
-    further: bool = False  # the base goes on from the weights that ship
 
     @property
     def pictures(self) -> Path:
