@@ -42,6 +42,15 @@ def test_the_built_in_model_has_defaults_of_its_own_and_what_is_given_stays():
     assert parse_scene(DATA | {"method": "multi_lora"}).settled().method == MultiLora()
 
 
+def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
+    settled = parse_scene(DATA).settled()
+    assert with_settings(settled, ["model=my-sdxl"]).settled().start == 16 / 50
+    assert with_settings(settled, ["model=my-sdxl"]).settled().method == TwoStage(own_words_share=0.0)
+    chosen = parse_scene(DATA | {"start": 0.5}).settled()
+    assert with_settings(chosen, ["model=my-sdxl"]).start == 0.5
+    assert with_settings(settled, ["seed=4"]).start == 0.12
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

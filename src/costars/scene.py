@@ -83,7 +83,9 @@ class TwoStage(_Value):
     )
     feather_cells: float = Field(0.0, ge=0.0, le=8.0, description="soft mask edge, in latent cells (OMG: 0)")
     overlap: Literal["front", "sum"] = Field(
-        "front", description="a cell that several masks cover: the front figure has it, or their noise is summed (OMG)"
+        "front",
+        description="a cell that several masks cover, as edited or given ones may: "
+        "the front figure has it, or their noise is summed (official code)",
     )
     layout_strength: Unit = Field(
         1.0, description="share of the steps in which the layout's cross-attention is kept (OMG, official code: 1)"
@@ -96,8 +98,8 @@ class TwoStage(_Value):
     )
     own_words_share: Unit | None = Field(
         None,
-        description="share of the steps in which a member's own words reach only its mask; "
-        "default: 1 on the built-in model, 0 on any other (official code)",
+        description="share of the steps, counted from the first, in which a member's own words reach only its mask, "
+        "where noise is blended; default: 1 on the built-in model, 0 on any other (official code)",
     )
 
 
@@ -171,6 +173,13 @@ class Scene(_Value):
         start = wants.start if self.start is None else self.start
         return self.model_copy(update={"start": start, "method": method})
 
+    def unsettled(self) -> Scene:
+        """The scene with what its model would fill in left open, so that another model fills in its own."""
+        wants, method = MEASURED.get(self.model, OFFICIAL), self.method
+        if isinstance(method, TwoStage) and method.own_words_share == wants.own_words_share:
+            method = method.model_copy(update={"own_words_share": None})
+        return self.model_copy(update={"start": None if self.start == wants.start else self.start, "method": method})
+
     def slots(self) -> list[str]:
         """The names in braces, in the prompt's order. Raises ValueError for a slot that is not a name."""
         try:
@@ -236,7 +245,8 @@ def _scene_in_picture(path: Path) -> Scene:
 
 def with_settings(scene: Scene, settings: list[str], origin: str = "scene with --set") -> Scene:
     """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML."""
-    data = scene.model_dump(mode="json")
+    changes_model = any(setting.partition("=")[0] == "model" for setting in settings)
+    data = (scene.unsettled() if changes_model else scene).model_dump(mode="json")
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:

@@ -78,5 +78,19 @@ def test_another_of_the_same_class_before_a_member_is_not_meant(tiny):
 def test_in_a_given_prompt_every_occurrence_counts_and_none_is_an_error(tiny):
     tokens, words = positions(tiny, scene(ana={"prompt": "a zxa woman, the zxa woman"}), "ana")
     assert words == "zxawoman" * 2 and len(set(tokens)) == len(tokens)
-    with pytest.raises(SceneError, match=r"cast.ana.prompt 'a lady' does not hold 'zxa woman'.*own_words_share=0"):
+    with pytest.raises(
+        SceneError, match=r"cast.ana.prompt: 'a lady' does not hold the words 'zxa woman'.*own_words_share=0"
+    ):
         positions(tiny, scene(ana={"prompt": "a lady"}), "ana")
+
+
+def test_a_slot_that_is_no_word_of_its_own_is_told_of_the_scenes_prompt(tiny):
+    made = parse_scene({"prompt": "two {rex}s", "cast": {"rex": {"concept": "rex"}}})
+    with pytest.raises(SceneError, match=r"^prompt: 'two a dogs' .* let \{rex\} stand as a word of its own"):
+        positions(tiny, made, "rex")
+
+
+def test_braces_in_a_prompt_are_no_slots(tiny):
+    made = parse_scene({"prompt": "{{rex}} {rex}", "cast": {"rex": {"concept": "rex"}}})
+    tokens, words = positions(tiny, made, "rex")
+    assert words == "dog" and len(tokens) < len(tiny.encoders.tokenizer("{rex} a dog").input_ids) - 3

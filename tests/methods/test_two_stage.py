@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from costars.catalog import SCHEDULERS
 from costars.errors import RegionError, SceneError
 from costars.methods import multi_lora, two_stage
+from costars.methods.prompts import class_names, own_tokens
 from costars.methods.two_stage import draw_layout, first_step, personalise
+from costars.sample.rules import OwnWords
 from costars.types import Job, Plan
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
@@ -59,7 +61,7 @@ def test_both_stages_equal_the_official_code(tiny, golden, concepts, make_scene,
         regions[name] = replace(make_region(concepts[name].class_name, LEFT), mask=mask)
     # The official code samples masks at every eighth pixel where ours measures coverage.
     monkeypatch.setattr(
-        two_stage, "cell_masks", lambda masks, *_: torch.stack([torch.tensor(m[::8, ::8]) for m in masks])
+        two_stage, "cell_masks", lambda masks, *_, **__: torch.stack([torch.tensor(m[::8, ::8]) for m in masks])
     )
     latents = {}
     for step in personalise(tiny, Plan(scene, layout, regions), concepts, tiny.scheduler):
@@ -138,10 +140,15 @@ def test_one_row_at_a_time_cannot_borrow_attention_and_says_so(tiny, planned, co
 
 @pytest.mark.parametrize(
     ("option", "value", "rows"),
-    [("layout_strength", 0.0, 7 * 6), ("feather_cells", 1.0, 7 * 7), ("own_words_share", 1.0, 7 * 7)],
+    [
+        ("layout_strength", 0.0, 7 * 6),
+        ("feather_cells", 1.0, 7 * 7),
+        ("own_words_share", 1.0, 7 * 7),
+        ("overlap", "sum", 7 * 7),
+    ],
 )
 def test_each_option_decides_the_result(tiny, planned, concepts, finish, option, value, rows):
-    plan, scheduler = planned(tiny, boxes=APART)
+    plan, scheduler = planned(tiny, boxes=((0.0, 0.0, 0.625, 1.0), (0.375, 0.25, 1.0, 1.0)))
     full, _ = finish(personalise(tiny, plan, concepts, scheduler))
     changed = plan.scene.model_copy(update={"method": plan.scene.method.model_copy(update={option: value})})
     other, step = finish(personalise(tiny, replace(plan, scene=changed), concepts, scheduler))
@@ -149,10 +156,31 @@ def test_each_option_decides_the_result(tiny, planned, concepts, finish, option,
     assert step.rows == rows
 
 
+def test_each_members_words_go_with_its_own_mask_whoever_is_in_front(tiny, planned, concepts, finish, monkeypatch):
+    told = []
+
+    def noted(words, parts, share):
+        told.append((words, parts, share))
+        return OwnWords(words, parts, share)
+
+    monkeypatch.setattr(two_stage, "OwnWords", noted)
+    plan, scheduler = planned(tiny, boxes=APART, method=method(own_words_share=0.75))
+    classes, tokenizer = class_names(plan.scene, concepts), tiny.encoders.tokenizer
+    own = [own_tokens(tokenizer, plan.scene, n, classes, concepts[n]) for n in ("a", "b")]
+    behind = {name: replace(region, depth=1 - region.depth) for name, region in plan.regions.items()}
+    for regions in (plan.regions, behind):
+        finish(personalise(tiny, replace(plan, regions=regions), concepts, scheduler))
+        words, parts, share = told.pop()
+        assert list(words) == list(parts) == [2, 3] and share == 0.75
+        assert [words[2], words[3]] == own and own[0] != own[1]
+        assert parts[2][:, :3].all() and not parts[2][:, 3:].any()
+        assert parts[3][2:, 5:].all() and not parts[3][:, :5].any()
+
+
 def test_a_prompt_without_the_members_own_words_is_found_out_before_anything_is_drawn(tiny, concepts, make_scene):
     cast = {"a": {"concept": "a", "prompt": "photo of somebody"}, "b": {"concept": "b"}}
     scene = make_scene(cast=cast, method=method(own_words_share=1.0))
-    with pytest.raises(SceneError, match=r"cast.a.prompt 'photo of somebody' does not hold"):
+    with pytest.raises(SceneError, match=r"cast.a.prompt: 'photo of somebody' does not hold"):
         next(draw_layout(tiny, Job(scene, concepts), tiny.scheduler))
 
 

@@ -43,6 +43,12 @@ def test_every_variant_of_a_group_has_the_same_seeds(claim):
 def test_the_ablation_differs_from_the_whole_method_in_one_thing_each():
     cases = [c for c in CLAIMS["ablation"](1) if c.kind == "man+woman"]
     assert len({(c.scene.model_dump_json(), c.grown_px) for c in cases}) == len(cases) == 10
+    whole = cases[0].scene.method.model_dump()
+    changed = {c.variant: [k for k, v in c.scene.method.model_dump().items() if v != whole[k]] for c in cases}
+    assert {variant: len(keys) for variant, keys in changed.items()} == {
+        c.variant: 1 if c.scene.method != cases[0].scene.method else 0 for c in cases
+    }
+    assert sum(map(len, changed.values())) == 6
     prompts = {c.variant: [m.prompt for m in c.scene.cast.values()] for c in cases if "prompts" in c.variant}
     assert prompts == {
         "members' prompts: alone": ["a bo man in a park", "an ana woman in a park"],
@@ -173,7 +179,7 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_values():
 
 @pytest.mark.timeout(600)
 def test_by_two_stages_members_are_themselves_more_than_with_all_adapters_at_once(studio, scorer, tmp_path):
-    wanted = {("man+woman", 1), ("woman+woman", 1), ("person+robot", 1)}
+    wanted = {("man+woman", 1), ("woman+woman", 1), ("person+robot", 1)}  # the fewest of the five kinds that differ
     cases = [c for c in CLAIMS["identity"](2) if (c.group, c.seed) in wanted and c.variant != "alone"]
     alike = {"two_stage": [], "multi_lora": []}
     for case, facts in Easel(studio, scorer, tmp_path).drawn(cases):
@@ -219,6 +225,23 @@ def test_a_run_that_was_killed_goes_on_where_it_was(brief, studio, scorer, tmp_p
     rendered.clear()
     assert list(Easel(studio, scorer, tmp_path).drawn(cases)) == again
     assert not rendered
+
+
+def test_a_variant_that_fails_by_itself_does_not_stand_for_the_others(studio, scorer, tmp_path, monkeypatch):
+    render = studio.render
+
+    def fails_grown(what, base=None):
+        if what.regions["bo"].area > plan.regions["bo"].area:
+            raise RegionError("bo's mask fills no cell")
+        return render(what, base)
+
+    monkeypatch.setattr(studio, "render", fails_grown)
+    scene = pair("man+woman", 2, steps=4)
+    plan = studio.plan(scene)
+    cases = [Case("all", "grown", 2, scene, grown_px=6), Case("all", "plain", 2, scene)]
+    grown, plain = (facts for _, facts in Easel(studio, scorer, tmp_path).drawn(cases))
+    assert grown["failed"] == "bo's mask fills no cell" and grown["grown_px"] == 6
+    assert plain["failed"] is None and plain["scene"]["start"] == 0.12
 
 
 def test_a_layout_that_fails_is_drawn_once_and_told(studio, scorer, tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def test_seeds_that_did_not_show_everyone_are_told(cli, folder, monkeypatch):
 
     monkeypatch.setattr(Studio, "plan_steps", misses_twice)
     code, _, err = cli("plan", "scene.yaml", "--out", "plan", "--retries", "4")
-    assert code == 0 and "seed 5: the layouts of 3, 4 did not show everyone" in err
+    assert code == 0 and "this is seed 5: 3, 4 left someone out" in err
     assert json.loads((folder / "plan" / "plan.json").read_text())["scene"]["seed"] == 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from string import Formatter
 
 from transformers import CLIPTokenizer
 
@@ -55,15 +56,27 @@ def own_tokens(
     scene gives, every occurrence is. Raises SceneError where there is none.
     """
     words, prompt = own_words(concept, classes[member]), member_prompt(scene, member, classes, concept)
-    spans = word_spans(tokenizer, prompt, words)
-    if scene.cast[member].prompt is None:
-        before = scene.prompt.partition(f"{{{member}}}")[0]
-        others = before.format_map({name: article(noun) for name, noun in classes.items()})
-        first = len(word_spans(tokenizer, others, words))
+    spans, given = word_spans(tokenizer, prompt, words), scene.cast[member].prompt is not None
+    if not given:
+        first = len(word_spans(tokenizer, _before(scene, member, classes), words))
         spans = spans[first : first + 1]
-    if not spans:
+    tokens = [i for span in spans for i in range(span.start, span.stop)]
+    if not tokens:
+        mend = "write them there" if given else f"let {{{member}}} stand as a word of its own"
+        where = f"cast.{member}.prompt" if given else "prompt"
         raise SceneError(
-            f"cast.{member}.prompt {prompt!r} does not hold {words!r}, so these words cannot be kept to {member}'s "
-            "place; write them there, or set method.own_words_share=0"
+            f"{where}: {prompt!r} does not hold the words {words!r}, so they cannot be kept to {member}'s place; "
+            f"{mend}, or set method.own_words_share=0"
         )
-    return [i for span in spans for i in range(span.start, span.stop)]
+    return tokens
+
+
+def _before(scene: Scene, member: str, classes: Mapping[str, str]) -> str:
+    """The global prompt as far as the member's slot."""
+    text = ""
+    for literal, name, _, _ in Formatter().parse(scene.prompt):
+        text += literal
+        if name == member:
+            break
+        text += "" if name is None else article(classes[name])
+    return text

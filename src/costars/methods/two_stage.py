@@ -27,7 +27,7 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
     """Stage 1: the scene with class words only; keeps every step's latent and the words' attention."""
     scene = job.scene
     _check_rows(model, scene)
-    _own_tokens(model, scene, job.concepts)  # a prompt without them is found out before anything is drawn
+    _members_words(model, scene, job.concepts)  # a prompt without them is found out before anything is drawn
     classes = class_names(scene, job.concepts)
     prompt = global_prompt(scene, classes)
     text = model.encode_text(prompt, sorted(set(classes.values())))
@@ -78,7 +78,7 @@ def personalise(
     latents = plan.layout.latents.to(model.device, model.dtype)
     shares = with_rest(_shares(plan, method, model.latent_size(size))).to(model.device)
     paths = _paths(model, plan, concepts, adapters, latents)
-    tokens = _own_tokens(model, scene, concepts)
+    tokens = _members_words(model, scene, concepts)
     own = {i: tokens[path.adapter] for i, path in enumerate(paths) if path.adapter in tokens}
     start = first_step(scene, len(latents) - 1)
     latent = latents[start : start + 1]
@@ -148,10 +148,11 @@ def _paths(
     return paths
 
 
-def _own_tokens(model: Model, scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, list[int]]:
+def _members_words(model: Model, scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, list[int]]:
     """Where each member's own words stand in its prompt; nothing where they may reach everywhere."""
     method = scene.method
-    if not isinstance(method, TwoStage) or not method.own_words_share or not method.blend:
+    assert isinstance(method, TwoStage) and method.own_words_share is not None, "a scene is settled before it is drawn"
+    if not method.own_words_share or not method.blend:
         return {}
     classes, tokenizer = class_names(scene, concepts), model.encoders.tokenizer
     return {name: own_tokens(tokenizer, scene, name, classes, concepts[name]) for name in classes}
@@ -195,7 +196,7 @@ def _shares(plan: Plan, method: TwoStage, size: tuple[int, int]) -> Tensor:
         return torch.zeros(0, *size)
     by_depth = sorted(plan.regions, key=lambda name: plan.regions[name].depth)
     masks = [plan.regions[name].mask for name in by_depth]
-    shares = cell_masks(masks, size, method.feather_cells, method.overlap == "front")
+    shares = cell_masks(masks, size, method.feather_cells, disjoint=method.overlap == "front")
     for name, share in zip(by_depth, shares, strict=True):
         if not share.any():
             raise RegionError(

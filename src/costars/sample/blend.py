@@ -14,11 +14,12 @@ EDGE_SHARE = 0.5  # a cell belongs to a figure that covers at least this share o
 
 
 def cell_masks(
-    masks: Sequence[MaskArray], size: tuple[int, int], feather_cells: float = 0.0, disjoint: bool = True
+    masks: Sequence[MaskArray], size: tuple[int, int], feather_cells: float = 0.0, *, disjoint: bool = True
 ) -> Tensor:
-    """(k, h, w) shares on the latent grid; they sum to at most one in every cell, if they are to be disjoint.
+    """(k, h, w) shares on the latent grid; they sum to at most one in every cell.
 
-    masks are (H, W) in [0, 1], the front-most first: where two meet, the earlier one has the cell.
+    masks are (H, W) in [0, 1], the front-most first: where two meet, the earlier one has the cell. Without
+    disjoint both have it, whole, as in the official code, and the shares may sum to more than one.
     feather_cells is the standard deviation of a soft edge, in cells. What the masks leave is the
     global path's share, so the shares of all paths sum to one (unlike OMG's Eq. 6 as written, where
     overlapping masks add their noise).

@@ -220,7 +220,7 @@ def _run(studio: Studio, what: Any, base: Path, retries: int, out: Path, kind: t
         raise RegionError(f"{error}; see {out}/layout.png and {out}/masks/") from None
     if isinstance(what, Scene) and made.scene.seed != what.seed:
         missed = ", ".join(map(str, range(what.seed, made.scene.seed)))
-        console.print(f"seed {made.scene.seed}: the layouts of {missed} did not show everyone", highlight=False)
+        console.print(f"this is seed {made.scene.seed}: {missed} left someone out", highlight=False)
     return made
 
 

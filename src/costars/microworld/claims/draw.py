@@ -56,28 +56,24 @@ class Easel:
         return self.hashes[concept]
 
     def _draw(self, case: Case, folder: Path) -> dict[str, Any]:
-        scene = case.scene
+        scene = case.scene.settled()
+        facts: dict[str, Any] = {"scene": dump(scene), "grown_px": case.grown_px, "failed": None}
         try:
             planned = self._planned(scene)
             picture = self.studio.render(_grown(planned, case.grown_px))
         except RegionError as error:
-            self.failed = scene
             folder.mkdir(parents=True, exist_ok=True)
             write_failure(error, folder)
-            facts: dict[str, Any] = {"scene": dump(scene), "failed": str(error)}
+            facts["failed"] = str(error)
         else:
-            if isinstance(planned, Plan):
-                picture = replace(picture, plan=planned)  # held against the layout's own masks
             write_picture(picture, folder)
             regions = self.scorer.segmenter.regions(picture.image)
-            members = self.scorer.members(picture, regions)
-            facts = {
-                "scene": dump(scene),
-                "grown_px": case.grown_px,
-                "failed": None,
+            held = replace(picture, plan=planned) if isinstance(planned, Plan) else picture  # the layout's own masks
+            members = self.scorer.members(held, regions)
+            facts |= {
                 "members": {name: asdict(score) for name, score in members.items()},
                 "means": means(members),
-                "order_kept": order_kept(picture, regions),
+                "order_kept": order_kept(held, regions),
                 "rows": dict(picture.rows),
                 "seconds": {k: round(v, 3) for k, v in picture.seconds.items()},
             }
@@ -93,7 +89,11 @@ class Easel:
         if self.failed is not None and same_layout(self.failed, scene):
             raise RegionError("the layout does not show the cast")
         if self.plan is None or not same_layout(self.plan.scene, scene):
-            self.plan = self.studio.plan(scene)
+            try:
+                self.plan = self.studio.plan(scene)
+            except RegionError:
+                self.failed = scene
+                raise
         return with_scene(self.plan, scene)
 
 

@@ -76,7 +76,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     heads = ("group", "variant", "scenes", *told)
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
     for row in rows:
-        cells = [str(row[h]) for h in heads[:3]] + [_cell(row[h]) for h in heads[3:]]
+        cells = [str(row[h]) for h in heads[:3]] + [_cell(row.get(h)) for h in heads[3:]]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
@@ -126,8 +126,8 @@ def sheet(drawn: Drawn, folder_of: Mapping[int, Path], rows: int = 10) -> Image.
     for i, (case, facts) in enumerate(drawn):
         if not facts["failed"]:
             by_seed[case.group, case.scene.prompt, case.seed].setdefault(case.variant, folder_of[i])
-    variants = list(dict.fromkeys(case.variant for case, _ in drawn))
-    whole = [(key, of) for key, of in by_seed.items() if len(of) >= len(variants) - 1]
+    variants = list(max(by_seed.values(), key=len, default={}))  # a concept alone has a prompt, and a line, of its own
+    whole = [(key, of) for key, of in by_seed.items() if list(of) == variants]
     per_group: dict[str, int] = defaultdict(int)
     most = -(-rows // len({group for (group, _, _), _ in whole} or {""}))
     lines, captions = [], []
@@ -136,7 +136,7 @@ def sheet(drawn: Drawn, folder_of: Mapping[int, Path], rows: int = 10) -> Image.
             continue
         per_group[group] += 1
         layouts = [f / "layout.png" for f in of.values() if (f / "layout.png").exists()]
-        tiles = [*layouts[:1], *(of[v] / "picture.png" for v in variants if v in of)]
+        tiles = [*layouts[:1], *(of[v] / "picture.png" for v in variants)]
         lines.append([_opened(tile) for tile in tiles])
         captions.append(f"{prompt}  (seed {seed})")
     return grid(lines, ("layout", *variants), captions) if lines else None
