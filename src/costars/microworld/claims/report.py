@@ -126,7 +126,8 @@ def sheet(drawn: Drawn, folder_of: Mapping[int, Path], rows: int = 10) -> Image.
     for i, (case, facts) in enumerate(drawn):
         if not facts["failed"]:
             by_seed[case.group, case.scene.prompt, case.seed].setdefault(case.variant, folder_of[i])
-    variants = list(max(by_seed.values(), key=len, default={}))  # a concept alone has a prompt, and a line, of its own
+    most: Mapping[str, Path] = max(by_seed.values(), key=lambda of: len(of), default={})
+    variants = list(most)  # a concept alone has a prompt, and so a line, of its own
     whole = [(key, of) for key, of in by_seed.items() if list(of) == variants]
     per_group: dict[str, int] = defaultdict(int)
     most = -(-rows // len({group for (group, _, _), _ in whole} or {""}))
