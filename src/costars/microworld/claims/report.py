@@ -126,8 +126,8 @@ def sheet(drawn: Drawn, folder_of: Mapping[int, Path], rows: int = 10) -> Image.
     for i, (case, facts) in enumerate(drawn):
         if not facts["failed"]:
             by_seed[case.group, case.scene.prompt, case.seed].setdefault(case.variant, folder_of[i])
-    most: Mapping[str, Path] = max(by_seed.values(), key=lambda of: len(of), default={})
-    variants = list(most)  # a concept alone has a prompt, and so a line, of its own
+    # A concept alone has a prompt, and so a line, of its own: the longest line has every other variant.
+    variants = max((list(of) for of in by_seed.values()), key=len, default=[])
     whole = [(key, of) for key, of in by_seed.items() if list(of) == variants]
     per_group: dict[str, int] = defaultdict(int)
     most = -(-rows // len({group for (group, _, _), _ in whole} or {""}))
