@@ -1,11 +1,10 @@
-"""Makes the picture sheets of docs/: python examples/gallery.py {samples,concepts,pairs,counts,starts,all}."""
+"""Makes the picture sheets of docs/: python examples/gallery.py {samples,concepts,pairs,counts,all}."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -102,26 +101,11 @@ def counts(studio: Studio, out: Path) -> None:
     (out / "counts.json").write_text(json.dumps(table, indent=2) + "\n")
 
 
-def starts(studio: Studio, out: Path) -> None:
-    """One layout, identities brought in after more or less of the steps."""
-    shares = (0.0, 0.06, 0.12, 0.2, 0.32, 0.5)
-    rows, captions = [], []
-    for prompt, names in (PAIRS[0], PAIRS[3], PAIRS[6]):
-        first = rendered(studio, scene_of(prompt, names, "two_stage", 1))
-        if first is None or first.plan is None:
-            continue
-        plans = [replace(first.plan, scene=first.scene.model_copy(update={"start": share})) for share in shares]
-        rows.append([first.plan.layout.image, *(studio.render(plan).image for plan in plans)])
-        captions.append(f"{prompt}  (seed {first.scene.seed})")
-    grid(rows, ("layout", *(f"start {share:.2f}" for share in shares)), captions).save(out / "starts.png")
-
-
 SHEETS: dict[str, Callable[[Studio, Path], None]] = {
     "samples": samples,
     "concepts": concepts,
     "pairs": pairs,
     "counts": counts,
-    "starts": starts,
 }
 
 
