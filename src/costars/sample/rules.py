@@ -80,7 +80,7 @@ class OwnWords:
             if rows.start <= row < rows.stop:
                 part = self.parts[row].to(query)
                 cover = interpolate(part[None, None], _grid(tokens, part.shape), mode="area").flatten()
-                outside = cover < min(EDGE_SHARE, float(cover.max()))  # a part smaller than a coarse cell keeps one
+                outside = cover < min(EDGE_SHARE, float(cover.max()))  # where none is half filled, the fullest
                 bias[row - rows.start, 0, outside.nonzero(), torch.tensor(positions)] = -math.inf
         return bias
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from costars.types import Plan
 
 app = typer.Typer(
-    help="Put several of your own characters into one picture, and each stays itself.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
