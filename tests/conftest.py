@@ -16,8 +16,9 @@ from hypothesis import settings
 from safetensors.torch import load_file, save_file
 
 from costars.concepts.formats import load_concept
-from costars.model.load import load_sdxl
+from costars.model.load import load_model
 from costars.model.model import Model
+from costars.model.source import Source
 from costars.scene import Scene, parse_scene
 from costars.types import Concept, Region
 
@@ -36,7 +37,7 @@ def golden() -> Path:
 
 
 def _tiny(dtype: torch.dtype) -> Model:
-    return load_sdxl(GOLDEN / "tiny-sdxl", "tiny", torch.device("cpu"), dtype, 0, "attention")
+    return load_model(Source("tiny", GOLDEN / "tiny-sdxl"), torch.device("cpu"), dtype, 0, "attention")
 
 
 @pytest.fixture(scope="session")

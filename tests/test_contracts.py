@@ -8,7 +8,9 @@ from typing import get_args
 import pytest
 
 import costars
-from costars.catalog import METHODS, SCHEDULERS, SEGMENTERS
+from costars.catalog import METHODS, SEGMENTERS
+from costars.errors import SceneError
+from costars.model.schedulers import SAMPLERS, scheduler_of
 from costars.scene import MultiLora, Scene, TwoStage
 
 
@@ -46,9 +48,8 @@ def test_every_error_is_a_costars_error_and_nothing_else():
         assert getattr(costars, name).__mro__[1:3] == (costars.CostarsError, Exception)
 
 
-def test_every_scheduler_segmenter_and_method_of_a_scene_is_in_the_catalog():
+def test_every_segmenter_and_method_of_a_scene_is_in_the_catalog():
     fields = Scene.model_fields
-    assert literals(fields["scheduler"].annotation) == set(SCHEDULERS)
     assert literals(fields["segmenter"].annotation) == set(SEGMENTERS)
     assert {kind.model_fields["name"].default for kind in (TwoStage, MultiLora)} == set(METHODS)
     assert set(Scene.model_json_schema()["properties"]["method"]["discriminator"]["mapping"]) == set(METHODS)
@@ -60,12 +61,29 @@ def test_a_method_either_draws_a_layout_and_personalises_it_or_samples_at_once()
         assert (method.sample is None) != (method.personalise is None)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_scheduler_is_made_from_the_checkpoints_own(tiny, name):
-    made = SCHEDULERS[name](tiny.scheduler)
+    made = scheduler_of(name, tiny.scheduler)
     made.set_timesteps(5)
-    assert len(made.timesteps) == 5
+    assert len(made.timesteps) >= 5
     assert made.config["beta_schedule"] == "scaled_linear" and made.config["steps_offset"] == 1
+
+
+def test_a_spacing_may_follow_the_samplers_name(tiny):
+    assert scheduler_of("DPM++ 2M Karras", tiny.scheduler).config["use_karras_sigmas"]
+    assert scheduler_of("Euler SGM Uniform", tiny.scheduler).config["timestep_spacing"] == "trailing"
+    assert type(scheduler_of("EulerAncestralDiscreteScheduler", tiny.scheduler)) is type(
+        scheduler_of("Euler a", tiny.scheduler)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("eular", "scheduler: 'eular' is not known; did you mean 'euler'"), ("DDIM Karras", "'ddim' has no karras spacing")],
+)
+def test_a_scheduler_that_is_not_there_is_refused(tiny, name, said):
+    with pytest.raises(SceneError, match=said):
+        scheduler_of(name, tiny.scheduler)
 
 
 def test_the_schema_describes_every_field_that_a_person_writes():

@@ -54,7 +54,7 @@ def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"stepz": 3}, "stepz: unknown key; did you mean 'steps'? known: cast, guidance_scale"),
+        ({"stepz": 3}, "stepz: unknown key; did you mean 'steps' or 'style'? known: cast, checkpoint"),
         (cast(wheree="left"), "cast.ana.wheree: unknown key; did you mean 'where'? known: class_name, concept"),
         (
             {"method": {"name": "two_stage", "blnd": False}},
@@ -167,7 +167,7 @@ def test_settings_change_what_they_name_and_nothing_else():
         ("seed", "--set seed: want key=value, for example seed=3"),
         ("cats.ana.weight=1", "the scene has no 'cats'; did you mean 'cast'?"),
         ("cast.anna.weight=1", "the scene has no 'anna'; did you mean 'ana'? known: ana, bo"),
-        ("stepz=3", "stepz: unknown key; did you mean 'steps'?"),
+        ("stepz=3", "stepz: unknown key; did you mean 'steps' or 'style'?"),
         ("cast.ana.wieght=1", "cast.ana.wieght: unknown key; did you mean 'weight'?"),
         ("seed=[", "'[' is not a YAML value; quote it"),
         ("steps=0", "steps: Input should be greater than or equal to 1"),

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
 from costars.methods import multi_lora, two_stage
 from costars.microworld.segmenter import load_segmenter
-from costars.model.load import load_sdxl
 from costars.model.model import Model
 from costars.segment.attention import AttentionSegmenter
 from costars.types import Job, Layout, Plan, Segmenter, Step
@@ -24,7 +22,7 @@ class Method:
     """How a picture is made: with a plan drawn first (layout, personalise), or at once (sample)."""
 
     draw_layout: Callable[[Model, Job, Any], Generator[Step, None, Layout]] | None
-    personalise: Callable[[Model, Plan, Mapping[str, Any], Any], Generator[Step, None, Tensor]] | None = None
+    personalise: Callable[[Model, Plan, Job, Any], Generator[Step, None, Tensor]] | None = None
     sample: Callable[[Model, Job, Any], Generator[Step, None, Tensor]] | None = None
 
 
@@ -33,17 +31,8 @@ METHODS: Mapping[str, Method] = {
     "multi_lora": Method(None, sample=multi_lora.sample),
 }
 
-FAMILIES: Mapping[str, Callable[..., Model]] = {"sdxl": load_sdxl}
-
 # Each is given the folder of the shipped weights and the device.
 SEGMENTERS: Mapping[str, Callable[[Path, torch.device], Segmenter]] = {
     "world": lambda shipped, device: load_segmenter(shipped / "segmenter" / "model.safetensors", device),
     "attention": lambda shipped, device: AttentionSegmenter(),
-}
-
-SCHEDULERS: Mapping[str, Callable[[Any], Any]] = {
-    "checkpoint": lambda scheduler: scheduler,
-    "ddim": lambda scheduler: DDIMScheduler.from_config(scheduler.config, clip_sample=False, set_alpha_to_one=False),
-    "euler": lambda scheduler: EulerDiscreteScheduler.from_config(scheduler.config),
-    "dpm": lambda scheduler: DPMSolverMultistepScheduler.from_config(scheduler.config),
 }

@@ -74,6 +74,42 @@ class CastMember(_Value):
         return self
 
 
+class Style(_Value):
+    """A LoRA for the whole picture, beside those of the cast."""
+
+    concept: str = Field(description="builtin/NAME, a name in your library, or a .safetensors file")
+    weight: float = Field(
+        0.8, ge=0.0, le=4.0, description="scale in the layout and the global noise (OMG's code: 1.0 x 0.8)"
+    )
+    member_weight: float = Field(
+        0.4, ge=0.0, le=4.0, description="scale beside a member's own adapter (OMG's code: 0.5 x 0.8)"
+    )
+
+
+class Control(_Value):
+    """A ControlNet that the layout keeps to, with the pose, edge or depth picture that it reads."""
+
+    model: str = Field(description="a diffusers ControlNet: its folder, or its hub id")
+    image: str = Field(description="the picture, already drawn as the ControlNet reads it; a path beside the scene")
+    scale: float = Field(1.0, ge=0.0, le=4.0)
+    start: Unit = Field(0.0, description="share of the steps from which it acts")
+    end: Unit = Field(1.0, description="share of the steps up to which it acts")
+
+
+class Checkpoint(_Value):
+    """How the model's files are read, where they do not say it themselves."""
+
+    vae: str | None = Field(
+        None, description="another decoder: a diffusers folder, a .safetensors file or a hub id; default: the model's"
+    )
+    config: str | None = Field(
+        None, description="a diffusers folder whose .json files say how a single file is built; default: its family's"
+    )
+    prediction: Literal["epsilon", "v_prediction"] | None = Field(
+        None, description="what the UNet predicts; default: as its files say"
+    )
+
+
 class TwoStage(_Value):
     """OMG: draw the layout with class words, find who is where, then put each identity in place."""
 
@@ -126,14 +162,21 @@ class Scene(_Value):
     prompt: str = Field(min_length=1, description='"{ana} in front of {bo} in a park"')
     cast: dict[str, CastMember] = Field(description="who fills each slot; up to any number")
     negative_prompt: str = ""
-    model: str = Field("builtin", description="builtin, or the path of an SDXL diffusers folder")
+    model: str = Field(
+        "builtin",
+        description="builtin, a diffusers folder, a .safetensors checkpoint, or a hub id org/name[@revision]; "
+        "SD 1.5, SD 2 or SDXL",
+    )
+    checkpoint: Checkpoint = Checkpoint()
     method: Method = TwoStage()
     segmenter: Literal["world", "attention"] | None = Field(
         None, description="default: world for the built-in model, attention for any other"
     )
     lowest_score: Unit = Field(0.3, description="least score with which a figure of the layout counts as a member")
-    scheduler: Literal["checkpoint", "ddim", "euler", "dpm"] = Field(
-        "checkpoint", description="checkpoint: the one that the model ships with"
+    scheduler: str = Field(
+        "checkpoint",
+        description="checkpoint: the one that the model ships with; or ddim, euler, dpm++ 2m karras, euler a, ... "
+        "or the name of a class of diffusers",
     )
     size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] | None = Field(
         None, description="(width, height) in px, default: the model's own"
@@ -146,6 +189,14 @@ class Scene(_Value):
         "default: 0.12 on the built-in model, 16/50 on any other (official code)",
     )
     seed: int = Field(0, ge=0, lt=2**63)
+    clip_skip: int | None = Field(
+        None,
+        ge=1,
+        le=12,
+        description="which layer of the text encoders is read, from the end; default: 1 in SD 1.5 and 2, 2 in SDXL",
+    )
+    style: Style | None = None
+    controls: tuple[Control, ...] = ()
 
     @model_validator(mode="after")
     def _slots_are_the_cast(self) -> Scene:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from costars.errors import SettingsError
+
+
+def _split(folders: object) -> object:
+    """A list of folders as PATH has it; one in a home folder may begin with ~."""
+    return [Path(f).expanduser() for f in folders.split(os.pathsep) if f] if isinstance(folders, str) else folders
 
 
 class Settings(BaseSettings):
@@ -18,10 +24,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="COSTARS_", frozen=True, extra="forbid")
 
     library: Path = user_data_path("costars") / "concepts"
+    concept_folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = ()
     builtin: Path = Path(__file__).parent / "microworld" / "weights"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_rows: int = Field(0, ge=0)
+    offline: bool = False
 
 
 def machine_settings(**given: object) -> Settings:

@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from diffusers import ControlNetModel
 from torch import Tensor
 
-from costars.catalog import FAMILIES, METHODS, SCHEDULERS, SEGMENTERS
+from costars.catalog import METHODS, SEGMENTERS
 from costars.concepts.store import Store
 from costars.errors import ConceptError, ModelError, RegionError, SceneError
 from costars.methods.prompts import class_names, global_prompt, member_prompt
 from costars.model.adapters import fit
+from costars.model.control import control_image, load_control_net
+from costars.model.load import load_model
 from costars.model.model import Model
-from costars.model.text import token_ids
-from costars.scene import Scene
+from costars.model.schedulers import scheduler_of
+from costars.model.source import Source, located
+from costars.model.words import read
+from costars.scene import Checkpoint, Scene
 from costars.segment.assign import Limits, assign, check_where
 from costars.settings import Settings, machine_settings
-from costars.types import Concept, Job, Picture, Plan, Step
+from costars.types import Concept, ControlNet, Job, Picture, Plan, Step
 from costars.versions import versions
 
 T = TypeVar("T")
@@ -36,7 +41,8 @@ class Studio:
     dtype: torch.dtype
     settings: Settings
     max_rows: int = 0
-    models: dict[Path, Model] = field(default_factory=dict)
+    models: dict[Source, Model] = field(default_factory=dict)
+    control_nets: dict[Path, ControlNetModel] = field(default_factory=dict)
     load_seconds: float = 0.0
 
     @property
@@ -44,20 +50,27 @@ class Studio:
         """Where concepts are looked up."""
         return Store(self.settings.builtin / "concepts", self.settings.library)
 
-    def model(self, name: str, base: Path | None = None) -> Model:
+    def model(self, name: str, base: Path | None = None, checkpoint: Checkpoint | None = None) -> Model:
         """The model of this name, loaded once; a relative folder is looked up beside base.
 
         Raises ModelError if it is not there or not whole.
         """
-        builtin = name == "builtin"
-        folder = self.settings.builtin / "model" if builtin else (base or Path()) / Path(name).expanduser()
-        if folder not in self.models:
+        source = self._source(name, base, checkpoint or Checkpoint())
+        if source not in self.models:
             began = time.perf_counter()
-            segmenter = "world" if builtin else "attention"
-            load = FAMILIES["sdxl"]
-            self.models[folder] = load(folder, name, self.device, self.dtype, self.max_rows, segmenter)
+            segmenter = "world" if name == "builtin" else "attention"
+            self.models[source] = load_model(source, self.device, self.dtype, self.max_rows, segmenter)
             self.load_seconds += time.perf_counter() - began
-        return self.models[folder]
+        return self.models[source]
+
+    def _source(self, name: str, base: Path | None, checkpoint: Checkpoint) -> Source:
+        def find(name: str | None, what: str) -> Path | None:
+            return None if name is None else located(name, base, offline=self.settings.offline, what=what)
+
+        path = self.settings.builtin / "model" if name == "builtin" else find(name, "model")
+        assert path is not None
+        vae, config = find(checkpoint.vae, "vae"), find(checkpoint.config, "config")
+        return Source(name, path, vae, config, checkpoint.prediction)
 
     def resolve(self, scene: Scene, base: Path | None = None) -> Job:
         """Look the scene's concepts up and hold them against its model; relative paths are beside base.
@@ -67,15 +80,14 @@ class Studio:
         """
         scene = scene.settled()
         concepts = {name: self.store.load(member.concept, base) for name, member in scene.cast.items()}
-        model = self.model(scene.model, base)
+        style = None if scene.style is None else self.store.load(scene.style.concept, base)
+        model = self.model(scene.model, base, scene.checkpoint)
+        scheduler_of(scene.scheduler, model.scheduler)
         adapters = {name: concept.adapter for name, concept in concepts.items()}
-        modules = {
-            "unet.": model.unet,
-            "text_encoder.": model.encoders.encoder,
-            "text_encoder_2.": model.encoders.encoder_2,
-        }
-        for prefix, module in modules.items():
-            fit(module, prefix, adapters)
+        if style is not None:
+            adapters["style"] = style.adapter
+        for part, module in {"unet": model.unet, **{e.name: e.module for e in model.encoders}}.items():
+            fit(module, f"{part}.", adapters)
         for name, member in scene.cast.items():
             if concepts[name].family != model.facts.family:
                 raise ConceptError(
@@ -91,17 +103,28 @@ class Studio:
         if scene.size is not None:
             model.latent_size(scene.size)
         self._check_prompts(scene, concepts, model)
-        return Job(scene, concepts, base)
+        return Job(scene, concepts, base, style, self._controls(scene, model, base))
+
+    def _controls(self, scene: Scene, model: Model, base: Path | None) -> tuple[ControlNet, ...]:
+        controls = []
+        for control in scene.controls:
+            folder = located(control.model, base, offline=self.settings.offline, what="controls.model")
+            if folder not in self.control_nets:
+                self.control_nets[folder] = load_control_net(folder, control.model, model)
+            image = control_image(control.image, base, scene.size or model.facts.size_px, model)
+            net = self.control_nets[folder]
+            controls.append(ControlNet(net, image, control.scale, control.start, control.end))
+        return tuple(controls)
 
     @staticmethod
     def _check_prompts(scene: Scene, concepts: Mapping[str, Concept], model: Model) -> None:
-        """Every prompt that will be read fits the text encoders: found out before anything is drawn."""
+        """Every prompt can be read: found out before anything is drawn."""
         classes = class_names(scene, concepts)
         prompts = [global_prompt(scene, classes), scene.negative_prompt]
         prompts += [member_prompt(scene, name, classes, concepts[name]) for name in scene.cast]
         prompts += [member.negative_prompt or "" for member in scene.cast.values()]
         for prompt in prompts:
-            token_ids(model.encoders.tokenizer, prompt)
+            read(model.encoders[0].tokenizer, prompt)
 
     def plan_steps(self, scene: Scene, base: Path | None = None) -> Iterator[Step | Plan]:
         """Stage 1 step by step; the last thing yielded is the plan."""
@@ -133,12 +156,12 @@ class Studio:
         return last(self.render_steps(what, base), Picture)
 
     def _plan(self, job: Job) -> Iterator[Step | Plan]:
-        scene, model = job.scene, self.model(job.scene.model, job.base)
+        scene, model = job.scene, self.model(job.scene.model, job.base, job.scene.checkpoint)
         draw = METHODS[scene.method.name].draw_layout
         if draw is None:
             raise SceneError(f"method: {scene.method.name} has no layout to plan; use two_stage")
         began = time.perf_counter()
-        layout = yield from draw(model, job, SCHEDULERS[scene.scheduler](model.scheduler))
+        layout = yield from draw(model, job, scheduler_of(scene.scheduler, model.scheduler))
         drawn = time.perf_counter()
         classes = class_names(scene, job.concepts)
         segment = SEGMENTERS[scene.segmenter or model.facts.segmenter](self.settings.builtin, self.device)
@@ -149,13 +172,13 @@ class Studio:
         yield Plan(scene, layout, regions, seconds)
 
     def _render(self, job: Job, plan: Plan | None) -> Iterator[Step | Picture]:
-        scene, model = job.scene, self.model(job.scene.model, job.base)
-        method, scheduler = METHODS[scene.method.name], SCHEDULERS[scene.scheduler](model.scheduler)
+        scene, model = job.scene, self.model(job.scene.model, job.base, job.scene.checkpoint)
+        method, scheduler = METHODS[scene.method.name], scheduler_of(scene.scheduler, model.scheduler)
         began = time.perf_counter()
         rows = 0
         steps: Generator[Step, None, Tensor]
         if plan is not None and method.personalise is not None:
-            steps = method.personalise(model, replace(plan, scene=scene), job.concepts, scheduler)
+            steps = method.personalise(model, replace(plan, scene=scene), job, scheduler)
         elif method.sample is not None:
             steps = method.sample(model, job, scheduler)
         else:

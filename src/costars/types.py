@@ -7,7 +7,7 @@ image grid, and are brought to the latent grid in sample/blend.py alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Protocol
@@ -39,7 +39,11 @@ Adapter = Mapping[str, LowRank]  # module path, led by "unet.", "text_encoder." 
 
 @dataclass(frozen=True)
 class Concept:
-    """A character or object that someone taught: its words, its adapter and where it came from."""
+    """A character or object that someone taught: its words, its adapter and where it came from.
+
+    format is the kind of file; tokens {word: {"text_encoder": (n, d), "text_encoder_2": (n, d)}} are words
+    taught to the text encoders, with per_layer one vector for each of n cross-attention layers (ED-LoRA).
+    """
 
     name: str
     class_name: str
@@ -49,16 +53,19 @@ class Concept:
     source: str
     sha256: str
     licence: str = ""
+    format: str = ""
+    tokens: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    per_layer: bool = False
 
 
 @dataclass(frozen=True)
 class Text:
-    """An encoded prompt: tokens (1, t, d), pooled (1, d), spans {word: slices of token positions}."""
+    """An encoded prompt: tokens (1, t, d), pooled (1, d) (None but for SDXL), spans {word: token positions of each}."""
 
     prompt: str
     tokens: Tensor
-    pooled: Tensor
-    spans: Mapping[str, tuple[slice, ...]] = field(default_factory=dict)
+    pooled: Tensor | None
+    spans: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class Path:
     """One way through the denoising: a pair of rows (uncond, cond), or one replayed row.
 
     adapter names an adapter of the `one_adapter_per_row` block around the loop, None the base model.
-    replay holds the stored latents (s + 1, c, h, w) that the path follows instead of the common one.
+    replay holds the stored latents (s + 1, c, h, w) that the path follows instead of the common one;
+    controlled says whether the scene's ControlNets act on the path.
     """
 
     name: str
@@ -74,6 +82,7 @@ class Path:
     negative: Text | None = None
     adapter: str | None = None
     replay: Tensor | None = None
+    controlled: bool = False
 
     @property
     def rows(self) -> int:
@@ -156,12 +165,29 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class ControlNet:
+    """A drawn pose, edge or depth picture (1, 3, h px, w px) in [0, 1] with the network that keeps to it.
+
+    net is a diffusers ControlNetModel (Zhang et al. 2023, arXiv 2302.05543); it acts with this scale in
+    the steps from share start to share end.
+    """
+
+    net: Callable[..., tuple[Sequence[Tensor], Tensor]]
+    image: Tensor
+    scale: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Job:
-    """A scene with its concepts looked up; concepts {member: concept}."""
+    """A scene with its concepts looked up; concepts {member: concept}, style one for the whole picture."""
 
     scene: Scene
     concepts: Mapping[str, Concept]
     base: FilePath | None = None
+    style: Concept | None = None
+    controls: tuple[ControlNet, ...] = ()
 
 
 class Segmenter(Protocol):

@@ -55,7 +55,7 @@ def test_articles_and_own_words():
 
 
 def positions(tiny, made, member):
-    tokenizer = tiny.encoders.tokenizer
+    tokenizer = tiny.encoders[0].tokenizer
     tokens = own_tokens(tokenizer, made, member, class_names(made, CONCEPTS), CONCEPTS[member])
     ids = tokenizer(member_prompt(made, member, class_names(made, CONCEPTS), CONCEPTS[member])).input_ids
     return tokens, tokenizer.decode([ids[i] for i in tokens]).replace(" ", "")
@@ -70,7 +70,7 @@ def test_another_of_the_same_class_before_a_member_is_not_meant(tiny):
     cast = {name: {"concept": name} for name in ("rex", "ana")} | {"io": {"concept": "io", "class_name": "dog"}}
     nameless = {**CONCEPTS, "io": concept("", "owl")}
     made = parse_scene({"prompt": "{rex} and {io} before {ana}", "cast": cast})
-    classes, tokenizer = class_names(made, nameless), tiny.encoders.tokenizer
+    classes, tokenizer = class_names(made, nameless), tiny.encoders[0].tokenizer
     first, second = (own_tokens(tokenizer, made, n, classes, nameless[n]) for n in ("rex", "io"))
     assert len(first) == len(second) and max(first) < min(second)
 
@@ -93,4 +93,4 @@ def test_a_slot_that_is_no_word_of_its_own_is_told_of_the_scenes_prompt(tiny):
 def test_braces_in_a_prompt_are_no_slots(tiny):
     made = parse_scene({"prompt": "{{rex}} {rex}", "cast": {"rex": {"concept": "rex"}}})
     tokens, words = positions(tiny, made, "rex")
-    assert words == "dog" and len(tokens) < len(tiny.encoders.tokenizer("{rex} a dog").input_ids) - 3
+    assert words == "dog" and len(tokens) < len(tiny.encoders[0].tokenizer("{rex} a dog").input_ids) - 3

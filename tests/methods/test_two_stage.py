@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from costars.catalog import SCHEDULERS
+from costars.model.schedulers import scheduler_of
 from costars.errors import RegionError, SceneError
 from costars.methods import multi_lora, two_stage
 from costars.methods.prompts import class_names, own_tokens
-from costars.methods.two_stage import draw_layout, first_step, personalise
+from costars.methods.two_stage import draw_layout, first_step
 from costars.sample.rules import OwnWords
 from costars.types import Job, Plan
 
@@ -26,7 +26,7 @@ def planned(concepts, make_scene, make_region, finish):
 
     def make(model, boxes=(LEFT, RIGHT), scheduler="ddim", **changes):
         scene = make_scene(**changes)
-        chosen = SCHEDULERS[scheduler](model.scheduler)
+        chosen = scheduler_of(scheduler, model.scheduler)
         layout, _ = finish(draw_layout(model, Job(scene, concepts), chosen))
         regions = {
             name: make_region(concepts[name].class_name, box, depth=i)
@@ -35,6 +35,10 @@ def planned(concepts, make_scene, make_region, finish):
         return Plan(scene, layout, regions), chosen
 
     return make
+
+
+def personalise(model, plan, concepts, scheduler):
+    return two_stage.personalise(model, plan, Job(plan.scene, concepts), scheduler)
 
 
 def method(**options):
@@ -165,7 +169,7 @@ def test_each_members_words_go_with_its_own_mask_whoever_is_in_front(tiny, plann
 
     monkeypatch.setattr(two_stage, "OwnWords", noted)
     plan, scheduler = planned(tiny, boxes=APART, method=method(own_words_share=0.75))
-    classes, tokenizer = class_names(plan.scene, concepts), tiny.encoders.tokenizer
+    classes, tokenizer = class_names(plan.scene, concepts), tiny.encoders[0].tokenizer
     own = [own_tokens(tokenizer, plan.scene, n, classes, concepts[n]) for n in ("a", "b")]
     behind = {name: replace(region, depth=1 - region.depth) for name, region in plan.regions.items()}
     for regions in (plan.regions, behind):
@@ -212,7 +216,7 @@ def test_a_picture_without_guidance_has_one_row_for_each_path(tiny, planned, con
 
 
 def test_nothing_is_left_on_the_model_also_when_the_loop_is_stopped(tiny, planned, concepts, finish, trace):
-    parts = (tiny.unet, tiny.encoders.encoder, tiny.encoders.encoder_2)
+    parts = (tiny.unet, *(e.module for e in tiny.encoders))
     before = [trace(p) for p in parts]
     plan, scheduler = planned(tiny)
     steps = personalise(tiny, plan, concepts, scheduler)

@@ -11,7 +11,8 @@ from costars.concepts.formats import load_concept
 from costars.microworld.segmenter import load_segmenter
 from costars.microworld.train import base, concepts, corpus, judge, parts, samples, segmenter, vae
 from costars.microworld.train.__main__ import main
-from costars.model.load import load_sdxl
+from costars.model.load import load_model
+from costars.model.source import Source
 
 CPU = torch.device("cpu")
 
@@ -54,7 +55,7 @@ def test_everything_is_trained_from_the_renderer_alone_and_in_pieces_as_at_once(
     for path in sorted(once.rglob("*.safetensors")):
         if "concepts" not in path.parts:  # their files note the seconds they took
             assert path.read_bytes() == (pieces / path.relative_to(once)).read_bytes(), path
-    model = load_sdxl(pieces / "model", "small", CPU, torch.float32, 0, "world")
+    model = load_model(Source("small", pieces / "model"), CPU, torch.float32, 0, "world")
     assert samples.sample(
         model,
         ["a dog in a park"],

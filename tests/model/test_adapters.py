@@ -63,7 +63,7 @@ def test_the_rows_may_change_from_call_to_call(tiny, concepts, batch):
 
 
 def test_nothing_is_left_after_the_block_or_an_error_in_it(tiny, concepts, trace):
-    parts = (tiny.unet, tiny.encoders.encoder, tiny.encoders.encoder_2)
+    parts = (tiny.unet, *(e.module for e in tiny.encoders))
     before = [trace(p) for p in parts]
     adapter = concepts["a"].adapter
     with one_adapter_per_row(tiny.unet, "unet.", {"a": adapter}), text_adapter(tiny.encoders, adapter):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from costars.catalog import SCHEDULERS
-from costars.sample.denoise import denoise, only, rows_of, sampler
+from costars.model.schedulers import scheduler_of
+from costars.sample.batch import rows_of
+from costars.sample.denoise import denoise, only, sampler
 from costars.types import Path, Text
 
 SIZE = (64, 64)
@@ -44,7 +45,7 @@ def run(model, paths, combine=first, steps=4, start=0, guidance_scale=3.0):
 
 @pytest.mark.parametrize(("scheduler", "guidance_scale"), [("euler", 5.0), ("ddim", 5.0), ("euler", 1.0), ("dpm", 5.0)])
 def test_a_single_path_equals_the_pipeline_of_diffusers(tiny, pipeline, scheduler, guidance_scale):
-    pipeline.scheduler = SCHEDULERS[scheduler](pipeline.scheduler)
+    pipeline.scheduler = scheduler_of(scheduler, pipeline.scheduler)
     noise = tiny.initial_noise(SIZE, 3)
     expected = pipeline(
         "a man in the forest",
@@ -56,7 +57,7 @@ def test_a_single_path_equals_the_pipeline_of_diffusers(tiny, pipeline, schedule
         guidance_scale=guidance_scale,
         output_type="latent",
     ).images
-    plan = sampler(SCHEDULERS[scheduler](tiny.scheduler), 10, CPU, SIZE, guidance_scale, seed=3)
+    plan = sampler(scheduler_of(scheduler, tiny.scheduler), 10, CPU, SIZE, guidance_scale, seed=3)
     negative = tiny.encode_text("blurry") if guidance_scale > 1 else None
     path = Path("global", tiny.encode_text("a man in the forest"), negative)
     *_, step = denoise(tiny, plan.noise(tiny), [path], plan)

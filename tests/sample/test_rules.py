@@ -82,7 +82,7 @@ def test_rows_are_counted_in_the_whole_batch_not_in_its_piece():
     assert torch.allclose(out[2:], attend(query, key, value)[2:], atol=1e-6)
 
 
-LEFT_HALF = torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 4)
+LEFT_HALF = torch.tensor([[1.0] * 4 + [0.0] * 4] * 8)
 
 
 def kept(share: float = 1.0) -> OwnWords:

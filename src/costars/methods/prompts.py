@@ -60,7 +60,7 @@ def own_tokens(
     if not given:
         first = len(word_spans(tokenizer, _before(scene, member, classes), words))
         spans = spans[first : first + 1]
-    tokens = [i for span in spans for i in range(span.start, span.stop)]
+    tokens = [i for span in spans for i in span]
     if not tokens:
         mend = "write them there" if given else f"let {{{member}}} stand as a word of its own"
         where = f"cast.{member}.prompt" if given else "prompt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from costars.model.model import Model
@@ -25,4 +26,9 @@ def negative_text(model: Model, scene: Scene, prompt: str | None = None) -> Text
     """The encoded negative prompt (the scene's own unless given); None where there is no guidance."""
     if scene.guidance_scale <= 1:
         return None
-    return model.encode_text(scene.negative_prompt if prompt is None else prompt)
+    return encoded(model, scene, scene.negative_prompt if prompt is None else prompt)
+
+
+def encoded(model: Model, scene: Scene, prompt: str, words: Sequence[str] = ()) -> Text:
+    """A prompt as this scene has it read."""
+    return model.encode_text(prompt, words, scene.clip_skip)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from costars.errors import RegionError, SceneError
-from costars.methods.prompts import class_names, everyone_prompt, global_prompt, member_prompt, own_tokens
-from costars.methods.sampling import negative_text, sampler_of, size_px
-from costars.model.adapters import concatenated, one_adapter_per_row, scaled, text_adapter
+from costars.methods.paths import stage1_path, stage2_paths, style_adapter
+from costars.methods.prompts import class_names, own_tokens
+from costars.methods.sampling import sampler_of, size_px
+from costars.model.adapters import one_adapter_per_row
 from costars.model.model import Model
+from costars.model.schedulers import history
+from costars.sample.batch import positions_in
 from costars.sample.blend import blended, cell_masks, with_rest
 from costars.sample.denoise import Sampler, denoise
 from costars.sample.rules import BorrowLayout, OwnWords, RecordWords, both
 from costars.scene import Scene, TwoStage
-from costars.types import Adapter, AttentionRule, Concept, Job, Layout, Path, Plan, Step, Text
-
-EVERYONE = "{}"  # the adapter of the whole cast; no member can have this name
+from costars.types import AttentionRule, Concept, Job, Layout, Path, Plan, Region, Step
 
 
 def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, None, Layout]:
@@ -28,19 +29,25 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
     scene = job.scene
     _check_rows(model, scene)
     _members_words(model, scene, job.concepts)  # a prompt without them is found out before anything is drawn
-    classes = class_names(scene, job.concepts)
-    prompt = global_prompt(scene, classes)
-    text = model.encode_text(prompt, sorted(set(classes.values())))
-    path = Path("global", text, negative_text(model, scene))
+    path = stage1_path(model, job)
     steps = sampler_of(model, scene, scheduler)
     latents, rows = [steps.noise(model)], 0
-    words = RecordWords(row=0, columns=_columns(text), size=model.latent_size(steps.size_px))
-    for step in denoise(model, latents[0], [path], steps, rule=words, stage="layout"):
+    words = RecordWords(row=0, columns=_columns(path), size=model.latent_size(steps.size_px))
+    for step in _stage1(model, job, path, steps, latents[0], words):
         latents.append(step.latent)
         rows = step.rows
         yield step
     image = model.decode(latents[-1])
-    return Layout(image, torch.cat(latents), words.means(), prompt, rows)
+    return Layout(image, torch.cat(latents), words.means(), path.text.prompt, rows)
+
+
+def _stage1(
+    model: Model, job: Job, path: Path, steps: Sampler, latent: Tensor, rule: AttentionRule | None = None
+) -> Generator[Step, None, None]:
+    with one_adapter_per_row(model.unet, "unet.", style_adapter(job)) as adapters:
+        yield from denoise(
+            model, latent, [path], steps, rule=rule, adapters=adapters, controls=job.controls, stage="layout"
+        )
 
 
 def _check_rows(model: Model, scene: Scene) -> None:
@@ -52,37 +59,34 @@ def _check_rows(model: Model, scene: Scene) -> None:
         )
 
 
-def _columns(text: Text) -> dict[str, list[int]]:
+def _columns(path: Path) -> dict[str, list[int]]:
     """Token positions of every occurrence of a word, under "word 0", "word 1", ..."""
     return {
-        f"{word} {i}": list(range(span.start, span.stop))
-        for word, spans in text.spans.items()
+        f"{word} {i}": positions_in([path], path.text, span)
+        for word, spans in path.text.spans.items()
         for i, span in enumerate(spans)
     }
 
 
-def personalise(
-    model: Model, plan: Plan, concepts: Mapping[str, Concept], scheduler: object
-) -> Generator[Step, None, Tensor]:
+def personalise(model: Model, plan: Plan, job: Job, scheduler: object) -> Generator[Step, None, Tensor]:
     """Stage 2: from the layout's own latent at the start step, with one more path per concept.
 
     Before that step nothing differs from stage 1, so nothing is computed for it. The layout's
     conditional row runs beside the others on its stored latents, and the global path borrows its
     attention (OMG section 3.3); the paths' noise is blended by the masks (Eq. 6).
     """
-    scene, method = plan.scene, plan.scene.method
+    scene, method = job.scene, job.scene.method
     assert isinstance(method, TwoStage)
     _check_rows(model, scene)
     size = size_px(model, scene)
-    adapters = _adapters(plan, concepts)
     latents = plan.layout.latents.to(model.device, model.dtype)
     shares = with_rest(_shares(plan, method, model.latent_size(size))).to(model.device)
-    paths = _paths(model, plan, concepts, adapters, latents)
-    tokens = _members_words(model, scene, concepts)
-    own = {i: tokens[path.adapter] for i, path in enumerate(paths) if path.adapter in tokens}
+    paths, adapters = stage2_paths(model, job, plan.layout.prompt, plan.regions, latents)
+    tokens = _members_words(model, scene, job.concepts)
+    own = {i: positions_in(paths, p.text, tokens[p.name]) for i, p in enumerate(paths) if p.name in tokens}
     start = first_step(scene, len(latents) - 1)
     latent = latents[start : start + 1]
-    steps, used = _sampler(model, plan, scheduler, latents, start)
+    steps, used = _sampler(model, job, scheduler, latents, start)
     with one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
         mixed = denoise(
             model,
@@ -92,6 +96,7 @@ def personalise(
             combine=lambda noise: blended(noise, shares),
             rule=_rule(method, size, own, shares[1:]),
             adapters=row_adapters,
+            controls=job.controls,
             stage="personalise",
         )
         for step in mixed:
@@ -100,52 +105,19 @@ def personalise(
     return latent
 
 
-def _sampler(model: Model, plan: Plan, scheduler: object, latents: Tensor, start: int) -> tuple[Sampler, int]:
+def _sampler(model: Model, job: Job, scheduler: object, latents: Tensor, start: int) -> tuple[Sampler, int]:
     """A sampler that stands at start as stage 1 left it, and the UNet rows that took.
 
-    A multistep scheduler wants to have seen the steps before: they are taken again on stage 1's latents.
+    A scheduler that remembers must have seen the steps before: they are taken again on stage 1's latents.
     """
-    scene = plan.scene
-    steps = sampler_of(model, scene, scheduler, start)
-    if not steps.history or not start:
-        return steps, 0
-    first = max(0, start - steps.history)
-    steps = sampler_of(model, scene, scheduler, first)
-    path = Path("global", model.encode_text(plan.layout.prompt), negative_text(model, scene))
-    again = denoise(model, latents[first : first + 1], [path], replace(steps, stop=start))
+    seen = history(scheduler, start)
+    if not seen:
+        return sampler_of(model, job.scene, scheduler, start), 0
+    first = start - seen
+    steps = sampler_of(model, job.scene, scheduler, first)
+    again = _stage1(model, job, stage1_path(model, job), replace(steps, stop=start), latents[first : first + 1])
     rows = max(step.rows for step in again)
     return replace(steps, start=start), rows
-
-
-def _adapters(plan: Plan, concepts: Mapping[str, Concept]) -> dict[str, Adapter]:
-    """One adapter for each member, or, without blending, one that holds them all."""
-    scene, method = plan.scene, plan.scene.method
-    assert isinstance(method, TwoStage)
-    own = {name: scaled(concepts[name].adapter, scene.cast[name].weight) for name in plan.regions}
-    return own if method.blend else {EVERYONE: concatenated(list(own.values()))}
-
-
-def _paths(
-    model: Model, plan: Plan, concepts: Mapping[str, Concept], adapters: Mapping[str, Adapter], latents: Tensor
-) -> list[Path]:
-    """Layout replay, global, then one path for each concept with its own words."""
-    scene, method = plan.scene, plan.scene.method
-    assert isinstance(method, TwoStage)
-    classes = class_names(scene, concepts)
-    text = model.encode_text(plan.layout.prompt)
-    paths = [Path("layout", text, replay=latents)] if method.layout_strength > 0 else []
-    if EVERYONE in adapters:
-        with text_adapter(model.encoders, adapters[EVERYONE]):
-            text = model.encode_text(everyone_prompt(scene, classes, concepts))
-            return [*paths, Path("global", text, negative_text(model, scene), adapter=EVERYONE)]
-    paths.append(Path("global", text, negative_text(model, scene)))
-    for name in plan.regions:
-        not_words = scene.cast[name].negative_prompt
-        with text_adapter(model.encoders, adapters[name]):
-            own = model.encode_text(member_prompt(scene, name, classes, concepts[name]))
-            negative = negative_text(model, scene, not_words)
-        paths.append(Path(name, own, negative, adapter=name))
-    return paths
 
 
 def _members_words(model: Model, scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, list[int]]:
@@ -154,12 +126,12 @@ def _members_words(model: Model, scene: Scene, concepts: Mapping[str, Concept]) 
     assert isinstance(method, TwoStage) and method.own_words_share is not None, "a scene is settled before it is drawn"
     if not method.own_words_share or not method.blend:
         return {}
-    classes, tokenizer = class_names(scene, concepts), model.encoders.tokenizer
+    classes, tokenizer = class_names(scene, concepts), model.encoders[0].tokenizer
     return {name: own_tokens(tokenizer, scene, name, classes, concepts[name]) for name in classes}
 
 
 def _rule(
-    method: TwoStage, size_px: tuple[int, int], own: Mapping[int, list[int]], shares: Tensor
+    method: TwoStage, size_px: tuple[int, int], own: Mapping[int, Sequence[int]], shares: Tensor
 ) -> AttentionRule | None:
     """The global row borrows from the layout's, and each member's own words (rows in own) keep to its share."""
     rules: list[AttentionRule] = []
@@ -180,7 +152,7 @@ def _borrowing(method: TwoStage, size_px: tuple[int, int]) -> BorrowLayout:
         target=1,
         cross_share=method.layout_strength,
         self_share=method.self_attention_share * method.layout_strength,
-        self_tokens=(width // cell) * (height // cell),
+        self_tokens=-(-width // cell) * -(-height // cell),
     )
 
 
@@ -194,8 +166,9 @@ def _shares(plan: Plan, method: TwoStage, size: tuple[int, int]) -> Tensor:
     """(k, h, w) shares of the concepts' noise on the latent grid, in the cast's order."""
     if not method.blend or not plan.regions:
         return torch.zeros(0, *size)
-    by_depth = sorted(plan.regions, key=lambda name: plan.regions[name].depth)
-    masks = [plan.regions[name].mask for name in by_depth]
+    regions: Mapping[str, Region] = plan.regions
+    by_depth = sorted(regions, key=lambda name: regions[name].depth)
+    masks = [regions[name].mask for name in by_depth]
     shares = cell_masks(masks, size, method.feather_cells, disjoint=method.overlap == "front")
     for name, share in zip(by_depth, shares, strict=True):
         if not share.any():
@@ -203,6 +176,6 @@ def _shares(plan: Plan, method: TwoStage, size: tuple[int, int]) -> Tensor:
                 f"{name}'s mask fills no cell of the latent grid ({size[1]} x {size[0]}), so {name} could not appear; "
                 "give a larger mask, or a smaller depth if someone stands in front",
                 plan.layout,
-                tuple(plan.regions.values()),
+                tuple(regions.values()),
             )
-    return torch.stack([shares[by_depth.index(name)] for name in plan.regions])
+    return torch.stack([shares[by_depth.index(name)] for name in regions])

@@ -8,7 +8,7 @@ adapters (bench/adapters.py measures it against peft's mixed batch). The weights
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -147,13 +147,11 @@ def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRan
 
 @contextmanager
 def text_adapter(encoders: TextEncoders, adapter: Adapter) -> Iterator[None]:
-    """Within the block both text encoders read single prompts with the adapter."""
-    with (
-        one_adapter_per_row(encoders.encoder, "text_encoder.", {"own": adapter}) as first,
-        one_adapter_per_row(encoders.encoder_2, "text_encoder_2.", {"own": adapter}) as second,
-        first.on(["own"]),
-        second.on(["own"]),
-    ):
+    """Within the block every text encoder reads single prompts with the adapter."""
+    with ExitStack() as stack:
+        for encoder in encoders:
+            own = one_adapter_per_row(encoder.module, f"{encoder.name}.", {"own": adapter})
+            stack.enter_context(stack.enter_context(own).on(["own"]))
         yield
 
 

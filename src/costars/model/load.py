@@ -1,9 +1,11 @@
-"""Checkpoints from disk: a diffusers folder becomes a Model."""
+"""Checkpoints from disk: a diffusers folder or a single file becomes a Model."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +17,52 @@ from transformers.utils import logging
 
 from costars.errors import ModelError
 from costars.model.model import Facts, Model
-from costars.model.text import TextEncoders
+from costars.model.single_file import CONFIGS, family_of, module_of, prediction_of, read_single, tokenizer_of
+from costars.model.source import Source
+from costars.model.text import TextEncoder, TextEncoders
 
-SDXL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+SDXL_PARTS = (*SD_PARTS, "text_encoder_2", "tokenizer_2")
+SD2_TEXT = 1024  # width of the text that SD 2's UNet reads; SD 1.5's reads 768
+ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
-def load_sdxl(
-    folder: Path, name: str, device: torch.device, dtype: torch.dtype, max_rows: int, segmenter: str
-) -> Model:
-    """Load an SDXL checkpoint from a diffusers folder; raises ModelError if it is not a whole one."""
-    _check_folder(folder, name)
+@dataclass(frozen=True)
+class Parts:
+    """How the parts of one checkpoint are had, wherever they lie."""
+
+    family: str
+    module: Callable[[Any, str], Any]
+    tokenizer: Callable[[str], CLIPTokenizer]
+    scheduler: dict[str, Any]
+    sha256: Callable[[], str]
+
+
+def load_model(source: Source, device: torch.device, dtype: torch.dtype, max_rows: int, segmenter: str) -> Model:
+    """Load a checkpoint; raises ModelError if it is not a whole one of a family that costars knows."""
     logging.disable_progress_bar()
+    with_config = source.path.is_file()
+    if source.config is not None and not with_config:
+        raise ModelError(f"model {source.name!r}: is a folder with its own configuration; leave checkpoint.config out")
     try:
-        unet = _part(UNet2DConditionModel, folder / "unet", dtype)
-        vae = _part(AutoencoderKL, folder / "vae", dtype)
-        encoders = TextEncoders(
-            CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
-            _part(CLIPTextModel, folder / "text_encoder", dtype).to(device),
-            _part(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype).to(device),
-        )
-        scheduler = _scheduler(folder / "scheduler")
-    except Exception as error:  # whatever the libraries raise over a damaged folder, and they raise many kinds
+        parts = _single(source, dtype) if with_config else _folder(source, dtype)
+        unet, vae = parts.module(UNet2DConditionModel, "unet"), _vae(source, parts, dtype)
+        encoders = _encoders(parts, device)
+        scheduler = _scheduler(parts.scheduler | _predicting(source.prediction))
+        sha256 = parts.sha256()
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the libraries raise over damaged files, and they raise many kinds
         line = " ".join(str(error).split())[:300]
-        raise ModelError(f"model {name!r}: cannot be loaded ({line}); fetch it again") from error
+        raise ModelError(f"model {source.name!r}: cannot be loaded ({line}); fetch it again") from error
     if dtype == torch.float16 and vae.config["force_upcast"]:
         vae = vae.to(torch.float32)  # SDXL's own decoder overflows in float16; its config says so
     cell_px = 2 ** (len(vae.config["block_out_channels"]) - 1)
     side = int(unet.config["sample_size"]) * cell_px
     facts = Facts(
-        name=name,
-        family="sdxl",
-        sha256=_hash(folder / "unet"),
+        name=source.name,
+        family=parts.family,
+        sha256=sha256,
         size_px=(side, side),
         cell_px=cell_px,
         latent_channels=int(unet.config["in_channels"]),
@@ -55,28 +71,92 @@ def load_sdxl(
     return Model(unet.to(device), vae.to(device), encoders, scheduler, facts, device, dtype, max_rows)
 
 
-def _check_folder(folder: Path, name: str) -> None:
+def _folder(source: Source, dtype: torch.dtype) -> Parts:
+    folder = source.path
+    family = _check_folder(folder, source.name)
+    return Parts(
+        family=family,
+        module=lambda kind, part: _part(kind, folder / part, dtype),
+        tokenizer=lambda part: CLIPTokenizer.from_pretrained(folder / part, local_files_only=True),
+        scheduler=json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
+        sha256=lambda: _hash(sorted((folder / "unet").glob("*.safetensors"))),
+    )
+
+
+def _single(source: Source, dtype: torch.dtype) -> Parts:
+    if source.path.suffix != ".safetensors":
+        raise ModelError(
+            f"model {source.name!r}: a single file must be .safetensors, {source.path.suffix or 'this'} may hold code; "
+            "convert it, or use another release"
+        )
+    tensors = read_single(source.path)
+    family = family_of(tensors, source.name)
+    config = source.config or CONFIGS / family
+    told = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
+    return Parts(
+        family=family,
+        module=lambda kind, part: module_of(kind, tensors, part, config, dtype).eval().requires_grad_(False),
+        tokenizer=lambda part: tokenizer_of(config / part),
+        scheduler=told | _predicting(prediction_of(tensors)),
+        sha256=lambda: _hash([source.path]),
+    )
+
+
+def _encoders(parts: Parts, device: torch.device) -> TextEncoders:
+    names = ("text_encoder", "text_encoder_2") if parts.family == "sdxl" else ("text_encoder",)
+    return tuple(
+        TextEncoder(
+            name,
+            parts.tokenizer(name.replace("text_encoder", "tokenizer")),
+            parts.module(ENCODERS[name], name).to(device),
+        )
+        for name in names
+    )
+
+
+def _vae(source: Source, parts: Parts, dtype: torch.dtype) -> AutoencoderKL:
+    """The checkpoint's own decoder, or the one that replaces it: a diffusers folder or a single file."""
+    if source.vae is None:
+        return parts.module(AutoencoderKL, "vae")
+    if source.vae.is_dir():
+        inner = source.vae / "vae"
+        return _part(AutoencoderKL, inner if inner.is_dir() else source.vae, dtype)
+    return module_of(AutoencoderKL, read_single(source.vae), "vae", source.config or CONFIGS / parts.family, dtype)
+
+
+def _check_folder(folder: Path, name: str) -> str:
+    """The family of a whole folder; raises ModelError where a part is missing."""
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(
-            f"model {name!r}: no model_index.json there; want 'builtin' or the path of an SDXL diffusers folder"
+            f"model {name!r}: no model_index.json there; want 'builtin', a diffusers folder, a .safetensors file "
+            "or a hub id"
         )
     try:
-        parts = dict(json.loads(index.read_text()))
+        listed = dict(json.loads(index.read_text()))
     except (ValueError, TypeError):
         raise ModelError(f"model {name!r}: its model_index.json is damaged; fetch it again") from None
-    missing = [p for p in SDXL_PARTS if p not in parts or not (folder / p).is_dir()]
+    pair = "text_encoder_2" in listed
+    missing = [p for p in (SDXL_PARTS if pair else SD_PARTS) if p not in listed or not (folder / p).is_dir()]
     if missing:
+        kind = "an SDXL" if pair else "an SD"
         raise ModelError(
-            f"model {name!r}: an SDXL folder has {', '.join(SDXL_PARTS)}, but {', '.join(missing)} is missing; "
-            "use an SDXL checkpoint, or fetch it again"
+            f"model {name!r}: {kind} folder has {', '.join(SDXL_PARTS if pair else SD_PARTS)}, "
+            f"but {', '.join(missing)} is missing; use a whole checkpoint, or fetch it again"
         )
+    if pair:
+        return "sdxl"
+    config = folder / "unet" / "config.json"
+    width = json.loads(config.read_text()).get("cross_attention_dim") if config.is_file() else None
+    return "sd2" if width == SD2_TEXT else "sd15"
 
 
 def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A module in eval mode, its weights from safetensors only. Raises LookupError if one is not in the file."""
     key = "torch_dtype" if hasattr(kind, "load_config") else "dtype"
     options = {key: dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    if not _plain(folder) and any(folder.glob("*.fp16.safetensors")):
+        options["variant"] = "fp16"
     module, info = kind.from_pretrained(folder, **options)
     absent = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
     if absent:
@@ -84,17 +164,24 @@ def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def _scheduler(folder: Path) -> Any:
-    config = json.loads((folder / "scheduler_config.json").read_text())
+def _plain(folder: Path) -> bool:
+    return any(".fp16." not in path.name for path in folder.glob("*.safetensors"))
+
+
+def _predicting(prediction: str | None) -> dict[str, str]:
+    return {} if prediction is None else {"prediction_type": prediction}
+
+
+def _scheduler(config: dict[str, Any]) -> Any:
     kind = getattr(diffusers_schedulers, str(config.get("_class_name")), None)
     if kind is None:
         raise LookupError(f"diffusers has no scheduler {config.get('_class_name')!r}")
     return kind.from_config(config)
 
 
-def _hash(folder: Path) -> str:
+def _hash(files: list[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in files:
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)

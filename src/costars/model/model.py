@@ -47,9 +47,9 @@ class Model:
     dtype: torch.dtype
     max_rows: int = 0
 
-    def encode_text(self, prompt: str, words: Sequence[str] = ()) -> Text:
+    def encode_text(self, prompt: str, words: Sequence[str] = (), clip_skip: int | None = None) -> Text:
         """Encode a prompt and find the token positions of these words in it."""
-        return encode_text(self.encoders, prompt, words, self.device)
+        return encode_text(self.encoders, prompt, words, self.device, clip_skip)
 
     def with_max_rows(self, max_rows: int) -> Model:
         """The same model, its UNet called with at most this many rows at once."""
@@ -58,7 +58,7 @@ class Model:
     def latent_size(self, size_px: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the latent grid for a (width, height) in px."""
         width, height = size_px
-        step = self.facts.cell_px * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+        step = self.facts.cell_px
         for name, px in (("width", width), ("height", height)):
             if px % step:
                 near = max(step, step * round(px / step))

@@ -101,11 +101,11 @@ def both(first: AttentionRule, second: AttentionRule) -> AttentionRule:
 def _grid(tokens: int, size: Sequence[int]) -> tuple[int, int]:
     """(h, w) of so many queries over a picture of size (h, w) cells; raises ValueError if they do not fit."""
     height, width = size
-    side = math.sqrt(tokens / (height * width))
-    grid = (round(height * side), round(width * side))
-    if grid[0] * grid[1] != tokens:
-        raise ValueError(f"{tokens} queries do not fit a picture of {height} x {width} cells")
-    return grid
+    while height * width > tokens and height * width > 1:
+        height, width = -(-height // 2), -(-width // 2)  # as a convolution of stride 2 leaves them
+    if height * width != tokens:
+        raise ValueError(f"{tokens} queries do not fit a picture of {size[0]} x {size[1]} cells")
+    return height, width
 
 
 @dataclass

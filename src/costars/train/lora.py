@@ -62,11 +62,8 @@ def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path)
     began, losses = time.monotonic(), list[float]()
     with torch.no_grad():
         latents = torch.cat([_latent(model, image) for image in teaching.images])
-    pairs = [
-        (token_ids(t, c) for c in teaching.captions) for t in (model.encoders.tokenizer, model.encoders.tokenizer_2)
-    ]
-    ids, ids_2 = (torch.cat(list(p)).to(model.device) for p in pairs)
-    encoders = (model.encoders.encoder, model.encoders.encoder_2)
+    ids = [torch.cat([token_ids(e.tokenizer, c) for c in teaching.captions]).to(model.device) for e in model.encoders]
+    encoders = tuple(e.module for e in model.encoders)
     with plain_attention(model.unet, encoders, model.device), _adapters(model, recipe) as groups:
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.99))
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -77,7 +74,7 @@ def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path)
                 group["lr"] = rate * ramp
             pick = torch.randint(len(latents), (recipe.batch,), generator=generator)
             with torch.autocast(model.device.type, torch.bfloat16):
-                text = features(model.encoders, ids[pick], ids_2[pick])
+                text = features(model.encoders, [i[pick] for i in ids])
                 size_px = model.facts.size_px[0]
                 alphas = model.scheduler.alphas_cumprod
                 loss = noise_loss(model.unet, alphas, latents[pick], text, size_px, generator, recipe.gamma)
@@ -119,8 +116,7 @@ def _adapters(model: Model, recipe: LoraRecipe) -> Iterator[list[dict[str, objec
     """Trainable adapters on UNet and text encoders; taken out again, layer by layer, at the end."""
     parts: list[tuple[nn.Module, Sequence[str], float]] = [
         (model.unet, UNET_LAYERS, recipe.unet_rate),
-        (model.encoders.encoder, TEXT_LAYERS, recipe.text_rate),
-        (model.encoders.encoder_2, TEXT_LAYERS, recipe.text_rate),
+        *((e.module, TEXT_LAYERS, recipe.text_rate) for e in model.encoders),
     ]
     torch.manual_seed(recipe.seed)
     groups: list[dict[str, object]] = []
@@ -152,11 +148,7 @@ def _file_key(part: str, key: str) -> str:
 
 def _save(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path, taught: Mapping[str, object]) -> None:
     """The diffusers format: peft's names under each part, with our card beside peft's ranks."""
-    parts = {
-        "unet": model.unet,
-        "text_encoder": model.encoders.encoder,
-        "text_encoder_2": model.encoders.encoder_2,
-    }
+    parts = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
     tensors = {
         f"{part}.{_file_key(part, key)}": value.detach().to(torch.float16).cpu().contiguous()
         for part, module in parts.items()

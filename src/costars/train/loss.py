@@ -13,15 +13,15 @@ def noise_loss(
     unet: UNet2DConditionModel,
     alphas_cumprod: Tensor,
     latents: Tensor,
-    text: tuple[Tensor, Tensor],
+    text: tuple[Tensor, Tensor | None],
     size_px: int,
     generator: torch.Generator,
     gamma: float | None = MIN_SNR_GAMMA,
 ) -> Tensor:
     """Mean squared error of the predicted noise at uniform timesteps, weighted by min-SNR unless gamma is None.
 
-    latents (n, c, h, w) are scaled, text is (tokens (n, t, d), pooled (n, d)), the picture is
-    square. Randomness comes from the generator on the CPU, so that every device sees the same.
+    latents (n, c, h, w) are scaled, text is (tokens (n, t, d), pooled (n, d) or None), the picture
+    is square. Randomness comes from the generator on the CPU, so that every device sees the same.
     """
     device, count = latents.device, len(latents)
     t = torch.randint(len(alphas_cumprod), (count,), generator=generator).to(device)
@@ -31,7 +31,7 @@ def noise_loss(
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
     tokens, pooled = text
     size_ids = torch.tensor([size_px, size_px, 0, 0, size_px, size_px], device=device).expand(count, 6)
-    added = {"text_embeds": pooled, "time_ids": size_ids}
+    added = None if pooled is None else {"text_embeds": pooled, "time_ids": size_ids}
     predicted = unet(noisy, t, tokens, added_cond_kwargs=added).sample
     error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
     if gamma is None:

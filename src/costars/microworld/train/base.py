@@ -17,7 +17,7 @@ from costars.microworld.train import loop
 from costars.microworld.train.shipping import save_half
 from costars.microworld.train.vocabulary import MAX_TOKENS, write_tokenizer
 from costars.microworld.world import SIZE_PX
-from costars.model.text import TextEncoders, features
+from costars.model.text import TextEncoder, TextEncoders, features
 from costars.train.attention import plain_attention
 from costars.train.loss import MIN_SNR_GAMMA, noise_loss
 
@@ -39,6 +39,11 @@ class BaseModel:
     tokenizer: CLIPTokenizer
     tokenizer_2: CLIPTokenizer
     scheduler: EulerDiscreteScheduler
+
+    def encoders(self) -> TextEncoders:
+        """Both text encoders with their tokenizers."""
+        first = TextEncoder("text_encoder", self.tokenizer, self.text_encoder)
+        return first, TextEncoder("text_encoder_2", self.tokenizer_2, self.text_encoder_2)
 
     def trained(self) -> nn.Module:
         """What the training of the base changes."""
@@ -123,7 +128,7 @@ def train(
     parts = model.trained().to(device).train()
     run = loop.start(parts, recipe, checkpoint, resume)
     mean, std = latents
-    encoders = TextEncoders(model.tokenizer, model.tokenizer_2, model.text_encoder, model.text_encoder_2)
+    encoders = model.encoders()
     ids, empty = token_ids(model, captions), token_ids(model, [""])
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -134,7 +139,7 @@ def train(
         dropped = torch.rand(recipe.batch, generator=generator) < DROP_TEXT
         batch_ids[:, dropped] = empty
         first, second = batch_ids.to(device)
-        text = features(encoders, first, second)
+        text = features(encoders, (first, second))
         gamma = MIN_SNR_GAMMA if run.step < SHAPES_SHARE * recipe.steps else None
         alphas = model.scheduler.alphas_cumprod
         return noise_loss(model.unet, alphas, drawn.to(device), text, SIZE_PX, generator, gamma)

@@ -22,7 +22,8 @@ from costars.microworld.train import base, concepts, corpus, judge, latents, loo
 from costars.microworld.train.shipping import save_half, write_card
 from costars.microworld.train.spread import spread
 from costars.microworld.train.workshop import Said, UnfinishedError, Workshop
-from costars.model.load import load_sdxl
+from costars.model.load import load_model
+from costars.model.source import Source
 
 PICTURES = 40_000  # rendered once, 5 ms each and core
 FOR_SEGMENTER = 14_000
@@ -127,7 +128,7 @@ def train_judge(shop: Workshop) -> Iterator[Said]:
 def train_concepts(shop: Workshop) -> Iterator[Said]:
     """The concept pack, several at a time on a CPU; resuming skips those that were taught to this very model."""
     source, folder = shop.weights / "model", shop.weights / "concepts"
-    model = load_sdxl(source, "builtin", shop.device, torch.float32, 0, "world")
+    model = load_model(Source("builtin", source), shop.device, torch.float32, 0, "world")
     names = [n for n in concepts.PACK if not (shop.resume and concepts.is_of(folder, n, model))]
     of, began = len(concepts.PACK), time.monotonic()
     tasks = [(source, folder, str(shop.device), name) for name in names]
@@ -142,7 +143,7 @@ def train_concepts(shop: Workshop) -> Iterator[Said]:
 
 def _teach(task: tuple[Path, Path, str, str]) -> str:
     source, folder, device, name = task
-    model = load_sdxl(source, "builtin", torch.device(device), torch.float32, 0, "world")
+    model = load_model(Source("builtin", source), torch.device(device), torch.float32, 0, "world")
     for _ in concepts.teach(model, folder, name):
         pass
     return name

@@ -21,7 +21,6 @@ from costars.microworld.train.vae import pixels
 from costars.microworld.world import sample_picture
 from costars.model.adapters import one_adapter_per_row, text_adapter
 from costars.model.model import Facts, Model
-from costars.model.text import TextEncoders
 from costars.sample.denoise import denoise, sampler
 from costars.sheets import masks_in_colour
 from costars.types import Adapter, Path
@@ -74,11 +73,10 @@ def averaged(base: BaseModel, run: loop.Run) -> BaseModel:
 
 def as_model(base: BaseModel, vae: AutoencoderKL, device: torch.device) -> Model:
     """The parts as costars sees a checkpoint; weights are shared, not copied."""
-    encoders = TextEncoders(base.tokenizer, base.tokenizer_2, base.text_encoder, base.text_encoder_2)
     facts = Facts("in training", "sdxl", "", (128, 128), 8, 8, "world")
     for part in (base.unet, base.text_encoder, base.text_encoder_2, vae):
         part.to(device).eval()
-    return Model(base.unet, vae, encoders, base.scheduler, facts, device, torch.float32)
+    return Model(base.unet, vae, base.encoders(), base.scheduler, facts, device, torch.float32)
 
 
 def sample(

@@ -1,0 +1,97 @@
+"""Which paths a picture is drawn along: each with its words, its adapter, and whose control it is under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from costars.methods.prompts import class_names, everyone_prompt, global_prompt, member_prompt
+from costars.methods.sampling import encoded, negative_text
+from costars.model.adapters import concatenated, scaled, text_adapter
+from costars.model.model import Model
+from costars.scene import TwoStage
+from costars.types import Adapter, Job, Path, Text
+
+EVERYONE, STYLE = "{}", "{style}"  # adapters of the whole cast and of the whole picture; no member has these names
+
+
+def cast_adapter(job: Job, member: str) -> Adapter:
+    """A member's adapter at its weight; with a style, the style's beside it at the weight for members."""
+    scene = job.scene
+    own = scaled(job.concepts[member].adapter, scene.cast[member].weight)
+    if job.style is None or scene.style is None:
+        return own
+    return concatenated([own, scaled(job.style.adapter, scene.style.member_weight)])
+
+
+def style_adapter(job: Job) -> dict[str, Adapter]:
+    """The style's adapter for the rows that know no identity; nothing without a style."""
+    if job.style is None or job.scene.style is None:
+        return {}
+    return {STYLE: scaled(job.style.adapter, job.scene.style.weight)}
+
+
+def everyone_adapter(job: Job) -> Adapter:
+    """All members' adapters and the style's in one."""
+    scene = job.scene
+    own = [scaled(job.concepts[name].adapter, scene.cast[name].weight) for name in scene.cast]
+    return concatenated([*own, *style_adapter(job).values()])
+
+
+def stage1_path(model: Model, job: Job) -> Path:
+    """The global path: class words only, in the scene's style."""
+    classes = class_names(job.scene, job.concepts)
+    styles = style_adapter(job)
+    with _texts_of(model, styles):
+        words = sorted(set(classes.values()))
+        text = encoded(model, job.scene, global_prompt(job.scene, classes), words)
+        return Path("global", text, negative_text(model, job.scene), next(iter(styles), None), controlled=True)
+
+
+def stage2_paths(
+    model: Model, job: Job, prompt: str, members: Mapping[str, object], latents: Tensor
+) -> tuple[list[Path], dict[str, Adapter]]:
+    """Layout replay, global, then one path for each member; and the adapters that they name.
+
+    prompt is the one that the layout was drawn from, latents (s + 1, c, h, w) are the layout's.
+    """
+    scene, method = job.scene, job.scene.method
+    assert isinstance(method, TwoStage)
+    adapters = style_adapter(job)
+    base = next(iter(adapters), None)
+    with _texts_of(model, adapters):
+        text, negative = encoded(model, scene, prompt), negative_text(model, scene)
+    layout = Path("layout", text, adapter=base, replay=latents, controlled=True)
+    paths = [layout] if method.layout_strength > 0 else []
+    if not method.blend:
+        everyone = everyone_adapter(job)
+        return [*paths, everyone_path(model, job, everyone)], {**adapters, EVERYONE: everyone}
+    paths.append(Path("global", text, negative, adapter=base, controlled=True))
+    for name in members:
+        adapters[name] = cast_adapter(job, name)
+        with text_adapter(model.encoders, adapters[name]):
+            paths.append(Path(name, *_member_texts(model, job, name), adapter=name))
+    return paths, adapters
+
+
+def everyone_path(model: Model, job: Job, adapter: Adapter) -> Path:
+    """One path with every member's own words, under the adapter of them all."""
+    scene = job.scene
+    with text_adapter(model.encoders, adapter):
+        text = encoded(model, scene, everyone_prompt(scene, class_names(scene, job.concepts), job.concepts))
+        return Path("everyone", text, negative_text(model, scene), adapter=EVERYONE, controlled=True)
+
+
+def _member_texts(model: Model, job: Job, name: str) -> tuple[Text, Text | None]:
+    scene, concepts = job.scene, job.concepts
+    prompt = member_prompt(scene, name, class_names(scene, concepts), concepts[name])
+    return encoded(model, scene, prompt), negative_text(model, scene, scene.cast[name].negative_prompt)
+
+
+@contextmanager
+def _texts_of(model: Model, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+    """Within the block the text encoders read with the one adapter there is, or with none."""
+    with text_adapter(model.encoders, next(iter(adapters.values()), {})):
+        yield

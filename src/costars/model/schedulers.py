@@ -1,0 +1,73 @@
+"""Schedulers by the names that people know: diffusers' classes, and samplers as AUTOMATIC1111 calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+from diffusers import schedulers as diffusers_schedulers
+
+from costars.errors import SceneError, nearest
+
+_SDE = {"algorithm_type": "sde-dpmsolver++"}
+# A sampler's name, with the class of diffusers that takes its steps and how that is set.
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "dpm": ("DPMSolverMultistepScheduler", {}),
+    "dpm++ 2m": ("DPMSolverMultistepScheduler", {}),
+    "dpm++ 2m sde": ("DPMSolverMultistepScheduler", _SDE),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2 a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+# What may follow a sampler's name: how the noise levels are spaced.
+SPACINGS: Mapping[str, Mapping[str, Any]] = {
+    " karras": {"use_karras_sigmas": True},
+    " exponential": {"use_exponential_sigmas": True},
+    " sgm uniform": {"timestep_spacing": "trailing"},  # Turbo, Lightning, Hyper
+}
+_NO_MEMORY = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "LCMScheduler",
+)
+
+
+def scheduler_of(name: str, own: Any) -> Any:
+    """The scheduler of this name with the checkpoint's noise levels; "checkpoint" is its own.
+
+    Raises SceneError for a name that is not known, or a spacing that this sampler does not have.
+    """
+    if name == "checkpoint":
+        return own
+    asked = name.lower().strip()
+    spacing = next((s for s in SPACINGS if asked.endswith(s)), "")
+    kind, options = SAMPLERS.get(asked.removesuffix(spacing), (name, {}))
+    scheduler = getattr(diffusers_schedulers, kind, None)
+    if scheduler is None or not hasattr(scheduler, "from_config"):
+        known = [*SAMPLERS, *(s + k for s in ("dpm++ 2m",) for k in SPACINGS), "checkpoint"]
+        raise SceneError(f"scheduler: {name!r} is not known; {nearest(asked, known)}; or a class of diffusers")
+    spaced = SPACINGS.get(spacing, {})
+    if not set(spaced) <= set(signature(scheduler).parameters):
+        raise SceneError(f"scheduler: {asked.removesuffix(spacing)!r} has no{spacing} spacing; leave it out")
+    return scheduler.from_config(own.config, **options, **spaced)
+
+
+def history(scheduler: Any, start: int) -> int:
+    """How many of the steps before start a scheduler must have seen to go on from there."""
+    kind = type(scheduler).__name__
+    if kind in _NO_MEMORY:
+        return 0
+    if kind == "DPMSolverMultistepScheduler":
+        return min(start, int(scheduler.config["solver_order"]) - 1)
+    return start  # every step: what else it keeps is its own affair
