@@ -182,7 +182,7 @@ class Scene(_Value):
         None, description="(width, height) in px, default: the model's own"
     )
     steps: int = Field(50, ge=1, le=999)
-    guidance_scale: float = Field(5.0, ge=1.0, le=50.0)
+    guidance_scale: float = Field(5.0, ge=0.0, le=50.0, description="1 or less: no guidance, and half the rows")
     start: Unit | None = Field(
         None,
         description="share of the steps before identities come in; "

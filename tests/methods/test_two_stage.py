@@ -92,13 +92,49 @@ def test_rows_are_two_a_step_then_three_and_two_for_each_concept(
     assert step.rows == 7 * (3 + 2 * count)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm"])
-def test_replaying_the_layout_without_blending_is_the_layout(tiny_double, planned, concepts, finish, scheduler):
-    plan, chosen = planned(tiny_double, scheduler=scheduler, steps=50, start=0.32, method=method())
+@pytest.mark.parametrize(
+    ("scheduler", "seen_again"),
+    [("ddim", 0), ("euler", 0), ("euler a", 0), ("lcm", 0), ("dpm", 1), ("dpm++ 2m sde", 1), ("unipc", 8), ("plms", 8)],
+)
+def test_replaying_the_layout_without_blending_is_the_layout(
+    tiny_double, planned, concepts, finish, scheduler, seen_again
+):
+    """Also where the scheduler draws noise of its own, or remembers the steps before."""
+    plan, chosen = planned(tiny_double, scheduler=scheduler, steps=25, start=0.32, method=method())
     plan = replace(plan, regions={})
     latent, step = finish(personalise(tiny_double, plan, concepts, chosen))
-    assert latent.dtype is torch.float64 and step.rows == 34 * 3 + (2 if scheduler == "dpm" else 0)
+    steps = len(plan.layout.latents) - 1
+    assert latent.dtype is torch.float64 and step.rows == (steps - 8) * 3 + 2 * seen_again
     assert torch.allclose(latent, plan.layout.latents[-1:], atol=1e-8 if scheduler == "ddim" else 1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0])
+def test_without_guidance_the_rows_are_halved(tiny, planned, concepts, finish, guidance_scale):
+    plan, chosen = planned(tiny, scheduler="lcm", steps=8, start=0.25, guidance_scale=guidance_scale)
+    _, step = finish(personalise(tiny, plan, concepts, chosen))
+    assert plan.layout.rows == 8 and step.rows == 6 * (2 + 2)
+
+
+def test_prompts_of_several_lengths_stand_side_by_side(tiny_double, planned, concepts, finish):
+    long = " ".join(["ugly"] * 100)
+    plan, chosen = planned(tiny_double, method=method(own_words_share=1.0, layout_strength=0.0), negative_prompt=long)
+    assert plan.layout.latents.shape[0] == 11
+    latent, step = finish(personalise(tiny_double, plan, concepts, chosen))
+    split, _ = finish(personalise(tiny_double.with_max_rows(2), plan, concepts, chosen))
+    assert step.rows == 7 * 6 and torch.allclose(latent, split, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [(72, 64), (64, 88)])
+def test_any_size_of_whole_cells_is_drawn(tiny, concepts, make_scene, make_region, finish, size):
+    scene = make_scene(size=size, steps=4, method=method(own_words_share=1.0))
+    layout, _ = finish(draw_layout(tiny, Job(scene, concepts), tiny.scheduler))
+    assert layout.image.size == size and all(m.shape == (size[1] // 8, size[0] // 8) for m in layout.maps.values())
+    regions = {n: make_region(c, b) for n, c, b in (("a", "man", LEFT), ("b", "woman", RIGHT))}
+    mask = np.zeros((size[1], size[0]), dtype=np.float32)
+    regions = {n: replace(r, mask=mask.copy()) for n, r in regions.items()}
+    regions["a"].mask[:, : size[0] // 2], regions["b"].mask[:, size[0] // 2 :] = 1, 1
+    latent, _ = finish(personalise(tiny, Plan(scene, layout, regions), concepts, tiny.scheduler))
+    assert latent.shape[-2:] == (size[1] // 8, size[0] // 8) and bool(latent.isfinite().all())
 
 
 def test_on_one_path_from_the_first_step_without_the_layout_it_is_multi_lora(tiny_double, planned, concepts, finish):

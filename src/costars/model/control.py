@@ -14,15 +14,14 @@ from torch import Tensor
 
 from costars.errors import ModelError, SceneError
 from costars.model.model import Model
+from costars.model.parts import part_of
 from costars.types import ControlNet
 
 
 def load_control_net(folder: Path, name: str, model: Model) -> ControlNetModel:
     """A ControlNet for this model; raises ModelError if it is none, or is for another family."""
     try:
-        net = ControlNetModel.from_pretrained(
-            folder, torch_dtype=model.dtype, use_safetensors=True, local_files_only=True
-        )
+        net: ControlNetModel = part_of(ControlNetModel, folder, model.dtype)
     except Exception as error:  # whatever diffusers raises over a folder that is none
         line = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -34,7 +33,7 @@ def load_control_net(folder: Path, name: str, model: Model) -> ControlNetModel:
             f"controls.model {name!r}: reads text of width {theirs}, the model {model.facts.name!r} of {ours} "
             f"({model.facts.family}); use a ControlNet of the model's family"
         )
-    return net.to(model.device).eval().requires_grad_(False)
+    return net.to(model.device)
 
 
 def control_image(name: str, base: Path | None, size_px: tuple[int, int], model: Model) -> Tensor:

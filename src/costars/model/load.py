@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from costars.errors import ModelError
 from costars.model.model import Facts, Model
+from costars.model.parts import part_of
 from costars.model.single_file import CONFIGS, family_of, module_of, prediction_of, read_single, tokenizer_of
 from costars.model.source import Source
 from costars.model.text import TextEncoder, TextEncoders
@@ -76,7 +77,7 @@ def _folder(source: Source, dtype: torch.dtype) -> Parts:
     family = _check_folder(folder, source.name)
     return Parts(
         family=family,
-        module=lambda kind, part: _part(kind, folder / part, dtype),
+        module=lambda kind, part: part_of(kind, folder / part, dtype),
         tokenizer=lambda part: CLIPTokenizer.from_pretrained(folder / part, local_files_only=True),
         scheduler=json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
         sha256=lambda: _hash(sorted((folder / "unet").glob("*.safetensors"))),
@@ -120,7 +121,7 @@ def _vae(source: Source, parts: Parts, dtype: torch.dtype) -> AutoencoderKL:
         return parts.module(AutoencoderKL, "vae")
     if source.vae.is_dir():
         inner = source.vae / "vae"
-        return _part(AutoencoderKL, inner if inner.is_dir() else source.vae, dtype)
+        return part_of(AutoencoderKL, inner if inner.is_dir() else source.vae, dtype)
     return module_of(AutoencoderKL, read_single(source.vae), "vae", source.config or CONFIGS / parts.family, dtype)
 
 
@@ -149,23 +150,6 @@ def _check_folder(folder: Path, name: str) -> str:
     config = folder / "unet" / "config.json"
     width = json.loads(config.read_text()).get("cross_attention_dim") if config.is_file() else None
     return "sd2" if width == SD2_TEXT else "sd15"
-
-
-def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A module in eval mode, its weights from safetensors only. Raises LookupError if one is not in the file."""
-    key = "torch_dtype" if hasattr(kind, "load_config") else "dtype"
-    options = {key: dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    if not _plain(folder) and any(folder.glob("*.fp16.safetensors")):
-        options["variant"] = "fp16"
-    module, info = kind.from_pretrained(folder, **options)
-    absent = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
-    if absent:
-        raise LookupError(f"the file of {folder.name} lacks {len(absent)} weights, {absent[0]} first")
-    return module.eval().requires_grad_(False)
-
-
-def _plain(folder: Path) -> bool:
-    return any(".fp16." not in path.name for path in folder.glob("*.safetensors"))
 
 
 def _predicting(prediction: str | None) -> dict[str, str]:

@@ -19,7 +19,8 @@ from costars.errors import ModelError
 
 CONFIGS = Path(__file__).parent / "configs"
 _CONTEXT = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
-_SECOND_ENCODER = "conditioner.embedders.1.model.ln_final.weight"
+_FIRST, _SECOND = "conditioner.embedders.0.", "conditioner.embedders.1."
+_SECOND_ENCODER = f"{_SECOND}model.ln_final.weight"
 _V_PREDICTION = "v_pred"  # a mark that checkpoints of this kind carry
 _FAMILIES = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # width of the text that the UNet reads
 
@@ -54,8 +55,10 @@ def prediction_of(tensors: Mapping[str, Tensor]) -> str | None:
 def module_of(kind: Any, tensors: dict[str, Tensor], part: str, config: Path, dtype: torch.dtype) -> Any:
     """A part of the checkpoint, built as the configuration folder says. Raises LookupError for missing weights."""
     if kind in (CLIPTextModel, CLIPTextModelWithProjection):
+        other = _FIRST if part == "text_encoder_2" else _SECOND  # told apart by their names, not by their widths
+        own = {k: v for k, v in tensors.items() if not k.startswith(other)}
         module = create_diffusers_clip_model_from_ldm(
-            kind, tensors, subfolder=part, config=str(config), torch_dtype=dtype, local_files_only=True
+            kind, own, subfolder=part, config=str(config), torch_dtype=dtype, local_files_only=True
         )
     else:
         assert kind in (UNet2DConditionModel, AutoencoderKL)

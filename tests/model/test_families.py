@@ -1,0 +1,185 @@
+"""Checkpoints that people own: every family and every way to keep one gives the same numbers."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from costars.errors import ModelError
+from costars.model.load import load_model
+from costars.model.single_file import CONFIGS, tokenizer_of
+from costars.model.source import Source, located
+from costars.sample.denoise import denoise, sampler
+from costars.types import Path
+
+CPU = torch.device("cpu")
+
+
+def load(path, **options):
+    return load_model(Source("mine", path, **options), CPU, torch.float32, 0, "attention")
+
+
+def same(ours, theirs):
+    a, b = ours.state_dict(), theirs.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def sd15(sd15_folder):
+    return load(sd15_folder)
+
+
+def test_an_sd15_folder_is_known_by_what_it_holds(sd15):
+    assert (sd15.facts.family, sd15.facts.size_px, sd15.facts.cell_px) == ("sd15", (256, 256), 8)
+    assert [e.name for e in sd15.encoders] == ["text_encoder"]
+    assert sd15.encode_text("a man").pooled is None
+
+
+def test_a_path_on_sd15_equals_the_pipeline_of_diffusers(sd15, sd15_folder):
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(sd15_folder, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        "a man in the forest",
+        negative_prompt="blurry",
+        latents=sd15.initial_noise((64, 72), 3),
+        width=64,
+        height=72,
+        num_inference_steps=5,
+        output_type="latent",
+    ).images
+    plan = sampler(sd15.scheduler, 5, CPU, (64, 72), 7.5, seed=3)
+    texts = [sd15.encode_text(p) for p in ("a man in the forest", "blurry")]
+    *_, step = denoise(sd15, plan.noise(sd15), [Path("global", *texts)], plan)
+    assert torch.allclose(step.latent, expected, atol=1e-4, rtol=0)
+
+
+def test_an_earlier_layer_of_sd15_is_read_through_the_final_norm(sd15):
+    (encoder,) = sd15.encoders
+    ids = encoder.tokenizer("a man", padding="max_length", return_tensors="pt").input_ids
+    hidden = encoder.module(ids, output_hidden_states=True)
+    expected = encoder.module.final_layer_norm(hidden.hidden_states[-2])
+    assert torch.equal(sd15.encode_text("a man", (), 2).tokens, expected)
+    assert torch.equal(sd15.encode_text("a man").tokens, hidden.last_hidden_state)
+
+
+def test_a_single_file_of_sdxl_is_the_folder(tiny, golden, first_release, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    save_file(first_release(tiny), path)
+    model = load(path, config=golden / "tiny-sdxl")
+    assert model.facts.family == "sdxl"
+    assert same(model.unet, tiny.unet) and same(model.vae, tiny.vae)
+    assert all(same(a.module, b.module) for a, b in zip(model.encoders, tiny.encoders, strict=True))
+    text, expected = model.encode_text("photo of a man"), tiny.encode_text("photo of a man")
+    assert torch.equal(text.tokens, expected.tokens) and torch.equal(text.pooled, expected.pooled)
+    assert not any(p.requires_grad for p in model.unet.parameters())
+
+
+def test_a_single_file_of_sd15_is_the_folder(sd15, sd15_folder, first_release, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    save_file(first_release(sd15), path)
+    model = load(path, config=sd15_folder)
+    assert model.facts.family == "sd15"
+    assert same(model.unet, sd15.unet) and same(model.vae, sd15.vae)
+    assert torch.equal(model.encode_text("a man").tokens, sd15.encode_text("a man").tokens)
+
+
+@pytest.mark.parametrize("gone", ["model.diffusion_model.out.2.bias", "first_stage_model.decoder.conv_out.bias"])
+def test_weights_that_a_single_file_lacks_are_never_drawn_at_random(sd15, sd15_folder, first_release, tmp_path, gone):
+    tensors = first_release(sd15)
+    del tensors[gone]
+    save_file(tensors, tmp_path / "tiny.safetensors")
+    with pytest.raises(ModelError, match="model 'mine': cannot be loaded") as caught:
+        load(tmp_path / "tiny.safetensors", config=sd15_folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_says_it_predicts_velocity_does_so(sd15, sd15_folder, first_release, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    save_file(first_release(sd15) | {"v_pred": torch.zeros(1)}, path)
+    assert load(path, config=sd15_folder).scheduler.config["prediction_type"] == "v_prediction"
+    told = load(path, config=sd15_folder, prediction="epsilon")
+    assert told.scheduler.config["prediction_type"] == "epsilon"
+
+
+def test_a_single_file_without_text_encoders_says_so(sd15, first_release, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    save_file({k: v for k, v in first_release(sd15).items() if not k.startswith("cond_stage_model")}, path)
+    with pytest.raises(ModelError, match="its text encoders are not in the file; use a whole checkpoint"):
+        load(path)
+
+
+def test_a_file_without_a_unet_says_what_it_holds(tmp_path):
+    path = tmp_path / "lora.safetensors"
+    save_file({"lora_unet_x.lora_up.weight": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match=r"no Stable Diffusion UNet in this file \(it holds 'lora_unet_x"):
+        load(path)
+
+
+def test_a_pickle_is_refused_by_its_name(tmp_path):
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(b"\x80\x02")
+    with pytest.raises(ModelError, match=r"a single file must be \.safetensors, \.ckpt may hold code"):
+        load(path)
+
+
+def test_half_precision_files_of_a_folder_are_taken_where_there_are_no_others(sd15, sd15_folder, copied):
+    folder = copied(sd15_folder)
+    for path in list(folder.glob("*/*.safetensors")):
+        save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+        path.rename(path.with_name(path.stem + ".fp16.safetensors"))
+    model = load(folder)
+    assert model.unet.dtype is torch.float32
+    assert torch.allclose(model.unet.conv_in.weight, sd15.unet.conv_in.weight, atol=1e-3)
+
+
+def test_another_decoder_takes_the_place_of_the_models_own(tiny, golden, sd15, sd15_folder, tmp_path):
+    model = load(golden / "tiny-sdxl", vae=sd15_folder)
+    assert same(model.vae, sd15.vae) and same(model.unet, tiny.unet)
+    save_file(sd15.vae.state_dict(), tmp_path / "vae.safetensors")
+    config = {**json.loads((sd15_folder / "vae" / "config.json").read_text())}
+    assert config["latent_channels"] == model.vae.config["latent_channels"]
+
+
+def test_the_bundled_tokenizers_are_clips_own():
+    first, second = (tokenizer_of(CONFIGS / "sdxl" / name) for name in ("tokenizer", "tokenizer_2"))
+    assert first("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert (first.pad_token_id, second.pad_token_id, len(first)) == (49407, 0, 49408)
+
+
+@pytest.mark.parametrize(("family", "width"), [("sd15", 768), ("sd2", 1024), ("sdxl", 2048)])
+def test_the_bundled_configurations_build_the_real_models(family, width):
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGS / family / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / family / "vae"))
+    count = sum(p.numel() for p in unet.parameters())
+    assert count == {"sd15": 859_520_964, "sd2": 865_910_724, "sdxl": 2_567_463_684}[family]
+    assert unet.config["cross_attention_dim"] == width
+    assert sum(p.numel() for p in vae.parameters()) == 83_653_863
+
+
+def test_a_name_that_is_nowhere_says_what_is_allowed(tmp_path):
+    with pytest.raises(ModelError, match="model 'nope': no such folder or file; want a diffusers folder"):
+        located("nope", tmp_path, offline=True)
+
+
+def test_an_id_that_was_never_fetched_is_not_to_be_had_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="model 'nobody/nothing@v1': no folder here, and the hub id is not among") as e:
+        located("nobody/nothing@v1", tmp_path, offline=True)
+    assert "\n" not in str(e.value)
+
+
+def test_a_configuration_is_for_a_single_file(golden):
+    with pytest.raises(ModelError, match="is a folder with its own configuration"):
+        load(golden / "tiny-sdxl", config=golden / "tiny-sdxl")
+
+
+def test_the_facts_of_a_source_are_its_key(tmp_path):
+    source = Source("mine", tmp_path)
+    assert hash(source) == hash(replace(source)) and source != replace(source, prediction="epsilon")

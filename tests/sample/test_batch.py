@@ -1,0 +1,74 @@
+"""The rows of a call: a text beside a longer one, and rows that a ControlNet does not touch, are as they were alone."""
+
+import pytest
+import torch
+
+from costars.sample.attention import Moment
+from costars.sample.batch import batch_of, positions_in
+from costars.types import ControlNet, Path
+
+SIZE = (64, 64)
+
+
+def noise(model, paths, controls=(), progress=0.0):
+    batch, moment = batch_of(model, paths, SIZE), Moment()
+    moment.progress = progress
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=model.dtype)
+    with torch.no_grad():
+        return batch.noise(model, batch.samples(latent, 0), torch.tensor(500), moment, None, controls)
+
+
+def test_a_text_beside_a_longer_one_is_read_as_if_it_stood_alone(tiny_double):
+    short = Path("short", tiny_double.encode_text("a man in the forest"))
+    longer = Path("longer", tiny_double.encode_text(" ".join(["a"] * 100)))
+    longest = Path("longest", tiny_double.encode_text(" ".join(["a"] * 200)))
+    together = noise(tiny_double, [short, longer, longest])
+    for row, path in zip(together, (short, longer, longest), strict=True):
+        assert torch.allclose(row, noise(tiny_double, [path])[0], atol=1e-9)
+
+
+def test_the_words_of_a_short_text_are_found_in_every_copy(tiny):
+    short, longer = tiny.encode_text("a man"), tiny.encode_text(" ".join(["a"] * 100))
+    assert positions_in([Path("short", short)], short, [2]) == [2]
+    assert positions_in([Path("short", short, longer)], short, [2, 3]) == [2, 3, 79, 80]
+
+
+def brighter(sample, t, tokens, images, scale, added_cond_kwargs, return_dict):
+    """Stands for a ControlNet: residuals of the scale's size wherever a UNet of three levels takes them."""
+    sizes = [(16, 8)] * 3 + [(16, 4)] + [(32, 4)] * 2 + [(32, 2)] + [(48, 2)] * 2
+    assert images.shape == (len(sample), 3, 64, 64) and len(tokens) == len(sample) == len(added_cond_kwargs["time_ids"])
+    down = [torch.full((len(sample), c, side, side), scale, dtype=sample.dtype) for c, side in sizes]
+    return down, torch.full((len(sample), 48, 2, 2), scale, dtype=sample.dtype)
+
+
+def control(scale=1.0, start=0.0, end=1.0):
+    return ControlNet(brighter, torch.ones(1, 3, 64, 64, dtype=torch.float64), scale, start, end)
+
+
+@pytest.fixture
+def paths(tiny_double):
+    texts = [tiny_double.encode_text(p) for p in ("a man", "a woman", "")]
+    return [Path("global", texts[0], texts[2], controlled=True), Path("a", texts[1], texts[2])]
+
+
+def test_a_control_acts_on_its_own_rows_alone(tiny_double, paths):
+    free, held = noise(tiny_double, paths), noise(tiny_double, paths, [control()])
+    changed = (free - held).abs().flatten(1).max(dim=1).values > 1e-6
+    assert changed.tolist() == [True, False, True, False]
+    assert torch.allclose(free[[1, 3]], held[[1, 3]], atol=1e-9)
+
+
+def test_controls_are_added_up(tiny_double, paths):
+    both = noise(tiny_double, paths, [control(0.25), control(0.75)])
+    assert torch.allclose(both, noise(tiny_double, paths, [control(1.0)]), atol=1e-9)
+
+
+@pytest.mark.parametrize(("progress", "acts"), [(0.1, False), (0.2, True), (0.7, True), (0.8, False)])
+def test_a_control_acts_in_its_share_of_the_steps(tiny_double, paths, progress, acts):
+    held = noise(tiny_double, paths, [control(start=0.2, end=0.8)], progress)
+    assert torch.equal(held, noise(tiny_double, paths)) != acts
+
+
+def test_a_control_reaches_the_same_rows_however_the_batch_is_split(tiny_double, paths):
+    split = noise(tiny_double.with_max_rows(1), paths, [control()])
+    assert torch.allclose(split, noise(tiny_double, paths, [control()]), atol=1e-9)
