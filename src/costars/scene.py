@@ -21,6 +21,7 @@ Rectangle = tuple[Unit, Unit, Unit, Unit]
 
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>")  # as AUTOMATIC1111's prompts name one
 
 
 class Defaults(NamedTuple):
@@ -197,6 +198,21 @@ class Scene(_Value):
     )
     style: Style | None = None
     controls: tuple[Control, ...] = ()
+
+    @model_validator(mode="after")
+    def _prompts_load_nothing(self) -> Scene:
+        told = [self.prompt, self.negative_prompt]
+        for member in self.cast.values():
+            told += [member.prompt or "", member.negative_prompt or ""]
+        for prompt in told:
+            if found := _LORA.search(prompt):
+                name, weight = found.group(1), found.group(2) or "1.0"
+                raise ValueError(
+                    f"a prompt loads no LoRA here, but {found.group(0)!r} stands in one; for a character write "
+                    f"cast.NAME.concept: {name} and cast.NAME.weight: {weight}, for a style write "
+                    f"style: {{concept: {name}, weight: {weight}}}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _slots_are_the_cast(self) -> Scene:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from costars.catalog import METHODS, SEGMENTERS
 from costars.concepts.store import Store
-from costars.errors import ConceptError, ModelError, RegionError, SceneError
-from costars.methods.prompts import class_names, global_prompt, member_prompt
-from costars.model.adapters import fit
+from costars.errors import ModelError, RegionError, SceneError
+from costars.methods.paths import STYLE
+from costars.methods.prompts import class_names
 from costars.model.control import control_image, load_control_net
 from costars.model.load import load_model
 from costars.model.model import Model
 from costars.model.schedulers import scheduler_of
 from costars.model.source import Source, located
-from costars.model.words import read
+from costars.resolve import check_classes, check_prompts, fitted
 from costars.scene import Checkpoint, Scene
 from costars.segment.assign import Limits, assign, check_where
 from costars.settings import Settings, machine_settings
-from costars.types import Concept, ControlNet, Job, Picture, Plan, Step
+from costars.types import ControlNet, Job, Picture, Plan, Step
 from costars.versions import versions
 
 T = TypeVar("T")
@@ -79,31 +79,19 @@ class Studio:
         Raises ConceptError for a concept that is missing, damaged, or made for another model.
         """
         scene = scene.settled()
-        concepts = {name: self.store.load(member.concept, base) for name, member in scene.cast.items()}
-        style = None if scene.style is None else self.store.load(scene.style.concept, base)
+        wanted = {name: member.concept for name, member in scene.cast.items()}
+        if scene.style is not None:
+            wanted[STYLE] = scene.style.concept
         model = self.model(scene.model, base, scene.checkpoint)
         scheduler_of(scene.scheduler, model.scheduler)
-        adapters = {name: concept.adapter for name, concept in concepts.items()}
-        if style is not None:
-            adapters["style"] = style.adapter
-        for part, module in {"unet": model.unet, **{e.name: e.module for e in model.encoders}}.items():
-            fit(module, f"{part}.", adapters)
-        for name, member in scene.cast.items():
-            if concepts[name].family != model.facts.family:
-                raise ConceptError(
-                    f"concept {member.concept!r} is for {concepts[name].family}, the model {scene.model!r} is "
-                    f"{model.facts.family}; use a concept or a model of the other's family"
-                )
-            if not (member.class_name or concepts[name].class_name):
-                raise ConceptError(
-                    f"concept {member.concept!r} does not say what it is; "
-                    f"set cast.{name}.class_name, for example to woman"
-                )
+        concepts, notes = fitted({name: self.store.load(source, base) for name, source in wanted.items()}, model)
+        style = concepts.pop(STYLE, None)
+        check_classes(scene, concepts)
         check_where(scene.cast, base)
         if scene.size is not None:
             model.latent_size(scene.size)
-        self._check_prompts(scene, concepts, model)
-        return Job(scene, concepts, base, style, self._controls(scene, model, base))
+        check_prompts(scene, concepts, model)
+        return Job(scene, concepts, base, style, self._controls(scene, model, base), notes)
 
     def _controls(self, scene: Scene, model: Model, base: Path | None) -> tuple[ControlNet, ...]:
         controls = []
@@ -115,16 +103,6 @@ class Studio:
             net = self.control_nets[folder]
             controls.append(ControlNet(net, image, control.scale, control.start, control.end))
         return tuple(controls)
-
-    @staticmethod
-    def _check_prompts(scene: Scene, concepts: Mapping[str, Concept], model: Model) -> None:
-        """Every prompt can be read: found out before anything is drawn."""
-        classes = class_names(scene, concepts)
-        prompts = [global_prompt(scene, classes), scene.negative_prompt]
-        prompts += [member_prompt(scene, name, classes, concepts[name]) for name in scene.cast]
-        prompts += [member.negative_prompt or "" for member in scene.cast.values()]
-        for prompt in prompts:
-            read(model.encoders[0].tokenizer, prompt)
 
     def plan_steps(self, scene: Scene, base: Path | None = None) -> Iterator[Step | Plan]:
         """Stage 1 step by step; the last thing yielded is the plan."""
@@ -209,6 +187,7 @@ class Studio:
             rows={"stage1": plan.layout.rows if plan else 0, "stage2": rows},
             seconds=seconds,
             versions=versions(model.facts.sha256),
+            notes=job.notes,
         )
 
 

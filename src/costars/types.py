@@ -153,7 +153,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Picture:
-    """The result, with all it was made from; plan is None for a method that needs none."""
+    """The result, with all it was made from; plan is None for a method that needs none, notes are the job's."""
 
     image: Image.Image
     scene: Scene
@@ -162,6 +162,7 @@ class Picture:
     rows: Mapping[str, int]
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,13 +182,17 @@ class ControlNet:
 
 @dataclass(frozen=True)
 class Job:
-    """A scene with its concepts looked up; concepts {member: concept}, style one for the whole picture."""
+    """A scene with its concepts looked up; concepts {member: concept}, style one for the whole picture.
+
+    notes are lines for the user on what of the concepts the model cannot use.
+    """
 
     scene: Scene
     concepts: Mapping[str, Concept]
     base: FilePath | None = None
     style: Concept | None = None
     controls: tuple[ControlNet, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Segmenter(Protocol):

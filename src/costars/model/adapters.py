@@ -122,14 +122,28 @@ def fit(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> dict
     for name, adapter in adapters.items():
         for path, entry in adapter.items():
             if path.startswith(prefix):
-                own_path = path.removeprefix(prefix)
-                if not hasattr(module, "text_model"):  # CLIPTextModel lost this level in transformers 5
-                    own_path = own_path.removeprefix("text_model.")
-                touched.setdefault(own_path, {})[name] = entry
+                touched.setdefault(_own_path(module, path.removeprefix(prefix)), {})[name] = entry
     modules = dict(module.named_modules())
     for path, entries in touched.items():
         _check_fit(path, modules.get(path), entries)
     return touched
+
+
+def matched(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[Adapter, list[str]]:
+    """The part of an adapter that has a layer in modules {part: module}, and the names of what has none."""
+    taken: dict[str, LowRank] = {}
+    for part, module in modules.items():
+        known = dict(module.named_modules())
+        for path, entry in adapter.items():
+            own_path = _own_path(module, path.removeprefix(f"{part}."))
+            if path.startswith(f"{part}.") and isinstance(known.get(own_path), nn.Linear | nn.Conv2d):
+                taken[path] = entry
+    return taken, [path for path in adapter if path not in taken]
+
+
+def _own_path(module: nn.Module, path: str) -> str:
+    """CLIPTextModel lost one level in transformers 5."""
+    return path if hasattr(module, "text_model") else path.removeprefix("text_model.")
 
 
 def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRank]) -> None:

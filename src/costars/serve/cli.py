@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from costars.errors import ConceptError, CostarsError, RegionError, SceneError
+from costars.errors import CostarsError, RegionError, SceneError
 from costars.scene import Scene, load_scene, with_settings
+from costars.serve.concepts_cli import concepts_app
 
 if TYPE_CHECKING:
     from costars.studio import Studio
@@ -23,7 +24,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-concepts_app = typer.Typer(help="The characters and objects you can cast.", no_args_is_help=True)
 app.add_typer(concepts_app, name="concepts")
 console = Console(stderr=True)
 
@@ -118,6 +118,8 @@ def render(
     studio = _studio(device, dtype, max_rows)
     picture = _run(studio, what, source.parent, retries, out, Picture)
     write_picture(picture, out)
+    for note in picture.notes:
+        console.print(note, highlight=False)
     rows, seconds = picture.rows, picture.seconds
     spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     console.print(f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}; seconds: {spent}", highlight=False)
@@ -145,46 +147,6 @@ def doctor() -> None:
         healthy &= good
         typer.echo(f"{'ok  ' if good else 'MISS'} {name:<14} {value}")
     raise typer.Exit(0 if healthy else 1)
-
-
-@concepts_app.command("list")
-def list_concepts() -> None:
-    """Every concept a scene can name: the shipped ones and your library."""
-    from costars.concepts.formats import read_card
-
-    for name, path in _store().files():
-        try:
-            card = read_card(path)
-        except ConceptError as error:
-            typer.echo(f"{name:<20} damaged: {error}")
-            continue
-        typer.echo(f"{name:<20} {card.get('class_name', '?'):<8} {path.stat().st_size // 1024} kB")
-
-
-@concepts_app.command("show")
-def show_concept(name: Annotated[str, typer.Argument(help="builtin/NAME, a library name or a file")]) -> None:
-    """Print what a concept file says of itself, as JSON."""
-    store = _store()
-    concept = store.load(name)
-    from costars.concepts.formats import read_card
-
-    ranks = sorted({len(entry.down) for entry in concept.adapter.values()})
-    facts = {
-        **read_card(store.find(name)),
-        "name": concept.name,
-        "sha256": concept.sha256,
-        "layers": len(concept.adapter),
-        "ranks": ranks,
-    }
-    typer.echo(json.dumps(facts, indent=2))
-
-
-def _store() -> Any:
-    from costars.concepts.store import Store
-    from costars.settings import machine_settings
-
-    settings = machine_settings()
-    return Store(settings.builtin / "concepts", settings.library)
 
 
 def _studio(device: Device | None, dtype: Dtype | None, max_rows: int | None) -> Studio:

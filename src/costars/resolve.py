@@ -1,0 +1,79 @@
+"""A scene's concepts held against its model: what fits, what does not, and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from torch import nn
+
+from costars.errors import ConceptError
+from costars.methods.prompts import class_names, global_prompt, member_prompt
+from costars.model.adapters import fit, matched
+from costars.model.model import Model
+from costars.model.words import read
+from costars.scene import Scene
+from costars.types import Concept
+
+SHOWN = 3  # names of layers in a note
+
+
+class Fitted(NamedTuple):
+    """Concepts with the layers that the model has, and a line for each that has others too."""
+
+    concepts: dict[str, Concept]
+    notes: tuple[str, ...]
+
+
+def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
+    """The concepts as this model can use them.
+
+    Raises ConceptError for one of another family, of other sizes, or of which no layer is in the model.
+    """
+    modules = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
+    taken, notes = {}, []
+    for name, concept in concepts.items():
+        if concept.family != model.facts.family:
+            raise ConceptError(
+                f"concept {concept.source!r} is for {concept.family or 'a family it does not tell'}, the model "
+                f"{model.facts.name!r} is {model.facts.family}; use a concept or a model of the other's family"
+            )
+        adapter, left = matched(concept.adapter, modules)
+        if left and not adapter:
+            raise ConceptError(
+                f"concept {concept.source!r}: none of its {len(left)} layers is in the model {model.facts.name!r} "
+                f"({', '.join(left[:SHOWN])}); it was made for another model"
+            )
+        if left:
+            notes.append(
+                f"{name}: {len(left)} of {len(concept.adapter)} layers of {concept.source!r} are not in this model "
+                f"and are left out ({', '.join(left[:SHOWN])}{', ...' if len(left) > SHOWN else ''})"
+            )
+        _check_sizes(concept, adapter, modules)
+        taken[name] = replace(concept, adapter=adapter)
+    return Fitted(taken, tuple(notes))
+
+
+def _check_sizes(concept: Concept, adapter: Mapping[str, object], modules: Mapping[str, nn.Module]) -> None:
+    for part, module in modules.items():
+        fit(module, f"{part}.", {concept.source: {k: v for k, v in concept.adapter.items() if k in adapter}})
+
+
+def check_classes(scene: Scene, concepts: Mapping[str, Concept]) -> None:
+    """Every member is something to the base model. Raises ConceptError for one of which nobody says what."""
+    for name, member in scene.cast.items():
+        if not (member.class_name or concepts[name].class_name):
+            raise ConceptError(
+                f"concept {member.concept!r} does not say what it is; set cast.{name}.class_name, for example to woman"
+            )
+
+
+def check_prompts(scene: Scene, concepts: Mapping[str, Concept], model: Model) -> None:
+    """Every prompt can be read: found out before anything is drawn."""
+    classes = class_names(scene, concepts)
+    prompts = [global_prompt(scene, classes), scene.negative_prompt]
+    prompts += [member_prompt(scene, name, classes, concepts[name]) for name in scene.cast]
+    prompts += [member.negative_prompt or "" for member in scene.cast.values()]
+    for prompt in prompts:
+        read(model.encoders[0].tokenizer, prompt)
