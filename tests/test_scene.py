@@ -217,3 +217,11 @@ def test_a_place_that_is_none_is_refused_in_plain_words(make_scene, where):
 def test_a_file_without_keys_is_refused_in_plain_words(data):
     with pytest.raises(SceneError, match="write at least prompt and cast"):
         parse_scene(data)
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_lora_in_a_prompt_is_refused_with_what_to_write(field):
+    data = dict(DATA)
+    data[field] = data.get(field, "") + " <lora:my friend:0.7>"
+    with pytest.raises(SceneError, match="cast.NAME.concept: my friend and cast.NAME.weight: 0.7, for a style write"):
+        parse_scene(data)

@@ -13,6 +13,7 @@ from costars.methods.prompts import class_names, global_prompt, member_prompt
 from costars.model.adapters import fit, matched
 from costars.model.model import Model
 from costars.model.words import read
+from costars.sample.attention import attention_layers, cross_numbers
 from costars.scene import Scene
 from costars.types import Concept
 
@@ -51,6 +52,7 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
                 f"and are left out ({', '.join(left[:SHOWN])}{', ...' if len(left) > SHOWN else ''})"
             )
         _check_sizes(concept, adapter, modules)
+        _check_words(concept, model)
         taken[name] = replace(concept, adapter=adapter)
     return Fitted(taken, tuple(notes))
 
@@ -58,6 +60,21 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
 def _check_sizes(concept: Concept, adapter: Mapping[str, object], modules: Mapping[str, nn.Module]) -> None:
     for part, module in modules.items():
         fit(module, f"{part}.", {concept.source: {k: v for k, v in concept.adapter.items() if k in adapter}})
+
+
+def _check_words(concept: Concept, model: Model) -> None:
+    """A word has a vector of the right width for every text encoder, for one layer or for each that reads text."""
+    layers = len(cross_numbers(attention_layers(model.unet)))
+    for word, parts in concept.words.items():
+        for encoder in model.encoders:
+            width = encoder.module.config.hidden_size
+            shape = tuple(parts[encoder.name].shape) if encoder.name in parts else None
+            if shape is None or shape[2] != width or shape[0] not in (1, layers):
+                raise ConceptError(
+                    f"concept {concept.source!r}: its word {word!r} is {shape or 'not there'} for {encoder.name} "
+                    f"(layers, vectors, width), the model {model.facts.name!r} wants 1 or {layers} layers of width "
+                    f"{width}; it was made for another model"
+                )
 
 
 def check_classes(scene: Scene, concepts: Mapping[str, Concept]) -> None:

@@ -35,6 +35,8 @@ class LowRank:
 
 
 Adapter = Mapping[str, LowRank]  # module path, led by "unet.", "text_encoder." or "text_encoder_2."
+# {word: {"text_encoder": (l, n, d), ...}}: n vectors in the word's place, for each of l cross-attention layers or 1.
+LearnedWords = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,20 @@ class Concept:
     tokens: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     per_layer: bool = False
 
+    @property
+    def words(self) -> LearnedWords:
+        """The words as text encoders take them."""
+        axis = 1 if self.per_layer else 0
+        return {w: {part: v.unsqueeze(axis) for part, v in parts.items()} for w, parts in self.tokens.items()}
+
 
 @dataclass(frozen=True)
 class Text:
-    """An encoded prompt: tokens (1, t, d), pooled (1, d) (None but for SDXL), spans {word: token positions of each}."""
+    """An encoded prompt: tokens (l, t, d), pooled (1, d), spans {word: token positions of each occurrence}.
+
+    l is 1, or the number of cross-attention layers where each reads words of its own (ED-LoRA); pooled is
+    None but for SDXL.
+    """
 
     prompt: str
     tokens: Tensor

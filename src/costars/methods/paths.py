@@ -12,7 +12,7 @@ from costars.methods.sampling import encoded, negative_text
 from costars.model.adapters import concatenated, scaled, text_adapter
 from costars.model.model import Model
 from costars.scene import TwoStage
-from costars.types import Adapter, Job, Path, Text
+from costars.types import Adapter, Job, LearnedWords, Path, Text
 
 EVERYONE, STYLE = "{}", "{style}"  # adapters of the whole cast and of the whole picture; no member has these names
 
@@ -44,10 +44,12 @@ def stage1_path(model: Model, job: Job) -> Path:
     """The global path: class words only, in the scene's style."""
     classes = class_names(job.scene, job.concepts)
     styles = style_adapter(job)
+    learned = _learned(job)
     with _texts_of(model, styles):
         words = sorted(set(classes.values()))
-        text = encoded(model, job.scene, global_prompt(job.scene, classes), words)
-        return Path("global", text, negative_text(model, job.scene), next(iter(styles), None), controlled=True)
+        text = encoded(model, job.scene, global_prompt(job.scene, classes), words, learned)
+        negative = negative_text(model, job.scene, learned=learned)
+    return Path("global", text, negative, next(iter(styles), None), controlled=True)
 
 
 def stage2_paths(
@@ -61,8 +63,10 @@ def stage2_paths(
     assert isinstance(method, TwoStage)
     adapters = style_adapter(job)
     base = next(iter(adapters), None)
+    learned = _learned(job)
     with _texts_of(model, adapters):
-        text, negative = encoded(model, scene, prompt), negative_text(model, scene)
+        text = encoded(model, scene, prompt, learned=learned)
+        negative = negative_text(model, scene, learned=learned)
     layout = Path("layout", text, adapter=base, replay=latents, controlled=True)
     paths = [layout] if method.layout_strength > 0 else []
     if not method.blend:
@@ -79,15 +83,24 @@ def stage2_paths(
 def everyone_path(model: Model, job: Job, adapter: Adapter) -> Path:
     """One path with every member's own words, under the adapter of them all."""
     scene = job.scene
+    prompt, learned = everyone_prompt(scene, class_names(scene, job.concepts), job.concepts), _learned(job, *scene.cast)
     with text_adapter(model.encoders, adapter):
-        text = encoded(model, scene, everyone_prompt(scene, class_names(scene, job.concepts), job.concepts))
-        return Path("everyone", text, negative_text(model, scene), adapter=EVERYONE, controlled=True)
+        text = encoded(model, scene, prompt, learned=learned)
+        return Path("everyone", text, negative_text(model, scene, learned=learned), adapter=EVERYONE, controlled=True)
 
 
 def _member_texts(model: Model, job: Job, name: str) -> tuple[Text, Text | None]:
     scene, concepts = job.scene, job.concepts
     prompt = member_prompt(scene, name, class_names(scene, concepts), concepts[name])
-    return encoded(model, scene, prompt), negative_text(model, scene, scene.cast[name].negative_prompt)
+    learned = _learned(job, name)
+    negative = negative_text(model, scene, scene.cast[name].negative_prompt, learned)
+    return encoded(model, scene, prompt, learned=learned), negative
+
+
+def _learned(job: Job, *members: str) -> LearnedWords:
+    """The words that these members, and the style, were taught as."""
+    concepts = [*(job.concepts[name] for name in members), *([job.style] if job.style else [])]
+    return {word: parts for concept in concepts for word, parts in concept.words.items()}
 
 
 @contextmanager

@@ -56,9 +56,9 @@ def own_tokens(
     scene gives, every occurrence is. Raises SceneError where there is none.
     """
     words, prompt = own_words(concept, classes[member]), member_prompt(scene, member, classes, concept)
-    spans, given = word_spans(tokenizer, prompt, words), scene.cast[member].prompt is not None
+    spans, given = word_spans(tokenizer, prompt, words, concept.words), scene.cast[member].prompt is not None
     if not given:
-        first = len(word_spans(tokenizer, _before(scene, member, classes), words))
+        first = len(word_spans(tokenizer, _before(scene, member, classes), words, concept.words))
         spans = spans[first : first + 1]
     tokens = [i for span in spans for i in span]
     if not tokens:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from costars.model.model import Model
+from costars.model.text import NOTHING_LEARNED
 from costars.sample.denoise import Sampler, sampler
 from costars.scene import Scene
-from costars.types import Text
+from costars.types import LearnedWords, Text
 
 
 def size_px(model: Model, scene: Scene) -> tuple[int, int]:
@@ -22,13 +23,21 @@ def sampler_of(model: Model, scene: Scene, scheduler: Any, start: int = 0) -> Sa
     return sampler(scheduler, scene.steps, model.device, size, scene.guidance_scale, seed=seed, start=start)
 
 
-def negative_text(model: Model, scene: Scene, prompt: str | None = None) -> Text | None:
+def negative_text(
+    model: Model, scene: Scene, prompt: str | None = None, learned: LearnedWords = NOTHING_LEARNED
+) -> Text | None:
     """The encoded negative prompt (the scene's own unless given); None where there is no guidance."""
     if scene.guidance_scale <= 1:
         return None
-    return encoded(model, scene, scene.negative_prompt if prompt is None else prompt)
+    return encoded(model, scene, scene.negative_prompt if prompt is None else prompt, learned=learned)
 
 
-def encoded(model: Model, scene: Scene, prompt: str, words: Sequence[str] = ()) -> Text:
-    """A prompt as this scene has it read."""
-    return model.encode_text(prompt, words, scene.clip_skip)
+def encoded(
+    model: Model,
+    scene: Scene,
+    prompt: str,
+    words: Sequence[str] = (),
+    learned: LearnedWords = NOTHING_LEARNED,
+) -> Text:
+    """A prompt as this scene has it read, with the words that concepts were taught as."""
+    return model.encode_text(prompt, words, scene.clip_skip, learned)

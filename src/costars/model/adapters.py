@@ -22,11 +22,15 @@ from costars.types import Adapter, LowRank
 
 @dataclass
 class RowAdapters:
-    """Says which adapter each row of a call uses; None is the model without one."""
+    """Says which adapter each row of a call uses; None is the model without one.
+
+    With broadcast the one row that is announced stands for all of a call.
+    """
 
     layers: list[_Layer] = field(default_factory=list)
     rows: tuple[str | None, ...] = ()
     active: bool = False
+    broadcast: bool = False
 
     @contextmanager
     def on(self, rows: Sequence[str | None]) -> Iterator[None]:
@@ -70,7 +74,7 @@ class _Layer:
         if self.taken is None or not self.state.active:
             return output
         x = inputs[0]
-        if len(x) != self.count:
+        if len(x) != self.count and not self.state.broadcast:
             raise ValueError(f"{self.count} rows were announced to the adapters, {len(x)} came")
         change = self._change(x if self.all else x[self.taken])
         return output + change if self.all else output.index_add(0, self.taken, change)
@@ -161,11 +165,13 @@ def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRan
 
 @contextmanager
 def text_adapter(encoders: TextEncoders, adapter: Adapter) -> Iterator[None]:
-    """Within the block every text encoder reads single prompts with the adapter."""
+    """Within the block every text encoder reads with the adapter, however many prompts at once."""
     with ExitStack() as stack:
         for encoder in encoders:
             own = one_adapter_per_row(encoder.module, f"{encoder.name}.", {"own": adapter})
-            stack.enter_context(stack.enter_context(own).on(["own"]))
+            adapters = stack.enter_context(own)
+            adapters.broadcast = True
+            stack.enter_context(adapters.on(["own"]))
         yield
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from costars.errors import ModelError, SceneError
-from costars.model.text import TextEncoders, encode_text
-from costars.types import Text
+from costars.model.text import NOTHING_LEARNED, TextEncoders, encode_text
+from costars.types import LearnedWords, Text
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,15 @@ class Model:
     dtype: torch.dtype
     max_rows: int = 0
 
-    def encode_text(self, prompt: str, words: Sequence[str] = (), clip_skip: int | None = None) -> Text:
-        """Encode a prompt and find the token positions of these words in it."""
-        return encode_text(self.encoders, prompt, words, self.device, clip_skip)
+    def encode_text(
+        self,
+        prompt: str,
+        words: Sequence[str] = (),
+        clip_skip: int | None = None,
+        learned: LearnedWords = NOTHING_LEARNED,
+    ) -> Text:
+        """Encode a prompt, with words that concepts were taught as, and find these words' positions in it."""
+        return encode_text(self.encoders, prompt, words, self.device, clip_skip, learned)
 
     def with_max_rows(self, max_rows: int) -> Model:
         """The same model, its UNet called with at most this many rows at once."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from costars.errors import SceneError
-from costars.model.words import needle, read
-from costars.types import Text
+from costars.model.words import Words, needle, read
+from costars.types import LearnedWords, Text
 
 
 @dataclass(frozen=True)
@@ -25,22 +27,69 @@ class TextEncoder:
 
 # One in SD 1.5 and 2, a pair in SDXL (Podell et al. 2023, section 2.1).
 TextEncoders = tuple[TextEncoder, ...]
+NOTHING_LEARNED: LearnedWords = MappingProxyType({})
 
 
 @torch.no_grad()
 def encode_text(
-    encoders: TextEncoders, prompt: str, words: Sequence[str], device: torch.device, clip_skip: int | None = None
+    encoders: TextEncoders,
+    prompt: str,
+    words: Sequence[str],
+    device: torch.device,
+    clip_skip: int | None = None,
+    learned: LearnedWords = NOTHING_LEARNED,
 ) -> Text:
-    """tokens (1, t, d), pooled (1, d) of SDXL's second encoder; t is 77 for each reading of a long prompt.
+    """tokens (l, t, d), pooled (1, d) of SDXL's second encoder; t is 77 for each reading of a long prompt.
 
-    Weights multiply the tokens, whose mean is then put back (as AUTOMATIC1111 does). Raises SceneError
-    for a prompt beyond all measure.
+    l is 1, or as many as a learned word has layers (ED-LoRA). Weights multiply the tokens, whose mean is
+    then put back (as AUTOMATIC1111 does). Raises SceneError for a prompt beyond all measure.
     """
-    read_by = [read(e.tokenizer, prompt) for e in encoders]  # all split words alike
-    by_reading = zip(*(r.ids.to(device).split(1) for r in read_by), strict=True)
-    tokens, pooled = zip(*(features(encoders, ids, clip_skip) for ids in by_reading), strict=True)
-    spans = {w: read_by[0].spans(needle(encoders[0].tokenizer, w)) for w in words}
+    counts = vector_counts(learned)
+    read_by = [read(e.tokenizer, prompt, counts) for e in encoders]  # all split words alike
+    layers = max((len(v) for parts in learned.values() for v in parts.values()), default=1)
+    tokens, pooled = [], []
+    for reading in range(len(read_by[0].ids)):
+        ids = [r.ids[reading : reading + 1].to(device).expand(layers, -1) for r in read_by]
+        with ExitStack() as stack:
+            for encoder, own in zip(encoders, read_by, strict=True):
+                stack.enter_context(_spoken(encoder, own, reading, learned))
+            found, whole = features(encoders, ids, clip_skip)
+        tokens.append(found)
+        pooled.append(None if whole is None else whole[:1])
+    spans = {w: read_by[0].spans(needle(encoders[0].tokenizer, w, counts)) for w in words}
     return Text(prompt, _weighted(torch.cat(tokens, dim=1), read_by[0].weights.to(device)), pooled[0], spans)
+
+
+def vector_counts(learned: LearnedWords) -> dict[str, int]:
+    """{word: how many vectors stand for it}."""
+    return {word: next(iter(parts.values())).shape[1] for word, parts in learned.items()}
+
+
+@contextmanager
+def _spoken(encoder: TextEncoder, words: Words, reading: int, learned: LearnedWords) -> Iterator[None]:
+    """Within the block the encoder takes a learned word's vectors where the reading has that word.
+
+    Raises SceneError for a word that this encoder was not taught.
+    """
+    length, at = words.ids.shape[1], {}
+    for position, word, which in words.learned:
+        if encoder.name not in learned[word]:
+            raise SceneError(
+                f"prompt: {word!r} was not taught to this model's {encoder.name}; use a word of its family"
+            )
+        if position // length == reading:
+            at[position % length] = learned[word][encoder.name][:, which]
+
+    def put(module: torch.nn.Module, inputs: object, output: Tensor) -> Tensor:
+        for column, vector in at.items():
+            output[:, column] = vector.to(output)
+        return output
+
+    handle = encoder.module.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _weighted(tokens: Tensor, weights: Tensor) -> Tensor:
@@ -84,6 +133,9 @@ def token_ids(tokenizer: CLIPTokenizer, prompt: str) -> torch.Tensor:
     return ids
 
 
-def word_spans(tokenizer: CLIPTokenizer, prompt: str, word: str) -> tuple[tuple[int, ...], ...]:
+def word_spans(
+    tokenizer: CLIPTokenizer, prompt: str, word: str, learned: LearnedWords = NOTHING_LEARNED
+) -> tuple[tuple[int, ...], ...]:
     """The token positions of every run that spells the word, in the prompt's order."""
-    return read(tokenizer, prompt).spans(needle(tokenizer, word))
+    counts = vector_counts(learned)
+    return read(tokenizer, prompt, counts).spans(needle(tokenizer, word, counts))

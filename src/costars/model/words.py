@@ -7,8 +7,10 @@ Emphasis is written as people write it elsewhere: (word:1.2) sets a weight, (wor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -18,6 +20,7 @@ from transformers import CLIPTokenizer
 from costars.errors import SceneError
 
 T = TypeVar("T", int, float)
+NOTHING: Mapping[str, int] = MappingProxyType({})
 STRONGER = 1.1  # what one pair of brackets multiplies by, in AUTOMATIC1111's and ComfyUI's prompts
 LONGEST_READINGS = 8  # 600 words; more is a text that was pasted by mistake
 _PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?\d*\.?\d+)\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
@@ -27,12 +30,14 @@ _PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?\d*\.?\d+)\s*\)|\)|\]|[^\\()\
 class Words:
     """A prompt as its encoder reads it: ids and weights (n readings, t), and where each token stands.
 
-    tokens are (position in the n * t row, id) of the prompt's own tokens, without begin, end and padding.
+    tokens are (position in the n * t row, id) of the prompt's own tokens, without begin, end and padding;
+    learned are (position, word, which of its vectors) where the encoder takes a vector in place of an id.
     """
 
     ids: Tensor
     weights: Tensor
     tokens: tuple[tuple[int, int], ...]
+    learned: tuple[tuple[int, str, int], ...] = ()
 
     def spans(self, needle: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """The positions of every run of tokens that spells the needle, in the prompt's order."""
@@ -74,18 +79,18 @@ def _joined(parts: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return joined
 
 
-def needle(tokenizer: CLIPTokenizer, words: str) -> tuple[int, ...]:
-    """The token ids that spell these words."""
-    return tuple(tokenizer(words).input_ids[1:-1])
+def needle(tokenizer: CLIPTokenizer, words: str, learned: Mapping[str, int] = NOTHING) -> tuple[int, ...]:
+    """The token ids that spell these words; a learned word has ids of its own, beyond the vocabulary."""
+    return tuple(i for word in _words(tokenizer, [(words, 1.0)], learned) for i, _ in word)
 
 
-def read(tokenizer: CLIPTokenizer, prompt: str) -> Words:
+def read(tokenizer: CLIPTokenizer, prompt: str, learned: Mapping[str, int] = NOTHING) -> Words:
     """The prompt in as many readings as it needs, split between words, each padded to the encoder's length.
 
-    Raises SceneError where it needs more than LONGEST_READINGS.
+    learned is {word: how many vectors it has}. Raises SceneError where it needs more than LONGEST_READINGS.
     """
-    length = tokenizer.model_max_length
-    readings = list(_readings(_words(tokenizer, prompt), length - 2)) or [[]]
+    length, known = tokenizer.model_max_length, len(tokenizer)
+    readings = list(_readings(_words(tokenizer, emphasised(prompt), learned), length - 2)) or [[]]
     if len(readings) > LONGEST_READINGS:
         raise SceneError(
             f"prompt of {sum(map(len, readings))} tokens; at most {LONGEST_READINGS * (length - 2)} are read; "
@@ -93,29 +98,46 @@ def read(tokenizer: CLIPTokenizer, prompt: str) -> Words:
         )
     ids, weights, tokens = [], [], []
     for k, reading in enumerate(readings):
-        own = [i for i, _ in reading]
-        tokens += [(k * length + 1 + j, i) for j, i in enumerate(own)]
+        tokens += [(k * length + 1 + j, i) for j, (i, _) in enumerate(reading)]
+        own = [i if i < known else 0 for i, _ in reading]
         ids.append(_padded([tokenizer.bos_token_id, *own, tokenizer.eos_token_id], tokenizer.pad_token_id, length))
         weights.append(_padded([1.0, *(w for _, w in reading)], 1.0, length))
-    return Words(torch.tensor(ids), torch.tensor(weights), tuple(tokens))
+    numbered = [(word, j) for word, count in learned.items() for j in range(count)]
+    vectors = tuple((p, *numbered[i - known]) for p, i in tokens if i >= known)
+    return Words(torch.tensor(ids), torch.tensor(weights), tuple(tokens), vectors)
 
 
 def _padded(values: list[T], filler: T, length: int) -> list[T]:
     return values + [filler] * (length - len(values))
 
 
-def _words(tokenizer: CLIPTokenizer, prompt: str) -> Iterator[list[tuple[int, float]]]:
+def _words(
+    tokenizer: CLIPTokenizer, parts: list[tuple[str, float]], learned: Mapping[str, int]
+) -> Iterator[list[tuple[int, float]]]:
     """The (id, weight) of each word's tokens."""
-    word: list[tuple[int, float]] = []
-    for text, weight in emphasised(prompt):
-        ids = needle(tokenizer, text)
-        for i, token in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
-            word.append((i, weight))
-            if token.endswith("</w>"):
+    firsts = dict(zip(learned, accumulate(learned.values(), initial=len(tokenizer)), strict=False))
+    for whole, weight in parts:
+        for text in _split(whole, learned):
+            if text in learned:
+                yield [(firsts[text] + j, weight) for j in range(learned[text])]
+                continue
+            word: list[tuple[int, float]] = []
+            ids = list(tokenizer(text).input_ids[1:-1])
+            for i, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
+                word.append((i, weight))
+                if token.endswith("</w>"):
+                    yield word
+                    word = []
+            if word:
                 yield word
-                word = []
-    if word:
-        yield word
+
+
+def _split(text: str, learned: Mapping[str, int]) -> list[str]:
+    """The text with every learned word, where it stands as a word, in a piece of its own."""
+    if not learned:
+        return [text]
+    either = "|".join(re.escape(word) for word in sorted(learned, key=len, reverse=True))
+    return [piece for piece in re.split(rf"(?<!\w)({either})(?!\w)", text) if piece]
 
 
 def _readings(words: Iterator[list[tuple[int, float]]], room: int) -> Iterator[list[tuple[int, float]]]:

@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from costars.types import AttentionRule, Where
+from costars.types import Attend, AttentionRule, Where
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -19,18 +19,27 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     return scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
+def plain(attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+    """The rule that changes nothing."""
+    return attend(query, key, value)
+
+
 class Moment:
-    """When and for which rows the next call is made; the loop sets it, the layers read it."""
+    """When and for which rows the next call is made; the loop sets it, the layers read it.
+
+    layers is how many cross-attention layers read tokens of their own, 1 where all read the same.
+    """
 
     progress = 0.0
     rows = slice(0, 0)
+    layers = 1
 
 
 class _Processor:
     """diffusers' processor protocol around a rule; equal to the stock one when the rule is plain."""
 
-    def __init__(self, rule: AttentionRule, layer: str, moment: Moment) -> None:
-        self.rule, self.layer, self.moment = rule, layer, moment
+    def __init__(self, rule: AttentionRule, layer: str, number: int, moment: Moment) -> None:
+        self.rule, self.layer, self.number, self.moment = rule, layer, number, moment
 
     def __call__(
         self,
@@ -41,7 +50,7 @@ class _Processor:
         **_: Any,
     ) -> Tensor:
         cross = encoder_hidden_states is not None
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        context = hidden_states if encoder_hidden_states is None else self._own(encoder_hidden_states)
         query, key, value = (
             x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
@@ -50,6 +59,20 @@ class _Processor:
         out = self.rule(attend, query, key, value, where).transpose(1, 2).flatten(2)
         projected: Tensor = attn.to_out[1](attn.to_out[0](out))
         return projected / attn.rescale_output_factor
+
+    def _own(self, tokens: Tensor) -> Tensor:
+        """(rows, l * t, d) to the (rows, t, d) that this cross-attention layer reads."""
+        each = tokens.shape[1] // self.moment.layers
+        first = self.number * each if self.moment.layers > 1 else 0
+        return tokens[:, first : first + each]
+
+
+def cross_numbers(layers: Sequence[tuple[str, Attention]]) -> dict[str, int]:
+    """The cross-attention layers counted down, mid, up (Mix-of-Show's order, not that of the modules)."""
+    order = ("down_blocks", "mid_block", "up_blocks")
+    cross = [name for name, _ in layers if name.endswith("attn2")]
+    cross.sort(key=lambda name: order.index(name.partition(".")[0]))  # a stable sort: the order within is kept
+    return {name: i for i, name in enumerate(cross)}
 
 
 def attention_layers(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
@@ -60,9 +83,9 @@ def attention_layers(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
 @contextmanager
 def attention_rule(layers: Sequence[tuple[str, Attention]], rule: AttentionRule, moment: Moment) -> Iterator[None]:
     """Within the block these layers follow the rule."""
-    before = [layer.processor for _, layer in layers]
+    before, numbers = [layer.processor for _, layer in layers], cross_numbers(layers)
     for name, layer in layers:
-        layer.set_processor(_Processor(rule, name, moment))  # type: ignore[arg-type]
+        layer.set_processor(_Processor(rule, name, numbers.get(name, 0), moment))  # type: ignore[arg-type]
     try:
         yield
     finally:

@@ -28,11 +28,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """All rows with what the UNet reads beside the latent: tokens (r, t, d), and what SDXL adds to them."""
+    """All rows with what the UNet reads beside the latent: tokens (r, l * t, d), and what SDXL adds to them.
+
+    Of the tokens each of l cross-attention layers reads its own t, or all read the same where l is 1.
+    """
 
     rows: Sequence[Row]
     tokens: Tensor
     added: Mapping[str, Tensor]
+    layers: int = 1
 
     def samples(self, latent: Tensor, step: int) -> Tensor:
         """(r, c, h, w): the common latent, or the stored one of a path that is replayed."""
@@ -54,7 +58,8 @@ class Batch:
             moment.rows = here = slice(first, min(first + size, len(self.rows)))
             tokens, added = self.tokens[here], {name: value[here] for name, value in self.added.items()} or None
             guided = [r.path.controlled for r in self.rows[here]]
-            extra = residuals(controls, sample[here], t, tokens, added, guided, moment.progress)
+            first_layers = tokens[:, : tokens.shape[1] // self.layers]
+            extra = residuals(controls, sample[here], t, first_layers, added, guided, moment.progress)
             with nullcontext() if adapters is None else adapters.on([r.path.adapter for r in self.rows[here]]):
                 parts.append(model.unet(sample[here], t, tokens, added_cond_kwargs=added, **extra).sample)
         return torch.cat(parts)
@@ -89,9 +94,11 @@ def batch_of(model: Model, paths: Sequence[Path], size_px: tuple[int, int]) -> B
     """The rows of these paths on a picture of (width, height)."""
     rows, longest = rows_of(paths), _longest(paths)
     # A text said several times over is attended to exactly as if it were said once.
-    tokens = torch.cat([r.text.tokens.repeat(1, longest // r.text.tokens.shape[1], 1) for r in rows])
+    repeated = [r.text.tokens.repeat(1, longest // r.text.tokens.shape[1], 1) for r in rows]
+    layers = max(len(tokens) for tokens in repeated)
+    tokens = torch.stack([tokens.expand(layers, -1, -1) for tokens in repeated]).flatten(1, 2)
     pooled = [r.text.pooled for r in rows if r.text.pooled is not None]
     if not pooled:
-        return Batch(rows, tokens, {})
+        return Batch(rows, tokens, {}, layers)
     size_ids = model.size_ids(size_px).expand(len(rows), -1)
-    return Batch(rows, tokens, {"text_embeds": torch.cat(pooled), "time_ids": size_ids})
+    return Batch(rows, tokens, {"text_embeds": torch.cat(pooled), "time_ids": size_ids}, layers)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from costars.model.adapters import RowAdapters
 from costars.model.model import Model
-from costars.sample.attention import Moment, attention_layers, attention_rule
+from costars.sample.attention import Moment, attention_layers, attention_rule, plain
 from costars.sample.batch import batch_of
 from costars.types import AttentionRule, ControlNet, Path, Step
 
@@ -93,11 +93,13 @@ def denoise(
     (Ho & Salimans 2022), and one scheduler step. Between steps the model is as it was found.
     """
     batch = batch_of(model, paths, steps.size_px)
-    layers = [] if rule is None else attention_layers(model.unet)
+    asked = rule if rule is not None or batch.layers == 1 else plain
+    layers = [] if asked is None else attention_layers(model.unet)
     moment, of, used = Moment(), len(steps.timesteps), 0
+    moment.layers = batch.layers
     for i in range(steps.start, steps.stop):
         moment.progress = i / of
-        with torch.no_grad(), nullcontext() if rule is None else attention_rule(layers, rule, moment):
+        with torch.no_grad(), nullcontext() if asked is None else attention_rule(layers, asked, moment):
             t = steps.timesteps[i]
             sample = steps.scheduler.scale_model_input(batch.samples(latent, i), t)
             noise = batch.noise(model, sample, t, moment, adapters, controls)

@@ -1,0 +1,42 @@
+"""What of a concept a model can use, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from costars.errors import ConceptError
+from costars.resolve import fitted
+from costars.types import LowRank
+
+STRANGE = {"unet.no.such.layer": LowRank(torch.zeros(1, 4), torch.zeros(4, 1))}
+
+
+def test_a_concept_that_fits_is_taken_as_it_is(tiny, concepts):
+    taken, notes = fitted(concepts, tiny)
+    assert notes == () and taken["a"].adapter.keys() == concepts["a"].adapter.keys()
+
+
+def test_layers_that_the_model_lacks_are_left_out_and_named(tiny, concepts):
+    more = replace(concepts["a"], adapter={**concepts["a"].adapter, **STRANGE})
+    taken, (note,) = fitted({"a": more}, tiny)
+    assert taken["a"].adapter.keys() == concepts["a"].adapter.keys()
+    total = len(more.adapter)
+    assert note == f"a: 1 of {total} layers of 'char_a' are not in this model and are left out (unet.no.such.layer)"
+
+
+def test_where_no_layer_is_there_the_concept_is_refused(tiny, concepts):
+    with pytest.raises(ConceptError, match=r"'char_a': none of its 1 layers is in the model 'tiny' \(unet\.no"):
+        fitted({"a": replace(concepts["a"], adapter=STRANGE)}, tiny)
+
+
+def test_one_of_another_family_is_refused_naming_both(tiny, concepts):
+    with pytest.raises(ConceptError, match="'char_a' is for sd15, the model 'tiny' is sdxl; use a concept"):
+        fitted({"a": replace(concepts["a"], family="sd15")}, tiny)
+
+
+def test_a_layer_of_another_size_is_refused(tiny, concepts):
+    key, entry = next(iter(concepts["a"].adapter.items()))
+    wide = LowRank(torch.zeros(len(entry.down), 999), entry.up)
+    with pytest.raises(ConceptError, match="it was made for another base model"):
+        fitted({"a": replace(concepts["a"], adapter={**concepts["a"].adapter, key: wide})}, tiny)
