@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from costars.concepts.formats import load_concept, read_card
 from costars.errors import ConceptError
@@ -13,16 +12,6 @@ from costars.errors import ConceptError
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT_LAYER = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
 DOWN, UP = torch.arange(12.0).view(2, 6), torch.arange(10.0).view(5, 2)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def of(tensors, **metadata):
-        path = tmp_path / "mine.safetensors"
-        save_file({k: v.clone() for k, v in tensors.items()}, path, metadata=metadata or None)
-        return path
-
-    return of
 
 
 def pair(layer: str, suffixes=(".lora_A.weight", ".lora_B.weight")) -> dict[str, torch.Tensor]:
@@ -75,8 +64,7 @@ def test_a_file_without_a_card_says_nothing(write):
     ("tensors", "odd"),
     [
         (pair(LAYER) | {"unet.conv_in.bias": UP}, "unet.conv_in.bias"),
-        ({f"{LAYER}.lora_A.weight": DOWN}, f"{LAYER}.lora_A.weight"),
-        (pair("transformer.blocks.0.to_q"), "transformer.blocks.0.to_q.lora_A.weight"),
+        (pair("prior.blocks.0.to_q"), "prior.blocks.0.to_q.lora_A.weight"),
         (pair("lora_unet_mid_block_attn1_to_q", (".lora_down.weight", ".lora_up.weight")), "lora_unet_mid_block"),
         ({}, "nothing at all"),
     ],
@@ -87,10 +75,28 @@ def test_a_tensor_that_was_not_understood_is_an_error_never_skipped(write, tenso
     assert odd in str(caught.value)
 
 
-def test_factors_whose_ranks_differ_are_refused(write):
-    tensors = {f"{LAYER}.lora_A.weight": DOWN, f"{LAYER}.lora_B.weight": torch.ones(5, 3)}
-    with pytest.raises(ConceptError, match="mine"):
-        load_concept(write(tensors), "mine", "mine")
+@pytest.mark.parametrize("key", ["class_name", "trigger", "licence"])
+@pytest.mark.parametrize("value", [3, "a\nb", "\x1b[2J", "a" * 501])
+def test_a_card_that_cannot_stand_in_a_prompt_is_refused(write, key, value):
+    with pytest.raises(ConceptError, match=rf"mine.safetensors: its card's {key} .* is no line of text") as caught:
+        load_concept(write(pair(LAYER), costars=json.dumps({key: value})), "mine", "mine")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "name"),
+    [
+        (pair(LAYER), "diffusers"),
+        (pair(LAYER, (".lora.down.weight", ".lora.up.weight")), "diffusers"),
+        (pair(f"base_model.model.{LAYER}"), "peft"),
+        (pair("lora_unet_conv_in", (".lora_down.weight", ".lora_up.weight")), "kohya"),
+        (pair("lora_te2_text_projection", (".lora_down.weight", ".lora_up.weight")), "kohya"),
+        ({"tokens.text_encoder.zxa": DOWN}, "costars"),
+        ({"<zxa>": DOWN}, "textual inversion"),
+    ],
+)
+def test_the_format_is_told_by_the_keys(write, tensors, name):
+    assert load_concept(write(tensors), "mine", "mine").format == name
 
 
 def test_a_missing_or_damaged_file_is_one_line(tmp_path):

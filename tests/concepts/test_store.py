@@ -1,5 +1,6 @@
 """Where concepts are found, and what is said when one is not."""
 
+import os
 import shutil
 
 import pytest
@@ -59,3 +60,77 @@ def test_where_a_file_lay_is_not_kept(store, golden):
 def test_a_file_that_is_not_there_is_an_error(store, golden):
     with pytest.raises(ConceptError, match=r"gone.safetensors: no such concept file"):
         store.load("gone.safetensors", golden)
+
+
+@pytest.fixture
+def folders(store, golden, tmp_path) -> Store:
+    """Two more folders: mia and lou are in the first, lou and ivy in the second."""
+    for folder, names in (("first", ("mia", "lou")), ("second", ("lou", "ivy"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            shutil.copy(golden / "char_b.safetensors", tmp_path / folder / f"{name}.safetensors")
+    return Store(store.builtin, store.library, (tmp_path / "first", tmp_path / "gone", tmp_path / "second"))
+
+
+def test_other_folders_come_after_the_library_and_the_first_that_has_a_name_is_meant(folders, tmp_path):
+    assert [name for name, _ in folders.files()] == ["builtin/ana", "builtin/bo", "mia", "lou", "ivy"]
+    assert folders.find("mia") == tmp_path / "library" / "mia.safetensors"
+    assert folders.find("lou") == tmp_path / "first" / "lou.safetensors"
+    assert folders.load("ivy").source == "ivy"
+    hidden = [(name, path.parent.name, meant.parent.name) for name, path, meant in folders.hidden()]
+    assert hidden == [("mia", "first", "library"), ("lou", "second", "first")]
+
+
+def test_what_other_systems_leave_beside_files_is_no_concept(store, tmp_path):
+    (tmp_path / "library" / "._mia.safetensors").write_bytes(b"\0\5\x16\7")
+    assert [name for name, _ in store.files()] == ["builtin/ana", "builtin/bo", "mia"]
+
+
+@pytest.mark.parametrize("name", ["../library/mia", "builtin/../library/mia", "/etc/passwd", "./mia", "mia/../mia"])
+def test_a_name_that_climbs_is_no_name(store, name):
+    with pytest.raises(ConceptError, match=r"no concept '.*'; .*known: builtin/ana, builtin/bo, mia"):
+        store.find(name)
+    with pytest.raises(ConceptError, match=r"no concept '.*' in your library; .*known: mia"):
+        store.remove(name)
+
+
+@pytest.mark.parametrize("target", ["../secret/eve.safetensors", "eve.safetensors", "/etc/hostname"])
+def test_a_link_that_leads_out_of_the_library_is_refused(store, golden, tmp_path, target):
+    (tmp_path / "secret").mkdir()
+    shutil.copy(golden / "char_a.safetensors", tmp_path / "secret" / "eve.safetensors")
+    os.symlink(target, tmp_path / "library" / "eve.safetensors")
+    with pytest.raises(ConceptError, match=r"eve.safetensors is a link that leads out of its folder; import"):
+        store.load("eve")
+
+
+def test_a_link_within_the_library_and_a_library_that_is_a_link_are_as_good_as_files(store, tmp_path):
+    os.symlink("mia.safetensors", tmp_path / "library" / "amy.safetensors")
+    os.symlink(tmp_path / "library", tmp_path / "link")
+    assert store.load("amy").adapter.keys() == store.load("mia").adapter.keys()
+    assert Store(store.builtin, tmp_path / "link").load("amy").name == "amy"
+
+
+def test_shipped_concepts_may_be_links_as_package_managers_make_them(store, golden, tmp_path):
+    os.symlink(golden / "char_a.safetensors", tmp_path / "builtin" / "cy.safetensors")
+    assert store.load("builtin/cy").name == "cy"
+
+
+def test_a_concept_of_the_library_can_be_removed_and_no_other(folders, tmp_path):
+    assert folders.remove("mia") == tmp_path / "library" / "mia.safetensors"
+    assert not (tmp_path / "library" / "mia.safetensors").exists()
+    assert folders.find("mia") == tmp_path / "first" / "mia.safetensors"
+    for name, said in (
+        ("mia", "'mia' is in .*first, which costars only reads; delete the file there"),
+        ("builtin/ana", "'builtin/ana' is shipped with costars and cannot be removed"),
+        ("builtin/eve", "no concept 'builtin/eve' in your library; known: none"),
+        ("ana", "no concept 'ana' in your library; known: none"),
+    ):
+        with pytest.raises(ConceptError, match=said):
+            folders.remove(name)
+
+
+def test_removing_a_link_leaves_what_it_leads_to(store, golden, tmp_path):
+    os.symlink(golden / "char_a.safetensors", tmp_path / "library" / "eve.safetensors")
+    store.remove("eve")
+    assert not os.path.lexists(tmp_path / "library" / "eve.safetensors")
+    assert (golden / "char_a.safetensors").is_file()

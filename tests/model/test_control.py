@@ -30,14 +30,14 @@ def test_one_of_another_family_is_refused_naming_both(tiny, folder, sd15_folder)
     (folder.parent / "other" / "diffusion_pytorch_model.safetensors").symlink_to(
         folder / "diffusion_pytorch_model.safetensors"
     )
-    with pytest.raises(ModelError, match="controls.model 'pose': ") as caught:
+    with pytest.raises(ModelError, match=r"controls\.model 'pose': ") as caught:
         load_control_net(folder.parent / "other", "pose", tiny)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("part", ["unet", "nothing"])
 def test_what_is_no_control_net_is_refused(tiny, golden, part):
-    with pytest.raises(ModelError, match="controls.model 'pose': no ControlNet in safetensors"):
+    with pytest.raises(ModelError, match=r"controls\.model 'pose': no ControlNet in safetensors"):
         load_control_net(golden / "tiny-sdxl" / part, "pose", tiny)
 
 

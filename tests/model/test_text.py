@@ -91,3 +91,71 @@ def test_sd15_reads_the_last_layer_and_sdxl_the_last_but_one_unless_told_otherwi
     assert torch.equal(tiny.encode_text("a man", (), 2).tokens, tiny.encode_text("a man").tokens)
     expected, *_ = pipeline.encode_prompt("a man", do_classifier_free_guidance=False, clip_skip=1)
     assert torch.allclose(tiny.encode_text("a man", (), 3).tokens, expected, atol=1e-6)
+
+
+def learned(tiny, vectors=2, layers=1, seed=0):
+    """A word for both encoders: (layers, vectors, width) each."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "<toy>": {
+            e.name: 0.1 * torch.randn(layers, vectors, e.module.config.hidden_size, generator=generator)
+            for e in tiny.encoders
+        }
+    }
+
+
+def test_a_learned_word_equals_textual_inversion_in_diffusers(tiny, pipeline):
+    words = learned(tiny)
+    for encoder, tokenizer, text_encoder in zip(
+        tiny.encoders,
+        (pipeline.tokenizer, pipeline.tokenizer_2),
+        (pipeline.text_encoder, pipeline.text_encoder_2),
+        strict=True,
+    ):
+        vectors = words["<toy>"][encoder.name][0]
+        pipeline.load_textual_inversion(vectors, token="<toy>", tokenizer=tokenizer, text_encoder=text_encoder)
+    expected, _, pooled, _ = pipeline.encode_prompt(
+        "photo of <toy> and a man", do_classifier_free_guidance=False, negative_prompt=""
+    )
+    text = tiny.encode_text("photo of <toy> and a man", ["man", "<toy>"], learned=words)
+    assert torch.allclose(text.tokens, expected, atol=1e-6)
+    assert text.spans == {"<toy>": ((3, 4),), "man": ((7,),)}
+    assert pooled.shape == text.pooled.shape
+
+
+def test_without_the_word_nothing_changes(tiny):
+    plain = tiny.encode_text("a toy and a man")
+    assert torch.equal(tiny.encode_text("a toy and a man", learned=learned(tiny)).tokens, plain.tokens)
+
+
+def test_a_learned_word_may_be_emphasised_and_stand_in_any_reading(tiny):
+    words = learned(tiny)
+    prompt = " ".join(["a"] * 74 + ["(<toy>:1.3)"])
+    text = tiny.encode_text(prompt, ["<toy>"], learned=words)
+    assert text.spans["<toy>"] == ((78, 79),)
+    alone = tiny.encode_text("<toy>", learned=words).tokens
+    assert torch.allclose(
+        text.tokens[0, 78] / alone[0, 1] * alone[0, 3] / text.tokens[0, 80], torch.tensor(1.3), rtol=1e-3
+    )
+
+
+def test_every_layer_may_read_a_vector_of_its_own(tiny):
+    words = learned(tiny, vectors=1, layers=17)
+    text = tiny.encode_text("a <toy> man", learned=words)
+    assert text.tokens.shape == (17, 77, 64)
+    for layer in (0, 16):
+        own = {"<toy>": {part: v[layer : layer + 1] for part, v in words["<toy>"].items()}}
+        assert torch.allclose(text.tokens[layer], tiny.encode_text("a <toy> man", learned=own).tokens[0], atol=1e-5)
+
+
+def test_nothing_is_left_on_the_encoders(tiny, trace):
+    before = [trace(e.module) for e in tiny.encoders]
+    tiny.encode_text("a <toy> man", learned=learned(tiny))
+    assert [trace(e.module) for e in tiny.encoders] == before
+
+
+def test_a_word_that_one_encoder_was_not_taught_is_refused(tiny):
+    words = learned(tiny)
+    del words["<toy>"]["text_encoder_2"]
+    with pytest.raises(SceneError, match="'<toy>' was not taught to this model's text_encoder_2"):
+        tiny.encode_text("a <toy> man", learned=words)

@@ -72,3 +72,29 @@ def test_a_control_acts_in_its_share_of_the_steps(tiny_double, paths, progress, 
 def test_a_control_reaches_the_same_rows_however_the_batch_is_split(tiny_double, paths):
     split = noise(tiny_double.with_max_rows(1), paths, [control()])
     assert torch.allclose(split, noise(tiny_double, paths, [control()]), atol=1e-9)
+
+
+def test_each_layer_reads_its_own_tokens_down_mid_up(tiny_double, monkeypatch):
+    from costars.sample.attention import attention_layers, attention_rule, cross_numbers, plain
+
+    layers = attention_layers(tiny_double.unet)
+    numbers = cross_numbers(layers)
+    assert sorted(numbers.values()) == list(range(17))
+    places = [name.partition(".")[0] for name in sorted(numbers, key=numbers.__getitem__)]
+    assert [p for i, p in enumerate(places) if not i or places[i - 1] != p] == ["down_blocks", "mid_block", "up_blocks"]
+
+    read = {}
+    own = torch.randn(17, 77, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for name, layer in layers:
+        if name in numbers:
+            layer.to_k.register_forward_hook(lambda m, inputs, out, name=name: read.update({name: inputs[0]}))
+    text = tiny_double.encode_text("a man")
+    path = Path("a", type(text)(text.prompt, own, text.pooled))
+    batch, moment = batch_of(tiny_double, [path, Path("b", text)], SIZE), Moment()
+    moment.layers = batch.layers
+    with torch.no_grad(), attention_rule(layers, plain, moment):
+        batch.noise(tiny_double, torch.zeros(2, 4, 8, 8, dtype=torch.float64), torch.tensor(500), moment, None, ())
+    for _, layer in layers:
+        layer.to_k._forward_hooks.clear()
+    for name, number in numbers.items():
+        assert torch.equal(read[name][0], own[number]) and torch.equal(read[name][1], text.tokens[0])

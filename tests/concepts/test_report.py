@@ -1,0 +1,57 @@
+"""Everything that is known of a file, ready to print."""
+
+import hashlib
+import json
+
+import torch
+
+from costars.concepts.report import describe
+
+UNET = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+TEXT = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+
+
+def test_a_kohya_file_is_told_in_full(write, tmp_path):
+    tensors = {f"{UNET}.lora_down.weight": torch.ones(2, 2048), f"{UNET}.lora_up.weight": torch.ones(5, 2)}
+    tensors |= {f"{TEXT}.lora_down.weight": torch.ones(1, 8), f"{TEXT}.lora_up.weight": torch.ones(8, 1)}
+    (tmp_path / "mine.civitai.info").write_text(json.dumps({"trainedWords": ["zxa"], "baseModel": "SDXL 1.0"}))
+    path = write(
+        tensors,
+        **{
+            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_tag_frequency": json.dumps({"a": {"zxa": 9, "park": 3}}),
+            "modelspec.title": "Ana",
+            "modelspec.license": "CC0-1.0",
+        },
+    )
+    report = describe(path)
+    assert json.loads(json.dumps(report)) == report == {
+        "file": "mine.safetensors",
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "format": "kohya",
+        "family": "sdxl",
+        "class_name": "",
+        "trigger": "",
+        "stated_triggers": ["zxa"],
+        "frequent_tags": ["zxa", "park"],
+        "licence": "CC0-1.0",
+        "layers": {"text_encoder": 1, "unet": 1},
+        "ranks": [1, 2],
+        "words": {},
+        "per_layer": False,
+        "card": {},
+        "modelspec": {"title": "Ana", "license": "CC0-1.0"},
+        "sidecar": {"file": "mine.civitai.info", "triggers": ["zxa"], "base_model": "SDXL 1.0"},
+    }  # fmt: skip
+
+
+def test_a_textual_inversion_is_told_by_its_words(write, random):
+    report = describe(write({"clip_l": random(2, 768), "clip_g": random(2, 1280)}))
+    assert (report["format"], report["trigger"], report["layers"], report["ranks"]) == (
+        "textual inversion",
+        "mine",
+        {},
+        [],
+    )
+    assert report["words"] == {"mine": {"text_encoder": [2, 768], "text_encoder_2": [2, 1280]}}
