@@ -12,7 +12,8 @@ from PIL import Image
 from costars import RegionError, Scene, open_studio
 from costars.microworld.train.samples import PROMPTS, sample, tiled
 from costars.sheets import grid, masks_in_colour
-from costars.studio import Studio, retried
+from costars.steps import retried
+from costars.studio import Studio
 from costars.types import Picture
 
 PAIRS = (

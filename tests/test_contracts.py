@@ -79,7 +79,7 @@ def test_a_spacing_may_follow_the_samplers_name(tiny):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("eular", "scheduler: 'eular' is not known; did you mean 'euler'"), ("DDIM Karras", "'ddim' has no karras spacing")],
+    [("eular", "'eular' is not known; did you mean 'euler'"), ("DDIM Karras", "'ddim' has no karras spacing")],
 )
 def test_a_scheduler_that_is_not_there_is_refused(tiny, name, said):
     with pytest.raises(SceneError, match=said):

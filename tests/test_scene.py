@@ -223,5 +223,7 @@ def test_a_file_without_keys_is_refused_in_plain_words(data):
 def test_a_lora_in_a_prompt_is_refused_with_what_to_write(field):
     data = dict(DATA)
     data[field] = data.get(field, "") + " <lora:my friend:0.7>"
-    with pytest.raises(SceneError, match="cast.NAME.concept: my friend and cast.NAME.weight: 0.7, for a style write"):
+    with pytest.raises(
+        SceneError, match=r"cast\.NAME\.concept: my friend and cast.NAME.weight: 0.7, for a style write"
+    ):
         parse_scene(data)

@@ -5,7 +5,8 @@ import torch
 
 from costars import studio as studio_module
 from costars.errors import ConceptError, ModelError, RegionError
-from costars.studio import last, open_studio, retried
+from costars.steps import last, retried
+from costars.studio import open_studio
 from costars.types import Picture, Plan, Step
 
 

@@ -182,6 +182,7 @@ def write_picture(picture: Picture, out: Path) -> None:
             "seconds": _rounded(picture.seconds),
             "regions": regions,
             "versions": dict(picture.versions),
+            "memory": picture.memory,
             **({"notes": list(picture.notes)} if picture.notes else {}),
         }
         (folder / "result.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_rows: int = Field(0, ge=0)
     offline: bool = False
+    memory: Literal["auto", "full", "offload", "sequential"] = "auto"
 
 
 def machine_settings(**given: object) -> Settings:

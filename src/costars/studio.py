@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from diffusers import ControlNetModel
@@ -14,11 +13,12 @@ from torch import Tensor
 
 from costars.catalog import METHODS, SEGMENTERS
 from costars.concepts.store import Store
-from costars.errors import ModelError, RegionError, SceneError
+from costars.errors import ModelError, SceneError
 from costars.methods.paths import STYLE
 from costars.methods.prompts import class_names
 from costars.model.control import control_image, load_control_net
 from costars.model.load import load_model
+from costars.model.memory import TIERS, lower_tier
 from costars.model.model import Model
 from costars.model.schedulers import scheduler_of
 from costars.model.source import Source, located
@@ -26,10 +26,10 @@ from costars.resolve import check_classes, check_prompts, fitted
 from costars.scene import Checkpoint, Scene
 from costars.segment.assign import Limits, assign, check_where
 from costars.settings import Settings, machine_settings
+from costars.steps import last, spared
 from costars.types import ControlNet, Job, Picture, Plan, Step
 from costars.versions import versions
 
-T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,6 +41,7 @@ class Studio:
     dtype: torch.dtype
     settings: Settings
     max_rows: int = 0
+    memory: str = "auto"
     models: dict[Source, Model] = field(default_factory=dict)
     control_nets: dict[Path, ControlNetModel] = field(default_factory=dict)
     load_seconds: float = 0.0
@@ -48,7 +49,8 @@ class Studio:
     @property
     def store(self) -> Store:
         """Where concepts are looked up."""
-        return Store(self.settings.builtin / "concepts", self.settings.library)
+        settings = self.settings
+        return Store(settings.builtin / "concepts", settings.library, settings.concept_folders)
 
     def model(self, name: str, base: Path | None = None, checkpoint: Checkpoint | None = None) -> Model:
         """The model of this name, loaded once; a relative folder is looked up beside base.
@@ -59,7 +61,7 @@ class Studio:
         if source not in self.models:
             began = time.perf_counter()
             segmenter = "world" if name == "builtin" else "attention"
-            self.models[source] = load_model(source, self.device, self.dtype, self.max_rows, segmenter)
+            self.models[source] = load_model(source, self.device, self.dtype, self.max_rows, segmenter, self.memory)
             self.load_seconds += time.perf_counter() - began
         return self.models[source]
 
@@ -106,11 +108,22 @@ class Studio:
 
     def plan_steps(self, scene: Scene, base: Path | None = None) -> Iterator[Step | Plan]:
         """Stage 1 step by step; the last thing yielded is the plan."""
-        job = self.resolve(scene, base)
-        yield from self._plan(job)
+        yield from spared(lambda: self._plan(self.resolve(scene, base)), self._lowered)
 
     def render_steps(self, what: Scene | Plan, base: Path | None = None) -> Iterator[Step | Picture]:
         """Every step of both stages; the last thing yielded is the picture. Stop iterating to cancel."""
+        yield from spared(lambda: self._both(what, base), self._lowered)
+
+    def _lowered(self) -> bool:
+        """Forget the models and keep less of the next ones in memory; False where there is no less."""
+        tiers = {model.residence.tier for model in self.models.values()}
+        lower = lower_tier(max(tiers, key=TIERS.index, default=TIERS[0]))
+        self.models.clear()
+        torch.cuda.empty_cache()
+        self.memory = lower or self.memory
+        return lower is not None
+
+    def _both(self, what: Scene | Plan, base: Path | None) -> Iterator[Step | Picture]:
         scene = what if isinstance(what, Scene) else what.scene
         method = METHODS[scene.method.name]
         job = self.resolve(scene, base)
@@ -188,6 +201,7 @@ class Studio:
             seconds=seconds,
             versions=versions(model.facts.sha256),
             notes=job.notes,
+            memory=model.residence.tier,
         )
 
 
@@ -197,13 +211,16 @@ def open_studio(
     *,
     library: Path | None = None,
     max_rows: int | None = None,
+    memory: str | None = None,
+    offline: bool | None = None,
 ) -> Studio:
     """A studio on a device; what is not given comes from the settings.
 
     auto is cuda with bfloat16 where torch sees a GPU, else the CPU with float32. Raises ModelError
     where the device that was asked for is not there.
     """
-    settings = machine_settings() if library is None else machine_settings(library=library)
+    given = {"library": library, "max_rows": max_rows, "memory": memory, "offline": offline}
+    settings = machine_settings(**{name: value for name, value in given.items() if value is not None})
     wanted, kind = device or settings.device, dtype or settings.dtype
     for name, value, allowed in (("device", wanted, ("auto", "cpu", "cuda")), ("dtype", kind, ("auto", *DTYPES))):
         if value not in allowed:
@@ -213,26 +230,4 @@ def open_studio(
     chosen = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
     if kind == "auto":
         kind = "bfloat16" if chosen.type == "cuda" else "float32"
-    return Studio(chosen, DTYPES[kind], settings, settings.max_rows if max_rows is None else max_rows)
-
-
-def last(events: Iterator[Step | T], kind: type[T]) -> T:
-    """Run a step iterator to its end and return what it made."""
-    for event in events:
-        if isinstance(event, kind):
-            return event
-    raise RuntimeError(f"the iterator ended without a {kind.__name__}")
-
-
-def retried(
-    steps: Callable[[Scene, Path | None], Iterator[Step | T]], scene: Scene, retries: int, base: Path | None = None
-) -> Iterator[Step | T]:
-    """plan_steps or render_steps with up to this many further seeds while someone is missing."""
-    for attempt in range(retries + 1):
-        try:
-            yield from steps(scene.model_copy(update={"seed": scene.seed + attempt}), base)
-        except RegionError:
-            if attempt == retries:
-                raise
-        else:
-            return
+    return Studio(chosen, DTYPES[kind], settings, settings.max_rows, settings.memory)

@@ -175,6 +175,7 @@ class Picture:
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    memory: str = "full"
 
 
 @dataclass(frozen=True)

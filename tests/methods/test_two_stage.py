@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from costars.model.schedulers import scheduler_of
 from costars.errors import RegionError, SceneError
 from costars.methods import multi_lora, two_stage
 from costars.methods.prompts import class_names, own_tokens
 from costars.methods.two_stage import draw_layout, first_step
+from costars.model.schedulers import scheduler_of
 from costars.sample.rules import OwnWords
 from costars.types import Job, Plan
 

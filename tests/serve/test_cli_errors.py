@@ -25,13 +25,13 @@ BAD_SCENES = [
     ),
     (member(wher="left"), "cast.a.wher: unknown key; did you mean 'where'?"),
     (member(where="midle"), "where: 'midle' is not left, right, a point, a box, nor a mask file"),
-    ({"stepz": 4}, "stepz: unknown key; did you mean 'steps'?"),
+    ({"stepz": 4}, "stepz: unknown key; did you mean 'steps' or 'style'?"),
     ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
     ({"prompt": "{a} and {c}"}, "slot {c} but the cast has no such member"),
     ({"prompt": "{a} alone"}, "cast member 'b' has 0 slots"),
-    ({"size": [64, 100]}, "height 100 does not fit this model; want a multiple of 32 px, e.g. 96"),
-    ({"prompt": "{a} and {b} " + "so " * 80}, "but the model reads 77; shorten"),
-    ({"model": "gone"}, "model 'gone': no model_index.json there"),
+    ({"size": [64, 100]}, "height 100 does not fit this model; want a multiple of 8 px, e.g. 96"),
+    ({"prompt": "{a} and {b} " + "so " * 600}, "at most 600 are read; shorten"),
+    ({"model": "gone"}, "model 'gone': no such folder or file; want a diffusers folder"),
     ({"model": "builtin"}, "model 'builtin': no model_index.json there"),
 ]
 

@@ -1,104 +1,103 @@
-"""Concept files: what is in a .safetensors adapter, whoever wrote it."""
+"""Concept files: what is in a .safetensors adapter or textual inversion, whoever wrote it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from costars.concepts.factors import read_adapter, with_axes
+from costars.concepts.facts import json_object, read_words
+from costars.concepts.family import UNDETERMINED, family_of
+from costars.concepts.header import read_header
+from costars.concepts.names import PEFT_PREFIX
+from costars.concepts.refused import refuse
+from costars.concepts.scales import part_scales
+from costars.concepts.words import OURS, is_inversion, read_inversion, read_ours
 from costars.errors import ConceptError
-from costars.types import Adapter, Concept, LowRank
+from costars.types import Concept
 
-# Suffixes of the two factors: peft, and diffusers before it used peft.
-_PAIRS = (
-    (".lora_A.weight", ".lora_B.weight"),
-    (".lora.down.weight", ".lora.up.weight"),
-    (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
-)
-# peft options that change what the factors mean; none is applied here, so none is passed over.
-_UNKNOWN = ("alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
-_PARTS = ("unet.", "text_encoder.", "text_encoder_2.")
+# Part of a key -> who writes such keys; the first that any key holds is the file's format.
+FORMATS: Mapping[str, str] = {
+    OURS: "costars",
+    ".hada_w1_a": "LyCORIS LoHa",
+    "lora_unet_": "kohya",
+    "lora_te": "kohya",
+    PEFT_PREFIX: "peft",
+    ".lora_": "diffusers",
+    ".lora.": "diffusers",
+    "_lora.": "diffusers",
+}
 
 
 def load_concept(path: Path, name: str, source: str) -> Concept:
-    """Read an adapter in the diffusers format; raises ConceptError with one line on anything else.
+    """Read a concept; its header is checked before any tensor is, and nothing in it is skipped.
 
-    source is how the scene called it. Class and trigger come from the file's metadata, if it has any.
+    source is how the scene called it. Class and trigger come from the file's metadata, if it has any;
+    a file that says and shows no family counts as sdxl.
+    Raises ConceptError with one line on what is damaged, unknown or made for another base model.
     """
-    tensors, metadata = _read(path)
-    card = _facts(metadata, "costars", path)
+    header = read_header(path)
+    refuse(header.tensors, source)
+    sha256 = file_sha256(path)
+    return concept_of(_read(path), header.metadata, path, name, source, sha256)
+
+
+def concept_of(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, name: str, source: str, sha256: str
+) -> Concept:
+    """The concept that these tensors and metadata are; see load_concept."""
+    card = json_object(metadata.get("costars", "{}"), f"{path.name}: its metadata 'costars'")
+    scales = part_scales(metadata, tensors, path, source)
+    ours = {key: tensor for key, tensor in tensors.items() if key.startswith(OURS)}
+    rest = {key: tensor for key, tensor in tensors.items() if key not in ours}
+    inversion = not ours and is_inversion({key: tuple(tensor.shape) for key, tensor in rest.items()})
+    per_layer = card.get("per_layer") is True
+    words = read_inversion(rest, name, source) if inversion else read_ours(ours, per_layer, source)
+    adapter = {} if inversion or (ours and not rest) else read_adapter(rest, scales, source)
+    family = family_of(card, metadata, adapter, words, source)
+    trigger = read_words(card, "trigger", path.name) or " ".join(words)
     return Concept(
         name=name,
-        class_name=str(card.get("class_name", "")),
-        trigger=str(card.get("trigger", "")),
-        family=str(card.get("family", "sdxl")),
-        adapter=_adapter(tensors, _alphas(_facts(metadata, "lora_adapter_metadata", path)), source),
+        class_name=read_words(card, "class_name", path.name),
+        trigger=trigger,
+        family=family or UNDETERMINED,
+        adapter=with_axes(adapter, family),
         source=source,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        licence=str(card.get("licence", "")),
+        sha256=sha256,
+        licence=read_words(card, "licence", path.name),
+        format="textual inversion" if inversion else format_of(tensors),
+        tokens={word: words[word] for word in sorted(words, key=trigger.find)},
+        per_layer=per_layer,
     )
 
 
 def read_card(path: Path) -> dict[str, Any]:
     """The card in a concept file's metadata, without its weights."""
-    return _facts(_read(path, weights=False)[1], "costars", path)
+    metadata = read_header(path).metadata
+    return json_object(metadata.get("costars", "{}"), f"{path.name}: its metadata 'costars'")
 
 
-def _read(path: Path, weights: bool = True) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    if not path.is_file():
-        raise ConceptError(f"{path.name}: no such concept file; check the path")
+def file_sha256(path: Path) -> str:
+    """Of the whole file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def format_of(keys: Iterable[str]) -> str:
+    """Who writes files with such keys."""
+    listed = list(keys)
+    return next((name for part, name in FORMATS.items() if any(part in key for key in listed)), "unknown")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-            tensors = {k: file.get_tensor(k) for k in file.keys()} if weights else {}  # noqa: SIM118
-            return tensors, file.metadata() or {}
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ConceptError(f"{path.name}: not a readable .safetensors file ({error}); fetch it again") from None
-
-
-def _facts(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
-    """A JSON object in the metadata; empty where there is none."""
-    try:
-        facts = json.loads(metadata.get(key, "{}"))
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        raise ConceptError(f"{path.name}: its metadata {key!r} is not a JSON object; fetch the file again")
-    return facts
-
-
-def _alphas(facts: Mapping[str, Any]) -> dict[str, float]:
-    """peft's lora_alpha of each part, as diffusers writes it; raises ConceptError for a kind not known here."""
-    odd = [k for k, v in facts.items() if v and k.rpartition(".")[2] in _UNKNOWN]
-    if odd:
-        raise ConceptError(f"adapter metadata {odd[0]!r} is set, which costars cannot apply; save the LoRA without it")
-    return {part: float(facts[f"{part}lora_alpha"]) for part in _PARTS if f"{part}lora_alpha" in facts}
-
-
-def _adapter(tensors: Mapping[str, Tensor], alphas: Mapping[str, float], source: str) -> Adapter:
-    adapter: dict[str, LowRank] = {}
-    left = dict(tensors)
-    for down_suffix, up_suffix in _PAIRS:
-        for key in [k for k in tensors if k.endswith(down_suffix)]:
-            stem = key.removesuffix(down_suffix)
-            part = next((p for p in _PARTS if stem.startswith(p)), None)
-            if part is None or stem + up_suffix not in tensors:
-                continue
-            down, up = left.pop(key).to(torch.float32), left.pop(stem + up_suffix).to(torch.float32)
-            if not (down.ndim == up.ndim in (2, 4)) or up.shape[1] != len(down):
-                shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
-                raise ConceptError(f"{source}: {stem!r} has factors of shapes {shapes}; fetch it again")
-            scale = alphas.get(part, float(len(down))) / len(down)
-            adapter[stem] = LowRank(down, up * scale)
-    if left or not adapter:
-        odd = next(iter(left), "nothing at all")
-        raise ConceptError(
-            f"{source}: holds {odd!r}, which is no layer of an SDXL adapter in the diffusers format "
-            "(unet. / text_encoder. / text_encoder_2. with lora_A and lora_B); convert it, or use another file"
-        )
-    return adapter
+        what = " ".join(str(error).split())
+        raise ConceptError(f"{path.name}: not a readable .safetensors file ({what}); fetch it again") from None

@@ -1,8 +1,8 @@
-"""Where concepts are found: shipped with costars, in your library, or as a file."""
+"""Where concepts are found: shipped with costars, in your library, in other folders, or as a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,22 +15,45 @@ BUILTIN = "builtin/"
 
 @dataclass(frozen=True)
 class Store:
-    """Two folders of .safetensors files: the shipped ones and the library."""
+    """Folders of .safetensors files: the shipped ones, the library, and others that are only read.
+
+    The shipped ones are called builtin/NAME, all others NAME. Of one name in several folders the
+    library's is meant, then that of the first of the others; `hidden` tells of the rest.
+    """
 
     builtin: Path
     library: Path
+    extra: Sequence[Path] = ()
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every concept's name, as a scene would write it, with its file."""
-        for prefix, folder in ((BUILTIN, self.builtin), ("", self.library)):
+        seen = set[str]()
+        for name, path in self._all():
+            if name not in seen:
+                seen.add(name)
+                yield name, path
+
+    def hidden(self) -> Iterator[tuple[str, Path, Path]]:
+        """(name, file, the file that the name means) of every file that another of its name hides."""
+        meant = dict(self.files())
+        for name, path in self._all():
+            if meant[name] != path:
+                yield name, path, meant[name]
+
+    def _all(self) -> Iterator[tuple[str, Path]]:
+        for prefix, folder in ((BUILTIN, self.builtin), *(("", f) for f in (self.library, *self.extra))):
             for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
-                yield prefix + path.stem, path
+                if not path.name.startswith("."):  # macOS leaves ._NAME beside NAME
+                    yield prefix + path.stem, path
 
     def find(self, concept: str, base: Path | None = None) -> Path:
-        """The file of a concept; a relative path is looked up beside the scene file."""
+        """The file of a concept; a relative path is looked up beside the scene file.
+
+        Raises ConceptError if there is none, or if a name leads out of its folder.
+        """
         known = dict(self.files())
         if concept in known:
-            return known[concept]
+            return known[concept] if concept.startswith(BUILTIN) else contained(known[concept])
         if concept.endswith(".safetensors"):
             path = Path(concept).expanduser()
             return path if path.is_absolute() or base is None else base / path
@@ -45,3 +68,31 @@ class Store:
         path = self.find(concept, base)
         source = concept if "/" not in concept or concept.startswith(BUILTIN) else path.name
         return load_concept(path, path.stem, source)
+
+    def remove(self, name: str) -> Path:
+        """Delete a concept of the library; raises ConceptError for a name that is not in it."""
+        path = self.library / f"{name}.safetensors"
+        mine = {stem: file for stem, file in self.files() if file.parent == self.library}
+        if name in mine:
+            mine[name].unlink()
+            return path
+        known = dict(self.files())
+        if name.startswith(BUILTIN) and name in known:
+            raise ConceptError(f"{name!r} is shipped with costars and cannot be removed; no scene has to cast it")
+        if name in known:
+            raise ConceptError(f"{name!r} is in {known[name].parent}, which costars only reads; delete the file there")
+        raise ConceptError(f"no concept {name!r} in your library; {nearest(name, mine)}")
+
+
+def contained(path: Path) -> Path:
+    """The path, unless it is a link that leads out of its folder: then ConceptError."""
+    try:
+        inside = path.resolve().is_relative_to(path.parent.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        inside = False
+    if not inside:
+        raise ConceptError(
+            f"{path.name} is a link that leads out of its folder; import the file itself, or name the folder "
+            "that it is in with COSTARS_CONCEPT_FOLDERS"
+        )
+    return path

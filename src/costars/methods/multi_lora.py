@@ -17,10 +17,11 @@ from costars.types import Job, Step
 def sample(model: Model, job: Job, scheduler: object) -> Generator[Step, None, Tensor]:
     """One path with the sum of all adapters and every member's own words in the prompt."""
     adapter = everyone_adapter(job)
-    path = everyone_path(model, job, adapter)
+    with model.reading():
+        path = everyone_path(model, job, adapter)
     steps = sampler_of(model, job.scene, scheduler)
     latent = steps.noise(model)
-    with one_adapter_per_row(model.unet, "unet.", {EVERYONE: adapter}) as adapters:
+    with model.drawing(), one_adapter_per_row(model.unet, "unet.", {EVERYONE: adapter}) as adapters:
         run = denoise(model, latent, [path], steps, adapters=adapters, controls=job.controls, stage="personalise")
         for step in run:
             latent = step.latent

@@ -29,7 +29,8 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
     scene = job.scene
     _check_rows(model, scene)
     _members_words(model, scene, job.concepts)  # a prompt without them is found out before anything is drawn
-    path = stage1_path(model, job)
+    with model.reading():
+        path = stage1_path(model, job)
     steps = sampler_of(model, scene, scheduler)
     latents, rows = [steps.noise(model)], 0
     words = RecordWords(row=0, columns=_columns(path), size=model.latent_size(steps.size_px))
@@ -44,7 +45,7 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
 def _stage1(
     model: Model, job: Job, path: Path, steps: Sampler, latent: Tensor, rule: AttentionRule | None = None
 ) -> Generator[Step, None, None]:
-    with one_adapter_per_row(model.unet, "unet.", style_adapter(job)) as adapters:
+    with model.drawing(), one_adapter_per_row(model.unet, "unet.", style_adapter(job)) as adapters:
         yield from denoise(
             model, latent, [path], steps, rule=rule, adapters=adapters, controls=job.controls, stage="layout"
         )
@@ -81,13 +82,14 @@ def personalise(model: Model, plan: Plan, job: Job, scheduler: object) -> Genera
     size = size_px(model, scene)
     latents = plan.layout.latents.to(model.device, model.dtype)
     shares = with_rest(_shares(plan, method, model.latent_size(size))).to(model.device)
-    paths, adapters = stage2_paths(model, job, plan.layout.prompt, plan.regions, latents)
+    with model.reading():
+        paths, adapters = stage2_paths(model, job, plan.layout.prompt, plan.regions, latents)
     tokens = _members_words(model, scene, job.concepts)
     own = {i: positions_in(paths, p.text, tokens[p.name]) for i, p in enumerate(paths) if p.name in tokens}
     start = first_step(scene, len(latents) - 1)
     latent = latents[start : start + 1]
     steps, used = _sampler(model, job, scheduler, latents, start)
-    with one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
+    with model.drawing(), one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
         mixed = denoise(
             model,
             latent,
@@ -115,7 +117,9 @@ def _sampler(model: Model, job: Job, scheduler: object, latents: Tensor, start: 
         return sampler_of(model, job.scene, scheduler, start), 0
     first = start - seen
     steps = sampler_of(model, job.scene, scheduler, first)
-    again = _stage1(model, job, stage1_path(model, job), replace(steps, stop=start), latents[first : first + 1])
+    with model.reading():
+        path = stage1_path(model, job)
+    again = _stage1(model, job, path, replace(steps, stop=start), latents[first : first + 1])
     rows = max(step.rows for step in again)
     return replace(steps, start=start), rows
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +57,11 @@ class _Layer:
         rank = max(len(e.down) for e in entries.values())
         self.names = list(entries)
         self.module = module
-        self.down = torch.stack([_pad_rank(e.down, 0, rank) for e in entries.values()]).to(weight)
-        self.up = torch.stack([_pad_rank(e.up, 1, rank) for e in entries.values()]).to(weight)
+        # A layer that accelerate brings in only for its work says itself where it works.
+        hook: Any = getattr(module, "_hf_hook", None)
+        device = hook.execution_device if weight.is_meta else weight.device
+        self.down = torch.stack([_pad_rank(e.down, 0, rank) for e in entries.values()]).to(device, weight.dtype)
+        self.up = torch.stack([_pad_rank(e.up, 1, rank) for e in entries.values()]).to(device, weight.dtype)
         self.taken: Tensor | None = None
 
     def use(self, rows: Sequence[str | None]) -> None:

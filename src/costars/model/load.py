@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging
 
 from costars.errors import ModelError
+from costars.model.memory import Residence, chosen_tier, size_of
 from costars.model.model import Facts, Model
 from costars.model.parts import part_of
 from costars.model.single_file import CONFIGS, family_of, module_of, prediction_of, read_single, tokenizer_of
@@ -39,8 +40,18 @@ class Parts:
     sha256: Callable[[], str]
 
 
-def load_model(source: Source, device: torch.device, dtype: torch.dtype, max_rows: int, segmenter: str) -> Model:
-    """Load a checkpoint; raises ModelError if it is not a whole one of a family that costars knows."""
+def load_model(
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype,
+    max_rows: int = 0,
+    segmenter: str = "attention",
+    memory: str = "full",
+) -> Model:
+    """Load a checkpoint; raises ModelError if it is not a whole one of a family that costars knows.
+
+    memory is a tier, or auto for the first that the device has room for.
+    """
     logging.disable_progress_bar()
     with_config = source.path.is_file()
     if source.config is not None and not with_config:
@@ -48,7 +59,7 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, max_row
     try:
         parts = _single(source, dtype) if with_config else _folder(source, dtype)
         unet, vae = parts.module(UNet2DConditionModel, "unet"), _vae(source, parts, dtype)
-        encoders = _encoders(parts, device)
+        encoders = _encoders(parts)
         scheduler = _scheduler(parts.scheduler | _predicting(source.prediction))
         sha256 = parts.sha256()
     except ModelError:
@@ -69,7 +80,11 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, max_row
         latent_channels=int(unet.config["in_channels"]),
         segmenter=segmenter,
     )
-    return Model(unet.to(device), vae.to(device), encoders, scheduler, facts, device, dtype, max_rows)
+    modules = (unet, vae, *(e.module for e in encoders))
+    residence = Residence(chosen_tier(memory, size_of(*modules), device), device)
+    for module in modules:
+        residence.settle(module)
+    return Model(unet, vae, encoders, scheduler, facts, device, dtype, max_rows, residence)
 
 
 def _folder(source: Source, dtype: torch.dtype) -> Parts:
@@ -103,13 +118,13 @@ def _single(source: Source, dtype: torch.dtype) -> Parts:
     )
 
 
-def _encoders(parts: Parts, device: torch.device) -> TextEncoders:
+def _encoders(parts: Parts) -> TextEncoders:
     names = ("text_encoder", "text_encoder_2") if parts.family == "sdxl" else ("text_encoder",)
     return tuple(
         TextEncoder(
             name,
             parts.tokenizer(name.replace("text_encoder", "tokenizer")),
-            parts.module(ENCODERS[name], name).to(device),
+            parts.module(ENCODERS[name], name),
         )
         for name in names
     )

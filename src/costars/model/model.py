@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from costars.errors import ModelError, SceneError
+from costars.model.memory import Residence
 from costars.model.text import NOTHING_LEARNED, TextEncoders, encode_text
 from costars.types import LearnedWords, Text
 
@@ -36,7 +38,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Model:
-    """One checkpoint on one device. max_rows bounds the UNet rows of one call (memory), 0: no bound."""
+    """One checkpoint on one device. max_rows bounds the UNet rows of one call (memory), 0: no bound.
+
+    With little memory its modules are on the device only while they are at work: within reading(),
+    drawing() and decode().
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -46,6 +52,15 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     max_rows: int = 0
+    residence: Residence = field(default_factory=lambda: Residence("full", torch.device("cpu")))
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Within the block the text encoders are at work."""
+        return self.residence.at_work(*(e.module for e in self.encoders))
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """Within the block the UNet is at work."""
+        return self.residence.at_work(self.unet)
 
     def encode_text(
         self,
@@ -55,7 +70,8 @@ class Model:
         learned: LearnedWords = NOTHING_LEARNED,
     ) -> Text:
         """Encode a prompt, with words that concepts were taught as, and find these words' positions in it."""
-        return encode_text(self.encoders, prompt, words, self.device, clip_skip, learned)
+        with self.reading():
+            return encode_text(self.encoders, prompt, words, self.device, clip_skip, learned)
 
     def with_max_rows(self, max_rows: int) -> Model:
         """The same model, its UNet called with at most this many rows at once."""
@@ -88,7 +104,8 @@ class Model:
     def decode(self, latent: Tensor) -> Image.Image:
         """The picture of a latent (1, c, h, w)."""
         scaled = latent / self.vae.config["scaling_factor"]
-        pixels = self.vae.decode(scaled.to(self.vae.dtype)).sample[0].float()
+        with self.residence.at_work(self.vae):
+            pixels = self.vae.decode(scaled.to(self.vae.dtype)).sample[0].float()
         if not math.isfinite(float(pixels.sum())):
             raise ModelError("the decoder gave a picture that is not finite; use --dtype float32")
         array = pixels.clamp(-1, 1).add(1).mul(127.5).round().byte()

@@ -46,8 +46,10 @@ def located(name: str, base: Path | None, *, offline: bool, what: str = "model")
 
 def _fetched(name: str, offline: bool, what: str) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    offline = offline or HF_HUB_OFFLINE
     repository, _, revision = name.partition("@")
     try:
         folder = snapshot_download(

@@ -58,6 +58,13 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class Memory(StrEnum):
+    auto = "auto"
+    full = "full"
+    offload = "offload"
+    sequential = "sequential"
+
+
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder to write into")]
 Settings = Annotated[list[str], typer.Option("--set", help="key=value, e.g. seed=3 or cast.ana.weight=0.8")]
 Seed = Annotated[int | None, typer.Option(help="seed of the layout, default: the scene's")]
@@ -65,6 +72,9 @@ Retries = Annotated[int, typer.Option(min=0, help="try this many further seeds i
 OnDevice = Annotated[Device | None, typer.Option(help="where to run, default: the settings'")]
 OfDtype = Annotated[Dtype | None, typer.Option(help="number format, default: the settings'")]
 MaxRows = Annotated[int | None, typer.Option(min=0, help="most UNet rows in one call, 0: no bound")]
+
+InMemory = Annotated[Memory | None, typer.Option(help="how much of the model stays on the device, default: auto")]
+Offline = Annotated[bool | None, typer.Option("--offline", help="fetch nothing from the hub", show_default=False)]
 
 
 @app.command()
@@ -76,6 +86,8 @@ def plan(
     retries: Retries = 0,
     device: OnDevice = None,
     dtype: OfDtype = None,
+    memory: InMemory = None,
+    offline: Offline = None,
 ) -> None:
     """Draw the layout and find who is where; edit the masks, then render the folder."""
     from costars.records import check_folder, write_plan
@@ -83,7 +95,7 @@ def plan(
 
     scene = _changed(load_scene(scene_file), set_, seed)
     check_folder(out)
-    studio = _studio(device, dtype, None)
+    studio = _studio(device, dtype, memory=memory, offline=offline)
     made = _run(studio, scene, scene_file.parent, retries, out, Plan)
     write_plan(made, out, scene_file.parent)
     typer.echo(out / "plan.json")
@@ -99,6 +111,8 @@ def render(
     device: OnDevice = None,
     dtype: OfDtype = None,
     max_rows: MaxRows = None,
+    memory: InMemory = None,
+    offline: Offline = None,
 ) -> None:
     """Render a scene, a plan that you may have edited, or a picture again."""
     from costars.records import check_folder, read_plan, with_scene, write_picture
@@ -115,13 +129,13 @@ def render(
         what = with_scene(before, with_settings(before.scene, set_))
     else:
         what = _changed(load_scene(source), set_, seed)
-    studio = _studio(device, dtype, max_rows)
+    studio = _studio(device, dtype, max_rows=max_rows, memory=memory, offline=offline)
     picture = _run(studio, what, source.parent, retries, out, Picture)
     write_picture(picture, out)
     for note in picture.notes:
         console.print(note, highlight=False)
     rows, seconds = picture.rows, picture.seconds
-    spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + f"; memory: {picture.memory}"
     console.print(f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}; seconds: {spent}", highlight=False)
     if picture.plan is not None and not rows["stage2"]:
         start = picture.scene.start
@@ -149,11 +163,11 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def _studio(device: Device | None, dtype: Dtype | None, max_rows: int | None) -> Studio:
+def _studio(device: Device | None, dtype: Dtype | None, **options: Any) -> Studio:
     with console.status("loading"):
         from costars.studio import open_studio
 
-        return open_studio(device and device.value, dtype and dtype.value, max_rows=max_rows)
+        return open_studio(device and device.value, dtype and dtype.value, **options)
 
 
 def _changed(scene: Scene, settings: list[str], seed: int | None) -> Scene:
@@ -164,7 +178,7 @@ def _changed(scene: Scene, settings: list[str], seed: int | None) -> Scene:
 def _run(studio: Studio, what: Any, base: Path, retries: int, out: Path, kind: type[Any]) -> Any:
     """Run the steps under one progress bar per stage; saves what was seen if someone is missing."""
     from costars.serve.progress import shown
-    from costars.studio import retried
+    from costars.steps import retried
     from costars.types import Plan
 
     planning = kind is Plan

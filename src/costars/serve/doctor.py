@@ -60,7 +60,9 @@ def _weights() -> Iterator[tuple[str, str, bool]]:
     for what, path in (("builtin model", model), ("segmenter", segmenter)):
         there = path.is_file()
         yield what, "there" if there else f"missing at {settings.builtin.name}; install costars again", there
-    names = [name for name, _ in Store(settings.builtin / "concepts", settings.library).files()]
+    names = [
+        name for name, _ in Store(settings.builtin / "concepts", settings.library, settings.concept_folders).files()
+    ]
     yield "concepts", f"{len(names)} found", bool(names)
     yield "library", str(_short(settings.library)), True
 

@@ -1,0 +1,88 @@
+"""Which base models a concept was made for: what the file says, held against what its tensors show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from costars.errors import ConceptError
+from costars.types import Adapter
+
+FAMILIES = ("sd15", "sd2", "sdxl")
+UNDETERMINED = "sdxl"  # where the file says nothing and no size is one of these, as of the built-in models
+
+CONTEXT: Mapping[int, str] = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # numbers that cross-attention reads per word
+WORD: Mapping[int, str] = {768: "sd15", 1024: "sd2"}  # size of a word of a single text encoder
+PER_LAYER: Mapping[int, str] = {16: "sd15", 70: "sdxl"}  # cross-attention layers, each with words of its own
+# Keys of kohya and of ModelSpec; start of their value -> family, "" for a base model that is none of these.
+_SAID = ("ss_base_model_version", "modelspec.architecture")
+_STARTS: Mapping[str, str] = {
+    "stable-diffusion-xl-v1-refiner": "",
+    "stable-diffusion-xl": "sdxl",
+    "stable-diffusion-v1": "sd15",
+    "stable-diffusion-v2": "sd2",
+    "stable-diffusion-3": "",
+    "sdxl": "sdxl",
+    "sd_v1": "sd15",
+    "sd_v2": "sd2",
+    **dict.fromkeys(("sd3", "flux", "chroma", "lumina", "hunyuan", "qwen", "wan", "pixart", "stable-cascade"), ""),
+}
+
+
+def family_of(
+    card: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    adapter: Adapter,
+    tokens: Mapping[str, Mapping[str, Tensor]],
+    source: str,
+) -> str:
+    """sd15, sd2 or sdxl: of the card, else of other metadata, else of the tensors' sizes, else "".
+
+    Raises ConceptError naming both where two of them contradict each other, and for another base model.
+    """
+    shown = dict(_shown(adapter, tokens))
+    if len(shown) > 1:
+        both = " and of ".join(f"{family} ({why})" for family, why in shown.items())
+        raise ConceptError(f"{source}: its layers are of {both}; use a file made for one base model")
+    said, why = _said(card, metadata, source)
+    if said and shown and said not in shown:
+        family, evidence = next(iter(shown.items()))
+        raise ConceptError(
+            f"{source}: its metadata says {said} ({why}), its layers are of {family} ({evidence}); "
+            "use a file whose metadata is right"
+        )
+    return said or next(iter(shown), "")
+
+
+def _said(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> tuple[str, str]:
+    if "family" in card:
+        family = card["family"]
+        if family not in FAMILIES:
+            raise ConceptError(f"{source}: its card says family {str(family)[:40]!r}; known: {', '.join(FAMILIES)}")
+        return str(family), "its card"
+    for key in _SAID:
+        value = metadata.get(key, "")
+        start = next((s for s in _STARTS if value.lower().startswith(s)), None)
+        if start is not None and not _STARTS[start]:
+            raise ConceptError(f"{source}: was made for {value[:60]!r} ({key}); use one made for SD 1.5, SD 2 or SDXL")
+        if start is not None:
+            return _STARTS[start], f"{key} {value[:60]!r}"
+    return "", ""
+
+
+def _shown(adapter: Adapter, tokens: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, str]]:
+    """(family, what shows it), one after the other; nothing where no size is one of a known family."""
+    for path, entry in adapter.items():
+        if path.startswith("text_encoder_2."):
+            yield "sdxl", "it has a second text encoder"
+        elif path.endswith(("attn2.to_k", "attn2.to_v")) and entry.down.shape[1] in CONTEXT:
+            size = entry.down.shape[1]
+            yield CONTEXT[size], f"{path!r} reads {size} numbers per word"
+    for word, parts in tokens.items():
+        size = parts["text_encoder"].shape[-1] if "text_encoder" in parts else 0
+        if "text_encoder_2" in parts:
+            yield "sdxl", f"{word!r} is a word of two text encoders"
+        elif size in WORD:
+            yield WORD[size], f"{word!r} is a word of {size} numbers"

@@ -1,0 +1,104 @@
+"""costars concepts: what can be cast, what a file is, and other people's files into the library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from costars.errors import ConceptError
+
+if TYPE_CHECKING:
+    from costars.concepts.store import Store
+
+concepts_app = typer.Typer(help="The characters and objects you can cast.", no_args_is_help=True)
+console = Console(stderr=True)
+
+
+@concepts_app.command("list")
+def list_concepts() -> None:
+    """Every concept a scene can name: the shipped ones, your library and your other folders."""
+    from costars.concepts.formats import read_card
+    from costars.concepts.store import BUILTIN, contained
+
+    store = _store()
+    for name, path in store.files():
+        try:
+            card = read_card(path if name.startswith(BUILTIN) else contained(path))
+        except ConceptError as error:
+            typer.echo(f"{name:<20} damaged: {error}")
+            continue
+        kind = "".join(c if c.isprintable() else "?" for c in str(card.get("class_name") or "?"))
+        typer.echo(f"{name:<20} {kind:<8} {path.stat().st_size // 1024} kB")
+    for name, path, meant in store.hidden():
+        typer.echo(f"{name:<20} hidden: {path} is not used, {meant} has the same name")
+
+
+@concepts_app.command("show")
+def show_concept(name: Annotated[str, typer.Argument(help="builtin/NAME, a library name or a file")]) -> None:
+    """Print what a concept file says of itself, as JSON."""
+    store = _store()
+    concept = store.load(name)
+    from costars.concepts.formats import read_card
+
+    ranks = sorted({len(entry.down) for entry in concept.adapter.values()})
+    facts = {
+        **read_card(store.find(name)),
+        "name": concept.name,
+        "format": concept.format,
+        "family": concept.family,
+        "sha256": concept.sha256,
+        "layers": len(concept.adapter),
+        "ranks": ranks,
+    }
+    typer.echo(json.dumps(facts, indent=2))
+
+
+@concepts_app.command("inspect")
+def inspect_file(file: Annotated[Path, typer.Argument(help="a .safetensors file")]) -> None:
+    """Say what a concept file is, whoever wrote it, as JSON: format, base model, layers, words, licence."""
+    from costars.concepts.report import describe
+
+    typer.echo(json.dumps(describe(file), indent=2))
+
+
+@concepts_app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="a .safetensors file, or the .pth of an ED-LoRA")],
+    name: Annotated[str | None, typer.Option(help="what scenes call it, default: the file's name")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="what it is, e.g. woman")] = None,
+    trigger: Annotated[str | None, typer.Option(help="the word it was taught by")] = None,
+    licence: Annotated[str | None, typer.Option(help="what its maker allows")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="put it in the place of one of its name")] = False,
+) -> None:
+    """Check a file of any known kind and put it into your library."""
+    from costars.concepts.library import Naming, import_concept
+
+    made = import_concept(file, _store().library, Naming(name, class_name, trigger, licence), replace)
+    concept = made.concept
+    layers = f"{len(concept.adapter)} layers" if concept.adapter else f"{len(concept.tokens)} words"
+    said = f"{concept.family}, {layers}, {concept.class_name or 'no class'}, {concept.trigger or 'no trigger'}"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    if not concept.trigger and made.hints:
+        hints = ", ".join(repr(hint) for hint in made.hints)
+        console.print(f"its trigger may be among {hints}", highlight=False, markup=False, soft_wrap=True)
+    if not (concept.class_name and concept.trigger):
+        console.print("import it again with --class, --trigger and --replace to say more", soft_wrap=True)
+    typer.echo(concept.name)
+
+
+@concepts_app.command("remove")
+def remove_concept(name: Annotated[str, typer.Argument(help="a name in your library")]) -> None:
+    """Delete a concept from your library."""
+    typer.echo(_store().remove(name))
+
+
+def _store() -> Store:
+    from costars.concepts.store import Store
+    from costars.settings import machine_settings
+
+    settings = machine_settings()
+    return Store(settings.builtin / "concepts", settings.library, settings.concept_folders)

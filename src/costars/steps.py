@@ -1,0 +1,56 @@
+"""What is done with the steps of a plan or a render: run to the end, tried again, or started anew with less memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from costars.errors import ModelError, RegionError
+from costars.scene import Scene
+from costars.types import Step
+
+T = TypeVar("T")
+
+
+def last(events: Iterator[Step | T], kind: type[T]) -> T:
+    """Run a step iterator to its end and return what it made."""
+    for event in events:
+        if isinstance(event, kind):
+            return event
+    raise RuntimeError(f"the iterator ended without a {kind.__name__}")
+
+
+def retried(
+    steps: Callable[[Scene, Path | None], Iterator[Step | T]], scene: Scene, retries: int, base: Path | None = None
+) -> Iterator[Step | T]:
+    """plan_steps or render_steps with up to this many further seeds while someone is missing."""
+    for attempt in range(retries + 1):
+        try:
+            yield from steps(scene.model_copy(update={"seed": scene.seed + attempt}), base)
+        except RegionError:
+            if attempt == retries:
+                raise
+        else:
+            return
+
+
+def spared(steps: Callable[[], Iterator[T]], lowered: Callable[[], bool]) -> Iterator[T]:
+    """The steps; where the device's memory runs out, once more from the start after lowered() made room.
+
+    Raises ModelError where that is not enough either.
+    """
+    with suppress(torch.OutOfMemoryError):
+        yield from steps()
+        return
+    if lowered():
+        with suppress(torch.OutOfMemoryError):
+            yield from steps()
+            return
+    raise ModelError(
+        "out of memory, also with less of the model in it; set a smaller size, --max-rows 2, --memory sequential, "
+        "or run on another device"
+    )

@@ -1,0 +1,104 @@
+"""Less of a checkpoint in memory changes where its modules are, and nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+from costars.errors import ModelError
+from costars.methods.two_stage import draw_layout
+from costars.model.adapters import scaled, text_adapter
+from costars.model.load import load_model
+from costars.model.memory import Residence, chosen_tier, lower_tier, size_of
+from costars.model.source import Source
+from costars.steps import spared
+from costars.types import Job
+
+CPU = torch.device("cpu")
+
+
+class Moved(nn.Module):
+    """Remembers where it was sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = []
+
+    def to(self, device):
+        self.sent.append(str(device))
+        return self
+
+
+@pytest.mark.parametrize("memory", ["offload", "sequential"])
+def test_a_layout_is_the_same_whatever_stays_in_memory(tiny, golden, concepts, make_scene, finish, memory):
+    small = load_model(Source("tiny", golden / "tiny-sdxl"), CPU, torch.float32, memory=memory)
+    assert small.residence.tier == memory
+    assert all(p.is_meta for p in small.unet.parameters()) == (memory == "sequential")
+    job = Job(make_scene(steps=2), concepts)
+    layouts = [finish(draw_layout(model, job, model.scheduler))[0] for model in (tiny, small)]
+    assert torch.equal(layouts[0].latents, layouts[1].latents)
+    with text_adapter(small.encoders, scaled(concepts["a"].adapter, 0.8)):
+        text = small.encode_text("a man")
+    with text_adapter(tiny.encoders, scaled(concepts["a"].adapter, 0.8)):
+        assert torch.equal(text.tokens, tiny.encode_text("a man").tokens)
+
+
+def test_with_offload_a_module_is_on_the_device_only_while_it_works():
+    module, residence = Moved(), Residence("offload", torch.device("cuda"))
+    residence.settle(module)
+    assert module.sent == []
+    with residence.at_work(module):
+        with residence.at_work(module):
+            pass
+        assert "cpu" not in module.sent
+    assert module.sent[-1] == "cpu" and set(module.sent[:-1]) == {"cuda"}
+
+
+def test_with_all_in_memory_nothing_moves():
+    module, residence = Moved(), Residence("full", torch.device("cuda"))
+    residence.settle(module)
+    with residence.at_work(module):
+        pass
+    assert module.sent == ["cuda"]
+
+
+def test_auto_is_what_the_device_has_room_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (12_000, 16_000))
+    cuda = torch.device("cuda")
+    assert chosen_tier("auto", 7_000, cuda) == "full"
+    assert chosen_tier("auto", 9_000, cuda) == "offload"
+    assert chosen_tier("sequential", 1, cuda) == "sequential"
+    assert chosen_tier("auto", 9_000, CPU) == "full"
+
+
+def test_the_tiers_end():
+    assert [lower_tier(t) for t in ("full", "offload", "sequential")] == ["offload", "sequential", None]
+
+
+def test_weights_are_counted_in_bytes():
+    assert size_of(nn.Linear(3, 5), nn.Linear(2, 2, bias=False).half()) == 4 * 20 + 2 * 4
+
+
+def running_out(times):
+    """Steps that run out of memory so many times before they come to their end."""
+    left = [times]
+
+    def steps():
+        yield "a step"
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError
+        yield "the picture"
+
+    return steps
+
+
+def test_where_memory_runs_out_it_is_tried_once_more_with_less():
+    made = []
+    assert list(spared(running_out(1), lambda: made.append("room") or True)) == ["a step", "a step", "the picture"]
+    assert made == ["room"]
+
+
+@pytest.mark.parametrize(("times", "lowered"), [(2, True), (1, False)])
+def test_where_that_is_not_enough_it_says_what_to_set(times, lowered):
+    with pytest.raises(ModelError, match="out of memory, also with less of the model in it; set a smaller size"):
+        list(spared(running_out(times), lambda: lowered))
