@@ -227,3 +227,9 @@ def test_a_lora_in_a_prompt_is_refused_with_what_to_write(field):
         SceneError, match=r"cast\.NAME\.concept: my friend and cast.NAME.weight: 0.7, for a style write"
     ):
         parse_scene(data)
+
+
+def test_several_pictures_are_scenes_with_seeds_that_follow_one_another():
+    scene = parse_scene(DATA | {"count": 3, "seed": 7})
+    assert [s.seed for s in scene.each()] == [7, 8, 9]
+    assert scene.each()[1] == parse_scene(DATA | {"seed": 8})

@@ -190,6 +190,7 @@ class Scene(_Value):
         "default: 0.12 on the built-in model, 16/50 on any other (official code)",
     )
     seed: int = Field(0, ge=0, lt=2**63)
+    count: int = Field(1, ge=1, le=1000, description="pictures to draw, with this seed and those that follow it")
     clip_skip: int | None = Field(
         None,
         ge=1,
@@ -246,6 +247,10 @@ class Scene(_Value):
         if isinstance(method, TwoStage) and method.own_words_share == wants.own_words_share:
             method = method.model_copy(update={"own_words_share": None})
         return self.model_copy(update={"start": None if self.start == wants.start else self.start, "method": method})
+
+    def each(self) -> list[Scene]:
+        """One scene for each of its pictures, every one as if it were asked for alone."""
+        return [self.model_copy(update={"seed": self.seed + i, "count": 1}) for i in range(self.count)]
 
     def slots(self) -> list[str]:
         """The names in braces, in the prompt's order. Raises ValueError for a slot that is not a name."""

@@ -77,9 +77,11 @@ class Studio:
     def resolve(self, scene: Scene, base: Path | None = None) -> Job:
         """Look the scene's concepts up and hold them against its model; relative paths are beside base.
 
-        What the scene leaves to its model is filled in.
-        Raises ConceptError for a concept that is missing, damaged, or made for another model.
+        What the scene leaves to its model is filled in. Raises SceneError for a scene of several pictures,
+        ConceptError for a concept that is missing, damaged, or made for another model.
         """
+        if scene.count > 1:
+            raise SceneError(f"count {scene.count}: one picture is drawn at a time; go through scene.each()")
         scene = scene.settled()
         wanted = {name: member.concept for name, member in scene.cast.items()}
         if scene.style is not None:

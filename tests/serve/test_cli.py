@@ -100,3 +100,43 @@ def test_the_doctor_says_what_is_missing(cli, tmp_path):
     assert lines["builtin model"][0] == "MISS" and "nothing-shipped" in lines["builtin model"][1]
     assert lines["concepts"] == ("ok", "2 found")
     assert {lines[name][0] for name in ("python", "torch", "diffusers", "peft", "device", "memory")} == {"ok"}
+
+
+def test_several_pictures_are_as_if_each_were_asked_for_alone(cli, folder):
+    code, out, _ = cli("render", "scene.yaml", "--out", "many", "--set", "count=2")
+    assert (code, out.split()) == (0, ["many/3/picture.png", "many/4/picture.png"])
+    assert cli("render", "scene.yaml", "--out", "one", "--seed", "4")[0] == 0
+    assert (folder / "many" / "4" / "picture.png").read_bytes() == (folder / "one" / "picture.png").read_bytes()
+
+
+def test_a_style_and_a_control_change_the_picture_and_render_again_from_it(cli, folder, tiny):
+    from diffusers import ControlNetModel
+
+    net = ControlNetModel.from_unet(tiny.unet)
+    for block in (*net.controlnet_down_blocks, net.controlnet_mid_block):
+        block.weight.data.fill_(0.05)
+    net.save_pretrained(folder / "pose")
+    Image.new("RGB", (64, 64), "white").save(folder / "pose.png")
+    settings = {"style": "{concept: char_b}", "controls": "[{model: pose, image: pose.png}]"}
+    made = set()
+    for name, value in settings.items():
+        assert cli("render", "scene.yaml", "--out", name, "--set", f"{name}={value}")[0] == 0
+        made.add((folder / name / "layout.png").read_bytes())
+        (folder / "again.png").write_bytes((folder / name / "picture.png").read_bytes())
+        assert cli("render", "again.png", "--out", "again")[0] == 0
+        assert (folder / "again" / "picture.png").read_bytes() == (folder / name / "picture.png").read_bytes()
+    assert cli("render", "scene.yaml", "--out", "plain")[0] == 0
+    assert len(made | {(folder / "plain" / "layout.png").read_bytes()}) == 3
+
+
+def test_layers_that_the_model_lacks_are_told(cli, folder, library):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(library / "char_a.safetensors")
+    tensors |= {"unet.no.such.lora_A.weight": torch.zeros(1, 4), "unet.no.such.lora_B.weight": torch.zeros(4, 1)}
+    card = '{"class_name": "man", "trigger": "a", "family": "sdxl"}'
+    save_file(tensors, library / "char_a.safetensors", metadata={"costars": card})
+    code, _, err = cli("render", "scene.yaml", "--out", "out")
+    assert code == 0 and "layers of 'char_a' are not in this model" in " ".join(err.split())
+    assert json.loads((folder / "out" / "result.json").read_text())["notes"][0].startswith("a: 1 of ")

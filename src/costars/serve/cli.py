@@ -17,7 +17,7 @@ from costars.serve.concepts_cli import concepts_app
 
 if TYPE_CHECKING:
     from costars.studio import Studio
-    from costars.types import Plan
+    from costars.types import Picture, Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -130,8 +130,16 @@ def render(
     else:
         what = _changed(load_scene(source), set_, seed)
     studio = _studio(device, dtype, max_rows=max_rows, memory=memory, offline=offline)
-    picture = _run(studio, what, source.parent, retries, out, Picture)
-    write_picture(picture, out)
+    several = isinstance(what, Scene) and what.count > 1
+    for one in what.each() if isinstance(what, Scene) else [what]:
+        folder = out / str(one.seed) if several and isinstance(one, Scene) else out
+        picture = _run(studio, one, source.parent, retries, folder, Picture)
+        write_picture(picture, folder)
+        _told(picture)
+        typer.echo(folder / "picture.png")
+
+
+def _told(picture: Picture) -> None:
     for note in picture.notes:
         console.print(note, highlight=False)
     rows, seconds = picture.rows, picture.seconds
@@ -142,7 +150,6 @@ def render(
         console.print(
             f"no identity takes part: start {start} leaves no step for them; this is the layout", style="bold"
         )
-    typer.echo(out / "picture.png")
 
 
 @app.command()
