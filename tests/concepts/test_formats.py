@@ -100,7 +100,7 @@ def test_the_format_is_told_by_the_keys(write, tensors, name):
 
 
 def test_a_missing_or_damaged_file_is_one_line(tmp_path):
-    with pytest.raises(ConceptError, match=r"gone.safetensors: no such concept file"):
+    with pytest.raises(ConceptError, match=r"gone.safetensors: no such file"):
         load_concept(tmp_path / "gone.safetensors", "gone", "gone")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"\xff" * 100)

@@ -173,7 +173,7 @@ def test_a_file_that_cannot_be_applied_is_not_imported(write, random, mine):
 
 
 def test_a_missing_file_is_said(mine, tmp_path):
-    with pytest.raises(ConceptError, match=r"gone.safetensors: no such concept file"):
+    with pytest.raises(ConceptError, match=r"gone.safetensors: no such file"):
         import_concept(tmp_path / "gone.safetensors", mine, Naming())
 
 

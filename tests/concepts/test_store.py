@@ -58,7 +58,7 @@ def test_where_a_file_lay_is_not_kept(store, golden):
 
 
 def test_a_file_that_is_not_there_is_an_error(store, golden):
-    with pytest.raises(ConceptError, match=r"gone.safetensors: no such concept file"):
+    with pytest.raises(ConceptError, match=r"gone.safetensors: no such file"):
         store.load("gone.safetensors", golden)
 
 

@@ -183,3 +183,22 @@ def test_a_configuration_is_for_a_single_file(golden):
 def test_the_facts_of_a_source_are_its_key(tmp_path):
     source = Source("mine", tmp_path)
     assert hash(source) == hash(replace(source)) and source != replace(source, prediction="epsilon")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not a readable .safetensors file (it is empty); fetch it again"),
+        (b"<!DOCTYPE html><html>log in</html>", "is a web page, not the file behind it"),
+        (b"\x80\x02}q\x00" + b"x" * 64, "is a pickle, which can run code when opened"),
+        (b"PK\x03\x04" + b"x" * 64, "is a zip archive"),
+        ((200_000_000).to_bytes(8, "little") + b"{" + b" " * 64, "its header would be 200000000 bytes"),
+        ((99).to_bytes(8, "little") + b'{"x": 1', "cut off"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_one_line_of_error(tmp_path, content, said):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        load(path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)

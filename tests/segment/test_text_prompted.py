@@ -24,7 +24,16 @@ from costars.segment import text_prompted
 from costars.segment.assign import assign
 from costars.segment.checkpoint import Checkpoint, open_checkpoint
 from costars.segment.detect import GROUNDING_DINO, OWLV2, Detection, grounding_dino, owlv2, select, suppress
-from costars.segment.text_prompted import CLIPSEG, SAM, ClipSeg, GroundedSam, OwlSam, by_depth, segment_boxes
+from costars.segment.text_prompted import (
+    CLIPSEG,
+    SAM,
+    ClipSeg,
+    GroundedSam,
+    OwlSam,
+    by_depth,
+    segment_boxes,
+    unique_phrases,
+)
 from costars.types import Layout
 
 CPU = torch.device("cpu")
@@ -198,6 +207,10 @@ def test_no_model_stays_and_the_detector_is_gone_before_sam_comes(models, name, 
     assert [model() for model in made] == [None] * (1 if name == "clipseg" else 2)
 
 
+def test_a_phrase_that_is_asked_for_twice_is_looked_for_once():
+    assert unique_phrases(["woman", "dog", "woman"]) == ["woman", "dog"]
+
+
 # Boxes.
 
 
@@ -358,22 +371,28 @@ def test_clipsegs_pieces_are_figures_in_their_place_each_pixel_its_best_phrases_
 
 
 def test_who_reaches_lower_is_nearer_and_of_two_alike_the_larger(make_region):
-    boxes = [(0.0, 0.1, 0.2, 0.7), (0.3, 0.5, 0.4, 1.0), (0.5, 0.2, 0.9, 1.0), (0.6, 0.0, 0.9, 0.3)]
-    assert [region.depth for region in by_depth([make_region("man", box) for box in boxes])] == [2, 1, 0, 3]
+    boxes = [(0.3, 0.5, 0.4, 1.0), (0.0, 0.1, 0.2, 0.7), (0.5, 0.2, 0.9, 1.0), (0.6, 0.0, 0.9, 0.3)]
+    assert [region.depth for region in by_depth([make_region("man", box) for box in boxes])] == [1, 2, 0, 3]
 
 
 def test_two_women_and_a_dog_each_become_a_member(opened, monkeypatch):
-    """From the detector's output to the cast: also where one box is a woman to it and a dog a little less."""
+    """From the detector's output to the cast; the last box is the first woman once more."""
     places = [(0.15, 0.5, 0.2, 0.6), (0.5, 0.6, 0.2, 0.7), (0.8, 0.6, 0.15, 0.4), (0.8, 0.61, 0.16, 0.42)]
-    chances = torch.zeros(1, 4, 16)
-    chances[0, :, 1] = torch.tensor([0.9, 0.8, 0.1, 0.4])  # [CLS] woman . dog . [SEP]
-    chances[0, :, 3] = torch.tensor([0.1, 0.7, 0.6, 0.3])
+    places.append((0.16, 0.5, 0.2, 0.6))
+    chances = torch.zeros(1, 5, 16)
+    chances[0, :, 1] = torch.tensor([0.9, 0.8, 0.1, 0.4, 0.7])  # [CLS] woman . dog . [SEP]
+    chances[0, :, 3] = torch.tensor([0.1, 0.7, 0.6, 0.3, 0.1])
     out = {"pred_boxes": torch.tensor([places]), "logits": chances.logit(1e-6)}
     dino, sam = stubbed(opened("dino"), lambda **_: out), stubbed(opened("sam"), painter)
     monkeypatch.setattr(text_prompted, "open_checkpoint", lambda kind, *_, **__: sam if kind is SAM else dino)
     scene = layout(picture(96, 64))
     regions = GroundedSam(CPU, torch.float32, offline=True)(scene, ["woman", "dog", "woman"])
-    assert [r.class_name for r in regions].count("woman") == 3  # the dog's place, seen as a woman: assign drops it
+    assert [r.class_name for r in regions] == [
+        "woman",
+        "woman",
+        "woman",
+        "dog",
+    ]  # the dog's place, seen as a woman: assign drops it
     classes = {"ana": "woman", "rex": "dog", "mia": "woman"}
     cast = {name: CastMember(concept="x") for name in classes}
     seen = assign(cast, classes, regions, scene)
@@ -381,7 +400,14 @@ def test_two_women_and_a_dog_each_become_a_member(opened, monkeypatch):
     assert middles == pytest.approx({"ana": 0.15, "mia": 0.5, "rex": 0.8}, abs=0.05)
 
 
-# What is refused.
+# Checkpoints.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_is_still_and_in_the_dtype_that_was_asked_for(models, dtype):
+    model = open_checkpoint(SAM, str(models / "sam"), CPU, dtype, offline=True).model
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def folder_of(models: Path, name: str, target: Path) -> Path:

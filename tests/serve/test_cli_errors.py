@@ -15,7 +15,7 @@ def member(**changes):
 
 BAD_SCENES = [
     (member(concept="char_c"), "no concept 'char_c'; did you mean 'char_b' or 'char_a'? known: char_a, char_b"),
-    (member(concept="gone.safetensors"), "gone.safetensors: no such concept file"),
+    (member(concept="gone.safetensors"), "gone.safetensors: no such file"),
     (member(concept="damaged.safetensors"), "damaged.safetensors: not a readable .safetensors file"),
     (member(concept="builtin/ana"), "no concept 'builtin/ana'; known: char_a, char_b"),
     (member(concept="nameless.safetensors"), "does not say what it is; set cast.a.class_name, for example to woman"),

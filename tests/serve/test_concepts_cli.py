@@ -101,8 +101,8 @@ def test_a_class_that_would_write_on_the_terminal_is_listed_in_plain_characters(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["import", "gone.safetensors"], "gone.safetensors: no such concept file"),
-        (["inspect", "gone.safetensors"], "gone.safetensors: no such concept file"),
+        (["import", "gone.safetensors"], "gone.safetensors: no such file"),
+        (["inspect", "gone.safetensors"], "gone.safetensors: no such file"),
         (["inspect", "page.safetensors"], "page.safetensors: is a web page, not the file behind it"),
         (["import", "page.safetensors"], "page.safetensors: is a web page, not the file behind it"),
         (["inspect", "old.pth"], "old.pth: is a pickle, which can run code when opened"),

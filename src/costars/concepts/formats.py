@@ -13,12 +13,12 @@ from torch import Tensor
 from costars.concepts.factors import read_adapter, with_axes
 from costars.concepts.facts import json_object, read_words
 from costars.concepts.family import UNDETERMINED, family_of
-from costars.concepts.header import read_header
 from costars.concepts.names import PEFT_PREFIX
 from costars.concepts.refused import refuse
 from costars.concepts.scales import part_scales
 from costars.concepts.words import OURS, is_inversion, read_inversion, read_ours
 from costars.errors import ConceptError
+from costars.header import read_header
 from costars.types import Concept
 
 # Part of a key -> who writes such keys; the first that any key holds is the file's format.

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from costars.concepts.disguise import is_pickle
 from costars.concepts.edlora import read_edlora
 from costars.concepts.facts import frequent_tags, read_sidecar, read_words, stated_licence, stated_triggers
 from costars.concepts.formats import concept_of, file_sha256, load_concept, read_card
-from costars.concepts.header import read_header
 from costars.concepts.saving import write_concept
+from costars.disguise import is_pickle
 from costars.errors import ConceptError
+from costars.header import read_header
 from costars.types import Concept
 
 _NAME = re.compile(r"\w[\w .+,()\[\]-]{0,99}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from costars.concepts.facts import frequent_tags, model_spec, read_sidecar, stated_licence, stated_triggers
 from costars.concepts.formats import load_concept, read_card
-from costars.concepts.header import read_header
+from costars.header import read_header
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from costars.errors import ModelError
+from costars.header import read_header
 
 CONFIGS = Path(__file__).parent / "configs"
 _CONTEXT = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
@@ -26,7 +27,8 @@ _FAMILIES = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # width of the text that t
 
 
 def read_single(path: Path) -> dict[str, Tensor]:
-    """All tensors of the file."""
+    """All tensors of the file; raises ModelError if it is not whole, or not what its name says."""
+    read_header(path, ModelError)
     tensors: dict[str, Tensor] = load_file(path)
     return tensors
 

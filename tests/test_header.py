@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from costars.concepts.formats import load_concept
-from costars.concepts.header import MAX_HEADER_BYTES, MAX_KEY, MAX_SIZE, MAX_TENSORS, Entry, read_header
 from costars.errors import ConceptError
+from costars.header import MAX_HEADER_BYTES, MAX_KEY, MAX_SIZE, MAX_TENSORS, Entry, read_header
 
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 SHAPES = {f"{LAYER}.lora_A.weight": (2, 6), f"{LAYER}.lora_B.weight": (5, 2), f"{LAYER}.alpha": ()}
@@ -114,7 +114,7 @@ def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path):
 
 @pytest.mark.parametrize("name", ["gone.safetensors", "."])
 def test_what_is_no_file_is_said(tmp_path, name):
-    with pytest.raises(ConceptError, match="no such concept file; check the path"):
+    with pytest.raises(ConceptError, match="no such file; check the path"):
         read_header(tmp_path / name)
 
 

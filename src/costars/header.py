@@ -13,8 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from costars.concepts.disguise import refuse_disguise
-from costars.errors import ConceptError
+from costars.disguise import refuse_disguise
+from costars.errors import ConceptError, CostarsError
 
 MAX_HEADER_BYTES = 100_000_000  # the cap of safetensors itself
 MAX_TENSORS = 20_000  # an SDXL LoCon of every layer has some 3,000
@@ -49,26 +49,26 @@ class _DamagedError(ValueError):
     """What is wrong, without the file's name."""
 
 
-def read_header(path: Path) -> Header:
-    """The header of a file; raises ConceptError with one line where it is anything else than whole."""
+def read_header(path: Path, error: type[CostarsError] = ConceptError) -> Header:
+    """The header of a file; raises this error with one line where it is anything else than whole."""
     if not path.is_file():
-        raise ConceptError(f"{path.name}: no such concept file; check the path")
+        raise error(f"{path.name}: no such file; check the path")
     try:
-        text, data_bytes = _text(path)
+        text, data_bytes = _text(path, error)
         return _checked(_parsed(text), data_bytes)
-    except (_DamagedError, OSError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        raise ConceptError(f"{path.name}: not a readable .safetensors file ({what}); fetch it again") from None
+    except (_DamagedError, OSError) as problem:
+        what = problem.strerror if isinstance(problem, OSError) else problem
+        raise error(f"{path.name}: not a readable .safetensors file ({what}); fetch it again") from None
 
 
-def _text(path: Path) -> tuple[bytes, int]:
+def _text(path: Path, error: type[CostarsError]) -> tuple[bytes, int]:
     """The header's JSON, and the number of bytes after it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(64)
         length = int.from_bytes(first[:8], "little")
         if length > min(MAX_HEADER_BYTES, size - 8) or first[8:9] != b"{":
-            refuse_disguise(path, first)
+            refuse_disguise(path, first, error)
         if size < 10:
             raise _DamagedError(f"it has {size} bytes" if size else "it is empty")
         if length > MAX_HEADER_BYTES:

@@ -1,11 +1,11 @@
-"""What a file is that calls itself a concept and is no .safetensors."""
+"""What a file is that calls itself .safetensors and is something else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from costars.errors import ConceptError
+from costars.errors import CostarsError
 
 _SAFE = "use the .safetensors of it; only an ED-LoRA .pth can be turned into one, by costars concepts import"
 # What the file begins with: (what it is, what to do).
@@ -15,19 +15,19 @@ FIRST_BYTES: Mapping[bytes, tuple[str, str]] = {
     b"<": ("a web page, not the file behind it", "log in there if it asks you to, and fetch the file itself"),
     b"version https://git-lfs": ("a git-LFS pointer, not the file it stands for", "run git lfs pull"),
     b"GGUF": ("a GGUF file", "use the .safetensors of it"),
-    b"\x89PNG": ("a picture", "give the concept's file"),
-    b"\xff\xd8\xff": ("a picture", "give the concept's file"),
+    b"\x89PNG": ("a picture", "give the .safetensors file"),
+    b"\xff\xd8\xff": ("a picture", "give the .safetensors file"),
     b"{": ("a text file in JSON", "give the .safetensors file beside it"),
 }
 PICKLES = (b"PK", b"\x80")
 
 
-def refuse_disguise(path: Path, first: bytes) -> None:
-    """Raise ConceptError if the first bytes are those of another kind of file."""
+def refuse_disguise(path: Path, first: bytes, error: type[CostarsError]) -> None:
+    """Raise this error if the first bytes are those of another kind of file."""
     start = first.lstrip(b"\xef\xbb\xbf \r\n\t")
     for beginning, (what, mend) in FIRST_BYTES.items():
         if start.startswith(beginning):
-            raise ConceptError(f"{path.name}: is {what}; {mend}")
+            raise error(f"{path.name}: is {what}; {mend}")
 
 
 def is_pickle(path: Path) -> bool:
