@@ -37,7 +37,9 @@ def test_the_built_in_model_has_defaults_of_its_own_and_what_is_given_stays():
     assert (scene.model, scene.start) == ("builtin", None)
     settled = scene.settled()
     assert (settled.start, settled.method) == (0.12, TwoStage(own_words_share=1.0))
-    given = parse_scene(DATA | {"start": 0.5, "method": {"name": "two_stage", "own_words_share": 0.25}})
+    assert settled.lowest_score == 0.3
+    method = {"name": "two_stage", "own_words_share": 0.25}
+    given = parse_scene(DATA | {"start": 0.5, "method": method, "lowest_score": 0.2})
     assert given.settled() == given
     assert parse_scene(DATA | {"method": "multi_lora"}).settled().method == MultiLora()
 
@@ -48,6 +50,8 @@ def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
     assert with_settings(settled, ["model=my-sdxl"]).settled().method == TwoStage(own_words_share=0.0)
     chosen = parse_scene(DATA | {"start": 0.5}).settled()
     assert with_settings(chosen, ["model=my-sdxl"]).start == 0.5
+    stricter = parse_scene(DATA | {"lowest_score": 0.6}).settled()
+    assert with_settings(stricter, ["model=my-sdxl"]).lowest_score == 0.6
     assert with_settings(settled, ["seed=4"]).start == 0.12
 
 
@@ -233,3 +237,31 @@ def test_several_pictures_are_scenes_with_seeds_that_follow_one_another():
     scene = parse_scene(DATA | {"count": 3, "seed": 7})
     assert [s.seed for s in scene.each()] == [7, 8, 9]
     assert scene.each()[1] == parse_scene(DATA | {"seed": 8})
+
+
+def test_a_segmenter_by_phrase_has_options_and_a_threshold_of_its_own():
+    data = DATA | {"segmenter": {"name": "grounded_sam", "box_threshold": 0.4}}
+    scene = parse_scene(data).settled()
+    assert (scene.segmenter.box_threshold, scene.lowest_score) == (0.4, 0.0)
+    assert parse_scene(DATA | {"segmenter": "clipseg"}).segmenter.name == "clipseg"
+
+
+@pytest.mark.parametrize(
+    ("segmenter", "said"),
+    [
+        ("grounded", "no segmenter 'grounded'; did you mean 'grounded_sam'"),
+        ({"name": "owl_sam", "template": "a photo"}, "template"),
+        ({"name": "clipseg", "treshold": 0.2}, "did you mean 'threshold'"),
+    ],
+)
+def test_a_segmenter_that_cannot_be_is_refused(segmenter, said):
+    with pytest.raises(SceneError) as caught:
+        parse_scene(DATA | {"segmenter": segmenter})
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_phrase_that_nobody_reads_is_refused():
+    cast = {"ana": {"concept": "builtin/ana", "segment_phrase": "red hair"}, "bo": {"concept": "builtin/bo"}}
+    with pytest.raises(SceneError, match=r"cast\.ana\.segment_phrase is read by no other segmenter than"):
+        parse_scene(DATA | {"cast": cast})
+    assert parse_scene(DATA | {"cast": cast, "segmenter": "owl_sam"}).cast["ana"].segment_phrase == "red hair"

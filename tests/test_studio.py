@@ -19,7 +19,7 @@ def studio(library):
 def halves(make_region, monkeypatch):
     """A segmenter that finds a man on the left and a woman on the right."""
     found = [make_region("man", (0, 0, 0.5, 1)), make_region("woman", (0.5, 0, 1, 1))]
-    monkeypatch.setitem(studio_module.SEGMENTERS, "attention", lambda shipped, device: lambda layout, names: found)
+    monkeypatch.setitem(studio_module.SEGMENTERS, "attention", lambda machine: lambda layout, names: found)
 
 
 def test_steps_come_one_by_one_and_the_picture_last(studio, make_scene, halves):

@@ -14,6 +14,7 @@ from costars.methods import multi_lora, two_stage
 from costars.microworld.segmenter import load_segmenter
 from costars.model.model import Model
 from costars.segment.attention import AttentionSegmenter
+from costars.segment.text_prompted import ClipSeg, GroundedSam, OwlSam
 from costars.types import Job, Layout, Plan, Segmenter, Step
 
 
@@ -31,8 +32,22 @@ METHODS: Mapping[str, Method] = {
     "multi_lora": Method(None, sample=multi_lora.sample),
 }
 
-# Each is given the folder of the shipped weights and the device.
-SEGMENTERS: Mapping[str, Callable[[Path, torch.device], Segmenter]] = {
-    "world": lambda shipped, device: load_segmenter(shipped / "segmenter" / "model.safetensors", device),
-    "attention": lambda shipped, device: AttentionSegmenter(),
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the shipped weights are, and what to run on."""
+
+    shipped: Path
+    device: torch.device
+    dtype: torch.dtype
+    offline: bool
+
+
+# Each is given the machine, and the options that a scene sets.
+SEGMENTERS: Mapping[str, Callable[..., Segmenter]] = {
+    "world": lambda on: load_segmenter(on.shipped / "segmenter" / "model.safetensors", on.device),
+    "attention": lambda on: AttentionSegmenter(),
+    "grounded_sam": lambda on, **options: GroundedSam(on.device, on.dtype, on.offline, **options),
+    "owl_sam": lambda on, **options: OwlSam(on.device, on.dtype, on.offline, **options),
+    "clipseg": lambda on, **options: ClipSeg(on.device, on.dtype, on.offline, **options),
 }

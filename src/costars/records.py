@@ -268,13 +268,18 @@ LAYOUT_FIELDS = (
     "scheduler",
     "segmenter",
     "lowest_score",
+    "checkpoint",
+    "clip_skip",
+    "style",
+    "controls",
 )
 
 
 def _drawn_from(scene: Scene) -> dict[str, Any]:
     data: dict[str, Any] = scene.model_dump(mode="json")
-    places = {name: [member["where"], member["class_name"]] for name, member in data["cast"].items()}
-    return {field: data[field] for field in LAYOUT_FIELDS} | {"where and class_name": places}
+    told = ("where", "class_name", "segment_phrase")
+    places = {name: [member[key] for key in told] for name, member in data["cast"].items()}
+    return {field: data[field] for field in LAYOUT_FIELDS} | {" and ".join(told): places}
 
 
 def same_layout(one: Scene, other: Scene) -> bool:

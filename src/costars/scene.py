@@ -31,6 +31,7 @@ class Defaults(NamedTuple):
     own_words_share: float
 
 
+LOWEST_SCORE = 0.3  # chosen on the built-in world's held-out renders
 OFFICIAL = Defaults(start=16 / 50, own_words_share=0.0)  # OMG's code, made for SDXL
 MEASURED = {"builtin": Defaults(start=0.12, own_words_share=1.0)}  # docs/results.md
 
@@ -63,6 +64,9 @@ class CastMember(_Value):
         None,
         description="left, right, a point (x, y) to be nearest to, a box (left, top, right, bottom), both in [0, 1], "
         "or a .png mask file",
+    )
+    segment_phrase: str | None = Field(
+        None, min_length=1, description="what a segmenter by phrase looks for, default: the class name"
     )
     depth: int | None = Field(None, ge=0, description="0 is the front-most; default: as the segmenter saw it")
 
@@ -146,6 +150,67 @@ class MultiLora(_Value):
     name: Literal["multi_lora"] = "multi_lora"
 
 
+class World(_Value):
+    """The built-in world's own segmenter."""
+
+    name: Literal["world"] = "world"
+
+
+class Attention(_Value):
+    """Where the layout's cross-attention to each class word was; needs no other model."""
+
+    name: Literal["attention"] = "attention"
+
+
+class GroundedSam(_Value):
+    """GroundingDINO finds boxes by phrase, SAM the figure in each."""
+
+    name: Literal["grounded_sam"] = "grounded_sam"
+    detector: str | None = Field(None, description="folder or hub id, default: IDEA-Research/grounding-dino-base")
+    sam: str | None = Field(None, description="folder or hub id, default: facebook/sam-vit-huge")
+    box_threshold: Unit | None = Field(None, description="default: 0.3 (OMG)")
+    most_overlap: Unit | None = Field(None, description="IoU of two boxes of one phrase, default: 0.5 (OMG)")
+    mask_threshold: float | None = Field(None, description="in SAM's logits, default: 0")
+
+
+class OwlSam(_Value):
+    """OWLv2 finds boxes by phrase, SAM the figure in each."""
+
+    name: Literal["owl_sam"] = "owl_sam"
+    detector: str | None = Field(None, description="folder or hub id, default: google/owlv2-base-patch16-ensemble")
+    sam: str | None = Field(None, description="folder or hub id, default: facebook/sam-vit-huge")
+    template: str | None = Field(None, pattern=r"\{\}", description='{} is the phrase, default: "a photo of a {}"')
+    box_threshold: Unit | None = Field(None, description="default: 0.1 (transformers' own)")
+    most_overlap: Unit | None = Field(None, description="IoU of two boxes of one phrase, default: 0.5 (OMG)")
+    mask_threshold: float | None = Field(None, description="in SAM's logits, default: 0")
+
+
+class ClipSeg(_Value):
+    """CLIPSeg's map of each phrase, in connected pieces; figures of one phrase that touch are one."""
+
+    name: Literal["clipseg"] = "clipseg"
+    model: str | None = Field(None, description="folder or hub id, default: CIDAS/clipseg-rd64-refined")
+    threshold: Unit | None = Field(None, description="default: 0.5")
+    smallest_area: Unit | None = Field(None, description="share of the picture, default: 0.01")
+
+
+SEGMENTER_KINDS = (World, Attention, GroundedSam, OwlSam, ClipSeg)
+BY_PHRASE = (GroundedSam, OwlSam, ClipSeg)
+
+
+def _named_segmenter(value: Any) -> Any:
+    value = {"name": value} if isinstance(value, str) else value
+    names = [kind.model_fields["name"].default for kind in SEGMENTER_KINDS]
+    if isinstance(value, dict) and value.get("name") not in names:
+        raise ValueError(f"no segmenter {value.get('name')!r}; {nearest(str(value.get('name')), names)}")
+    return value
+
+
+Segmenter = Annotated[
+    World | Attention | GroundedSam | OwlSam | ClipSeg, Field(discriminator="name"), BeforeValidator(_named_segmenter)
+]
+
+
 def _named(value: Any) -> Any:
     value = {"name": value} if isinstance(value, str) else value
     names = [kind.model_fields["name"].default for kind in (TwoStage, MultiLora)]
@@ -170,10 +235,14 @@ class Scene(_Value):
     )
     checkpoint: Checkpoint = Checkpoint()
     method: Method = TwoStage()
-    segmenter: Literal["world", "attention"] | None = Field(
+    segmenter: Segmenter | None = Field(
         None, description="default: world for the built-in model, attention for any other"
     )
-    lowest_score: Unit = Field(0.3, description="least score with which a figure of the layout counts as a member")
+    lowest_score: Unit | None = Field(
+        None,
+        description="least score with which a figure of the layout counts as a member; "
+        "default: 0.3, or 0 for a segmenter with a threshold of its own",
+    )
     scheduler: str = Field(
         "checkpoint",
         description="checkpoint: the one that the model ships with; or ddim, euler, dpm++ 2m karras, euler a, ... "
@@ -216,6 +285,16 @@ class Scene(_Value):
         return self
 
     @model_validator(mode="after")
+    def _phrases_are_read(self) -> Scene:
+        told = [name for name, member in self.cast.items() if member.segment_phrase]
+        if told and not isinstance(self.segmenter, BY_PHRASE):
+            raise ValueError(
+                f"cast.{told[0]}.segment_phrase is read by no other segmenter than grounded_sam, owl_sam and clipseg; "
+                "set segmenter to one of them, or leave the phrase out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _slots_are_the_cast(self) -> Scene:
         slots = self.slots()
         if not slots:
@@ -239,14 +318,20 @@ class Scene(_Value):
         if isinstance(method, TwoStage) and method.own_words_share is None:
             method = method.model_copy(update={"own_words_share": wants.own_words_share})
         start = wants.start if self.start is None else self.start
-        return self.model_copy(update={"start": start, "method": method})
+        score = self._least_score() if self.lowest_score is None else self.lowest_score
+        return self.model_copy(update={"start": start, "method": method, "lowest_score": score})
 
     def unsettled(self) -> Scene:
         """The scene with what its model would fill in left open, so that another model fills in its own."""
         wants, method = MEASURED.get(self.model, OFFICIAL), self.method
         if isinstance(method, TwoStage) and method.own_words_share == wants.own_words_share:
             method = method.model_copy(update={"own_words_share": None})
-        return self.model_copy(update={"start": None if self.start == wants.start else self.start, "method": method})
+        start = None if self.start == wants.start else self.start
+        score = None if self.lowest_score == self._least_score() else self.lowest_score
+        return self.model_copy(update={"start": start, "method": method, "lowest_score": score})
+
+    def _least_score(self) -> float:
+        return 0.0 if isinstance(self.segmenter, BY_PHRASE) else LOWEST_SCORE
 
     def each(self) -> list[Scene]:
         """One scene for each of its pictures, every one as if it were asked for alone."""
@@ -361,5 +446,13 @@ def _class_at(location: tuple[int | str, ...]) -> type[BaseModel]:
             return MultiLora
         case ("method", *_):
             return TwoStage
+        case ("segmenter", name, *_):
+            return next((kind for kind in SEGMENTER_KINDS if kind.model_fields["name"].default == name), Scene)
+        case ("style", *_):
+            return Style
+        case ("checkpoint", *_):
+            return Checkpoint
+        case ("controls", *_):
+            return Control
         case _:
             return Scene

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor
 
-from costars.catalog import METHODS, SEGMENTERS
+from costars.catalog import METHODS, SEGMENTERS, Machine
 from costars.concepts.store import Store
 from costars.errors import ModelError, SceneError
 from costars.methods.paths import STYLE
@@ -21,13 +21,13 @@ from costars.model.load import load_model
 from costars.model.memory import TIERS, lower_tier
 from costars.model.model import Model
 from costars.model.schedulers import scheduler_of
-from costars.model.source import Source, located
+from costars.model.source import PART, PIPELINE, Source, located
 from costars.resolve import check_classes, check_prompts, fitted
 from costars.scene import Checkpoint, Scene
 from costars.segment.assign import Limits, assign, check_where
 from costars.settings import Settings, machine_settings
 from costars.steps import last, spared
-from costars.types import ControlNet, Job, Picture, Plan, Step
+from costars.types import ControlNet, Job, Picture, Plan, Segmenter, Step
 from costars.versions import versions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -66,12 +66,13 @@ class Studio:
         return self.models[source]
 
     def _source(self, name: str, base: Path | None, checkpoint: Checkpoint) -> Source:
-        def find(name: str | None, what: str) -> Path | None:
-            return None if name is None else located(name, base, offline=self.settings.offline, what=what)
+        def find(name: str | None, what: str, wanted: Sequence[str] = PIPELINE) -> Path | None:
+            offline = self.settings.offline
+            return None if name is None else located(name, base, offline=offline, what=what, wanted=wanted)
 
         path = self.settings.builtin / "model" if name == "builtin" else find(name, "model")
         assert path is not None
-        vae, config = find(checkpoint.vae, "vae"), find(checkpoint.config, "config")
+        vae, config = find(checkpoint.vae, "vae", PART), find(checkpoint.config, "config")
         return Source(name, path, vae, config, checkpoint.prediction)
 
     def resolve(self, scene: Scene, base: Path | None = None) -> Job:
@@ -100,7 +101,7 @@ class Studio:
     def _controls(self, scene: Scene, model: Model, base: Path | None) -> tuple[ControlNet, ...]:
         controls = []
         for control in scene.controls:
-            folder = located(control.model, base, offline=self.settings.offline, what="controls.model")
+            folder = located(control.model, base, offline=self.settings.offline, what="controls.model", wanted=PART)
             if folder not in self.control_nets:
                 self.control_nets[folder] = load_control_net(folder, control.model, model)
             image = control_image(control.image, base, scene.size or model.facts.size_px, model)
@@ -157,12 +158,28 @@ class Studio:
         layout = yield from draw(model, job, scheduler_of(scene.scheduler, model.scheduler))
         drawn = time.perf_counter()
         classes = class_names(scene, job.concepts)
-        segment = SEGMENTERS[scene.segmenter or model.facts.segmenter](self.settings.builtin, self.device)
-        found = segment(layout, list(classes.values()))
+        phrases = {name: scene.cast[name].segment_phrase or word for name, word in classes.items()}
+        found = self._segmenter(scene, model, job.base)(layout, list(phrases.values()))
+        assert scene.lowest_score is not None, "a scene is settled before it is drawn"
         limits = Limits(lowest_score=scene.lowest_score)
-        regions = assign(scene.cast, classes, found, layout, limits=limits, base=job.base)
+        regions = assign(scene.cast, phrases, found, layout, limits=limits, base=job.base)
         seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
         yield Plan(scene, layout, regions, seconds)
+
+    def _segmenter(self, scene: Scene, model: Model, base: Path | None) -> Segmenter:
+        """The scene's segmenter; a model of its that is a folder may lie beside the scene."""
+        chosen, machine = scene.segmenter, self._machine
+        if chosen is None:
+            return SEGMENTERS[model.facts.segmenter](machine)
+        options = chosen.model_dump(exclude={"name"}, exclude_none=True)
+        for part in {"detector", "sam", "model"} & options.keys():
+            here = (base or Path()) / Path(options[part]).expanduser()
+            options[part] = str(here) if here.is_dir() else options[part]
+        return SEGMENTERS[chosen.name](machine, **options)
+
+    @property
+    def _machine(self) -> Machine:
+        return Machine(self.settings.builtin, self.device, self.dtype, self.settings.offline)
 
     def _render(self, job: Job, plan: Plan | None) -> Iterator[Step | Picture]:
         scene, model = job.scene, self.model(job.scene.model, job.base, job.scene.checkpoint)

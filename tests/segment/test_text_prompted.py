@@ -161,12 +161,12 @@ def stubbed(real: Checkpoint, answer: Callable) -> Checkpoint:
 
 
 def painter(input_boxes, **_) -> dict:
-    """A SAM that paints each box (in its 64 px picture) on its 16 x 16 grid; the second of three proposals."""
+    """A SAM that paints each box (in its 64 px picture) on its 16 x 16 grid."""
     count = input_boxes.shape[1]
-    masks = torch.full((1, count, 3, 16, 16), -1.0)
+    masks = torch.full((1, count, 1, 16, 16), -1.0)
     for i, (left, top, right, bottom) in enumerate((input_boxes[0] / 4).round().int().tolist()):
-        masks[0, i, 1, top:bottom, left:right] = 1
-    return {"pred_masks": masks, "iou_scores": torch.tensor([0.3, 0.9, 0.6]).expand(1, count, 3)}
+        masks[0, i, 0, top:bottom, left:right] = 1
+    return {"pred_masks": masks}
 
 
 # The whole path on tiny random models.
@@ -332,12 +332,12 @@ def test_a_mask_is_where_its_box_is_whatever_the_pictures_shape(opened, places, 
         assert np.abs(np.subtract(region.box, box)).max() <= 1.01 / min(size)
 
 
-def test_of_sams_proposals_the_one_it_rates_best_counts_and_an_empty_one_is_no_region(opened):
-    def answer(input_boxes, **_):
-        masks = torch.full((1, 2, 3, 16, 16), -1.0)
-        masks[0, 0, 0, :4, :4] = masks[0, 0, 1, 4:12, 4:8] = masks[0, 0, 2, :, :] = 1
-        masks[0, 1, 0] = 1
-        return {"pred_masks": masks, "iou_scores": torch.tensor([[[0.5, 0.7, 0.6], [0.1, 0.2, 0.3]]])}
+def test_sam_is_asked_for_one_figure_a_box_and_an_empty_one_is_no_region(opened):
+    def answer(input_boxes, multimask_output, **_):
+        assert not multimask_output
+        masks = torch.full((1, 2, 1, 16, 16), -1.0)
+        masks[0, 0, 0, 4:12, 4:8] = 1
+        return {"pred_masks": masks}
 
     found = [Detection("dog", (0.1, 0.1, 0.5, 0.9), 0.4), Detection("man", (0.5, 0.5, 0.9, 0.9), 0.6)]
     (region,) = segment_boxes(stubbed(opened("sam"), answer), picture(64, 64), found, 0.0)
@@ -432,7 +432,9 @@ def test_a_model_that_is_not_there_says_how_to_get_it(tmp_path, monkeypatch):
     assert refused(SAM, "/no/where") == (
         "model '/no/where': no such folder; give one, or a hub id such as facebook/sam-vit-huge"
     )
-    monkeypatch.setattr(checkpoints, "snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute")))
+    monkeypatch.setattr(
+        "costars.model.source.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
+    )
     assert "not to be had from the hub (no route); check the id" in refused(SAM, "some/sam", offline=False)
 
 
@@ -447,7 +449,7 @@ def test_a_hub_id_is_fetched_only_if_allowed_at_its_revision_and_never_a_pickle(
         asked.append((repository, options))
         return str(models / "sam")
 
-    monkeypatch.setattr(checkpoints, "snapshot_download", download)
+    monkeypatch.setattr("costars.model.source.snapshot_download", download)
     assert type(open_checkpoint(SAM, name, CPU, torch.float32, offline=offline).model) is hf.SamModel
     patterns = ["*.json", "*.txt", "*.safetensors"]
     assert asked == [("some/sam", {"revision": revision, "allow_patterns": patterns, "local_files_only": offline})]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from costars.errors import ModelError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-# Weights as safetensors, and the small files beside them; never code, never a pickle.
-_WANTED = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors")
+# Weights as safetensors, and the small files beside them; never code, never a pickle. A whole pipeline has
+# its parts in folders, and beside them single files that are not wanted.
+PIPELINE = ("*.json", "*/*.json", "*/*.txt", "*/*.safetensors")
+PART = ("*.json", "*.txt", "*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,9 @@ class Source:
     prediction: str | None = None
 
 
-def located(name: str, base: Path | None, *, offline: bool, what: str = "model") -> Path:
+def located(
+    name: str, base: Path | None, *, offline: bool, what: str = "model", wanted: Sequence[str] = PIPELINE
+) -> Path:
     """The folder or file of this name; a relative one lies beside base, and an id is fetched from the hub.
 
     An id is org/name, or org/name@revision. Raises ModelError where there is nothing.
@@ -36,38 +44,39 @@ def located(name: str, base: Path | None, *, offline: bool, what: str = "model")
     here = (base or Path()) / Path(name).expanduser()
     if here.exists():
         return here
-    if not _HUB_ID.fullmatch(name):
+    if not is_hub_id(name):
         raise ModelError(
             f"{what} {name!r}: no such folder or file; "
             "want a diffusers folder, a .safetensors file or a hub id org/name"
         )
-    return _fetched(name, offline, what)
+    return fetched(name, wanted, offline=offline, what=what)
 
 
-def _fetched(name: str, offline: bool, what: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def is_hub_id(name: str) -> bool:
+    """Whether this could be org/name or org/name@revision."""
+    return _HUB_ID.fullmatch(name) is not None
 
+
+def fetched(name: str, wanted: Sequence[str], *, offline: bool, what: str = "model") -> Path:
+    """The hub id's folder in the Hugging Face cache, which is filled first unless offline.
+
+    wanted are patterns of file names. Raises ModelError where it is not to be had.
+    """
     offline = offline or HF_HUB_OFFLINE
     repository, _, revision = name.partition("@")
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=list(_WANTED), local_files_only=offline
+            repository, revision=revision or None, allow_patterns=list(wanted), local_files_only=offline
         )
-    except LocalEntryNotFoundError as error:
-        why = "is not among the models fetched before, and costars is offline" if offline else "cannot be fetched"
+    except Exception as error:  # no such id or revision, no network, no permission, not in the cache: many kinds
+        if offline:
+            raise ModelError(
+                f"{what} {name!r}: no such folder, not in the Hugging Face cache, and costars is offline; "
+                "fetch it once with a network, or give a folder"
+            ) from error
+        line = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{what} {name!r}: no folder here, and the hub id {why} ({_first_line(error)}); "
-            "fetch it once with a network, or give a folder"
-        ) from None
-    except Exception as error:  # no network, no such id or revision, no permission: many kinds
-        raise ModelError(
-            f"{what} {name!r}: no folder here, and not to be had from the hub ({_first_line(error)}); "
+            f"{what} {name!r}: no such folder, and not to be had from the hub ({line}); "
             "check the id, the revision and the network, or give a folder"
-        ) from None
+        ) from error
     return Path(folder)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers.utils import logging
 
 from costars.errors import ModelError, SceneError
+from costars.model.source import PART, fetched, is_hub_id
 
 Numbers = NDArray[np.float32]
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_WANTED = ("*.json", "*.txt", "*.safetensors")  # what is fetched: never code, never a pickle
 
 
 @dataclass(frozen=True)
@@ -47,10 +43,14 @@ class Checkpoint:
     images: Any
     tokenizer: Any
 
-    def run(self, **inputs: Tensor) -> Any:
-        """The model's output; inputs are moved to its device, floating ones to its dtype."""
+    def run(self, **inputs: Any) -> Any:
+        """The model's output; tensors are moved to its device, floating ones to its dtype."""
         device, dtype = self.model.device, self.model.dtype
-        return self.model(**{k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()})
+        moved = {
+            name: value.to(device, dtype if value.is_floating_point() else None) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+        }
+        return self.model(**moved)
 
 
 def open_checkpoint(kind: Kind, where: str, device: torch.device, dtype: torch.dtype, *, offline: bool) -> Checkpoint:
@@ -102,25 +102,9 @@ def _folder(where: str, kind: Kind, offline: bool) -> Path:
     folder = Path(where).expanduser()
     if folder.is_dir():
         return folder
-    if not _HUB_ID.fullmatch(where):
+    if not is_hub_id(where):
         raise ModelError(f"model {where!r}: no such folder; give one, or a hub id such as {kind.example}")
-    repository, _, revision = where.partition("@")
-    try:
-        fetched = snapshot_download(
-            repository, revision=revision or None, allow_patterns=list(_WANTED), local_files_only=offline
-        )
-    except Exception as error:  # no such id or revision, no network, no permission, not in the cache: many kinds
-        if offline:
-            raise ModelError(
-                f"model {where!r}: no such folder, not in the Hugging Face cache, and costars is offline; "
-                "fetch it once with a network, or give a folder"
-            ) from error
-        line = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"model {where!r}: no such folder, and not to be had from the hub ({line}); "
-            "check the id, the revision and the network, or give a folder"
-        ) from error
-    return Path(fetched)
+    return fetched(where, PART, offline=offline)
 
 
 def _check(folder: Path, where: str, kind: Kind) -> None:

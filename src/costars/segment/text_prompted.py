@@ -144,15 +144,16 @@ def phrase_maps(checkpoint: Checkpoint, image: Image.Image, phrases: Sequence[st
 def segment_boxes(
     checkpoint: Checkpoint, image: Image.Image, found: Sequence[Detection], mask_threshold: float
 ) -> list[Region]:
-    """The figure in each box: of SAM's proposals for it the one that SAM rates best; none if that is empty."""
+    """The figure in each box, as SAM sees it where one answer is wanted (as OMG asks it); none if that is empty."""
     size = np.array(image.size * 2)
     boxes = [(np.array(detection.box) * size).tolist() for detection in found]
     inputs = SamProcessor(checkpoint.images)(image, input_boxes=[boxes], return_tensors="pt")
-    out = checkpoint.run(pixel_values=inputs["pixel_values"], input_boxes=inputs["input_boxes"])
-    best = numbers(out.iou_scores[0]).argmax(axis=1)
-    proposals = torch.from_numpy(numbers(out.pred_masks[0])[np.arange(len(found)), best])
+    out = checkpoint.run(pixel_values=inputs["pixel_values"], input_boxes=inputs["input_boxes"], multimask_output=False)
     (masks,) = checkpoint.images.post_process_masks(
-        [proposals[:, None]], inputs["original_sizes"], inputs["reshaped_input_sizes"], mask_threshold
+        [torch.from_numpy(numbers(out.pred_masks[0]))],
+        inputs["original_sizes"],
+        inputs["reshaped_input_sizes"],
+        mask_threshold,
     )
     filled = zip(found, masks[:, 0].numpy(), strict=True)
     return by_depth([Region(d.phrase, mask.astype(np.float32), d.score, 0) for d, mask in filled if mask.any()])
