@@ -20,7 +20,8 @@ from costars.microworld.world import sample_picture
 from costars.model.adapters import one_adapter_per_row, text_adapter
 from costars.records import read_plan, write_picture, write_plan
 from costars.sample.denoise import denoise, sampler
-from costars.scene import load_scene, parse_scene
+from costars.scene import parse_scene
+from costars.scene_files import load_scene
 from costars.types import Path as DenoisingPath
 
 SEED = 2

@@ -10,7 +10,8 @@ import costars
 from costars.catalog import METHODS, SEGMENTERS
 from costars.errors import SceneError
 from costars.model.schedulers import SAMPLERS, scheduler_of
-from costars.scene import SEGMENTER_KINDS, MultiLora, Scene, TwoStage
+from costars.options import SEGMENTER_KINDS, MultiLora, TwoStage
+from costars.scene import Scene
 
 
 def test_the_public_names_are_these():

@@ -10,7 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from costars.errors import SceneError, nearest
-from costars.scene import CastMember, MultiLora, TwoStage, load_scene, parse_scene, with_settings
+from costars.options import MultiLora, TwoStage
+from costars.scene import CastMember, parse_scene
+from costars.scene_files import load_scene, with_settings
 
 DATA = {"prompt": "{ana} in front of {bo}", "cast": {"ana": {"concept": "builtin/ana"}, "bo": {"concept": "bo"}}}
 

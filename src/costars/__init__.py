@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from costars.errors import ConceptError, CostarsError, ModelError, RegionError, SceneError
-    from costars.scene import CastMember, MultiLora, Scene, TwoStage, load_scene
+    from costars.options import MultiLora, TwoStage
+    from costars.scene import CastMember, Scene
+    from costars.scene_files import load_scene
     from costars.studio import Studio, open_studio
     from costars.types import Layout, Picture, Plan, Region, Step
 
@@ -14,7 +16,9 @@ __version__ = _version("costars")
 # Loaded when first used: importing torch takes seconds, and `costars schema` needs none of it.
 _HOMES = {
     "errors": ("ConceptError", "CostarsError", "ModelError", "RegionError", "SceneError"),
-    "scene": ("CastMember", "MultiLora", "Scene", "TwoStage", "load_scene"),
+    "options": ("MultiLora", "TwoStage"),
+    "scene": ("CastMember", "Scene"),
+    "scene_files": ("load_scene",),
     "studio": ("Studio", "open_studio"),
     "types": ("Layout", "Picture", "Plan", "Region", "Step"),
 }

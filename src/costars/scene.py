@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
-from collections.abc import Callable
-from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from costars.errors import SceneError, nearest
+from costars.options import (
+    BY_PHRASE,
+    SEGMENTER_KINDS,
+    Checkpoint,
+    Control,
+    Method,
+    MultiLora,
+    Segmenter,
+    Style,
+    TwoStage,
+    Unit,
+    Value,
+)
 
-Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Point = tuple[Unit, Unit]
 Rectangle = tuple[Unit, Unit, Unit, Unit]
-
-
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>")  # as AUTOMATIC1111's prompts name one
 
@@ -36,10 +41,6 @@ OFFICIAL = Defaults(start=16 / 50, own_words_share=0.0)  # OMG's code, made for 
 MEASURED = {"builtin": Defaults(start=0.12, own_words_share=1.0)}  # docs/results.md
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 def _placed(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
@@ -52,7 +53,7 @@ def _placed(value: Any) -> Any:
     return value
 
 
-class CastMember(_Value):
+class CastMember(Value):
     """One of your own characters or objects, and optionally where it stands and what it does."""
 
     concept: str = Field(description="builtin/NAME, a name in your library, or a .safetensors file")
@@ -79,150 +80,7 @@ class CastMember(_Value):
         return self
 
 
-class Style(_Value):
-    """A LoRA for the whole picture, beside those of the cast."""
-
-    concept: str = Field(description="builtin/NAME, a name in your library, or a .safetensors file")
-    weight: float = Field(
-        0.8, ge=0.0, le=4.0, description="scale in the layout and the global noise (OMG's code: 1.0 x 0.8)"
-    )
-    member_weight: float = Field(
-        0.4, ge=0.0, le=4.0, description="scale beside a member's own adapter (OMG's code: 0.5 x 0.8)"
-    )
-
-
-class Control(_Value):
-    """A ControlNet that the layout keeps to, with the pose, edge or depth picture that it reads."""
-
-    model: str = Field(description="a diffusers ControlNet: its folder, or its hub id")
-    image: str = Field(description="the picture, already drawn as the ControlNet reads it; a path beside the scene")
-    scale: float = Field(1.0, ge=0.0, le=4.0)
-    start: Unit = Field(0.0, description="share of the steps from which it acts")
-    end: Unit = Field(1.0, description="share of the steps up to which it acts")
-
-
-class Checkpoint(_Value):
-    """How the model's files are read, where they do not say it themselves."""
-
-    vae: str | None = Field(
-        None, description="another decoder: a diffusers folder, a .safetensors file or a hub id; default: the model's"
-    )
-    config: str | None = Field(
-        None, description="a diffusers folder whose .json files say how a single file is built; default: its family's"
-    )
-    prediction: Literal["epsilon", "v_prediction"] | None = Field(
-        None, description="what the UNet predicts; default: as its files say"
-    )
-
-
-class TwoStage(_Value):
-    """OMG: draw the layout with class words, find who is where, then put each identity in place."""
-
-    name: Literal["two_stage"] = "two_stage"
-    blend: bool = Field(
-        True, description="blend the concepts' noise by the masks (Eq. 6 of OMG); false: all adapters on one path"
-    )
-    feather_cells: float = Field(0.0, ge=0.0, le=8.0, description="soft mask edge, in latent cells (OMG: 0)")
-    overlap: Literal["front", "sum"] = Field(
-        "front",
-        description="a cell that several masks cover, as edited or given ones may: "
-        "the front figure has it, or their noise is summed (official code)",
-    )
-    layout_strength: Unit = Field(
-        1.0, description="share of the steps in which the layout's cross-attention is kept (OMG, official code: 1)"
-    )
-    self_attention_share: Unit = Field(
-        0.4, description="share of the steps in which its self-attention is kept too (OMG, official code: 0.4)"
-    )
-    self_attention_cell_px: int = Field(
-        32, ge=1, description="coarsest cell, in px, from which self-attention is kept (official code: 32 x 32 at 1024)"
-    )
-    own_words_share: Unit | None = Field(
-        None,
-        description="share of the steps, counted from the first, in which a member's own words reach only its mask, "
-        "where noise is blended; default: 1 on the built-in model, 0 on any other (official code)",
-    )
-
-
-class MultiLora(_Value):
-    """The baseline: every adapter at once on one path."""
-
-    name: Literal["multi_lora"] = "multi_lora"
-
-
-class World(_Value):
-    """The built-in world's own segmenter."""
-
-    name: Literal["world"] = "world"
-
-
-class Attention(_Value):
-    """Where the layout's cross-attention to each class word was; needs no other model."""
-
-    name: Literal["attention"] = "attention"
-
-
-class GroundedSam(_Value):
-    """GroundingDINO finds boxes by phrase, SAM the figure in each."""
-
-    name: Literal["grounded_sam"] = "grounded_sam"
-    detector: str | None = Field(None, description="folder or hub id, default: IDEA-Research/grounding-dino-base")
-    sam: str | None = Field(None, description="folder or hub id, default: facebook/sam-vit-huge")
-    box_threshold: Unit | None = Field(None, description="default: 0.3 (OMG)")
-    most_overlap: Unit | None = Field(None, description="IoU of two boxes of one phrase, default: 0.5 (OMG)")
-    mask_threshold: float | None = Field(None, description="in SAM's logits, default: 0")
-
-
-class OwlSam(_Value):
-    """OWLv2 finds boxes by phrase, SAM the figure in each."""
-
-    name: Literal["owl_sam"] = "owl_sam"
-    detector: str | None = Field(None, description="folder or hub id, default: google/owlv2-base-patch16-ensemble")
-    sam: str | None = Field(None, description="folder or hub id, default: facebook/sam-vit-huge")
-    template: str | None = Field(None, pattern=r"\{\}", description='{} is the phrase, default: "a photo of a {}"')
-    box_threshold: Unit | None = Field(None, description="default: 0.1 (transformers' own)")
-    most_overlap: Unit | None = Field(None, description="IoU of two boxes of one phrase, default: 0.5 (OMG)")
-    mask_threshold: float | None = Field(None, description="in SAM's logits, default: 0")
-
-
-class ClipSeg(_Value):
-    """CLIPSeg's map of each phrase, in connected pieces; figures of one phrase that touch are one."""
-
-    name: Literal["clipseg"] = "clipseg"
-    model: str | None = Field(None, description="folder or hub id, default: CIDAS/clipseg-rd64-refined")
-    threshold: Unit | None = Field(None, description="default: 0.5")
-    smallest_area: Unit | None = Field(None, description="share of the picture, default: 0.01")
-
-
-SEGMENTER_KINDS = (World, Attention, GroundedSam, OwlSam, ClipSeg)
-BY_PHRASE = (GroundedSam, OwlSam, ClipSeg)
-
-
-def _named_segmenter(value: Any) -> Any:
-    value = {"name": value} if isinstance(value, str) else value
-    names = [kind.model_fields["name"].default for kind in SEGMENTER_KINDS]
-    if isinstance(value, dict) and value.get("name") not in names:
-        raise ValueError(f"no segmenter {value.get('name')!r}; {nearest(str(value.get('name')), names)}")
-    return value
-
-
-Segmenter = Annotated[
-    World | Attention | GroundedSam | OwlSam | ClipSeg, Field(discriminator="name"), BeforeValidator(_named_segmenter)
-]
-
-
-def _named(value: Any) -> Any:
-    value = {"name": value} if isinstance(value, str) else value
-    names = [kind.model_fields["name"].default for kind in (TwoStage, MultiLora)]
-    if isinstance(value, dict) and value.get("name") not in names:
-        raise ValueError(f"no method {value.get('name')!r}; {nearest(str(value.get('name')), names)}")
-    return value
-
-
-Method = Annotated[TwoStage | MultiLora, Field(discriminator="name"), BeforeValidator(_named)]
-
-
-class Scene(_Value):
+class Scene(Value):
     """One picture to make: a prompt with {slots} and the cast that fills them."""
 
     prompt: str = Field(min_length=1, description='"{ana} in front of {bo} in a park"')
@@ -360,67 +218,6 @@ def parse_scene(data: Any, origin: str = "scene") -> Scene:
         return Scene.model_validate(data)
     except ValidationError as error:
         raise SceneError(f"{origin}: {_one_line(error)}") from None
-
-
-def load_scene(path: Path) -> Scene:
-    """A scene from a .yaml, .toml or .json file, or from a picture that costars wrote."""
-    readers: dict[str, Callable[[str], Any]] = {
-        ".yaml": yaml.safe_load,
-        ".yml": yaml.safe_load,
-        ".toml": tomllib.loads,
-        ".json": json.loads,
-    }
-    if path.suffix == ".png":
-        return _scene_in_picture(path)
-    if path.suffix not in readers:
-        raise SceneError(f"{path}: a scene is a .yaml, .toml or .json file, or a .png that costars wrote")
-    try:
-        data = readers[path.suffix](path.read_text())
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise SceneError(f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}") from None
-    return parse_scene(data, str(path))
-
-
-def _scene_in_picture(path: Path) -> Scene:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            text = image.info.get("costars")
-    except (OSError, UnidentifiedImageError):
-        raise SceneError(f"{path}: cannot be read as a picture; check the path") from None
-    if text is None:
-        raise SceneError(f"{path}: holds no scene; give a picture that costars wrote, or a scene file")
-    try:
-        data = json.loads(text)["scene"]
-    except (ValueError, KeyError, TypeError):
-        raise SceneError(f"{path}: its scene is damaged; give the scene file instead") from None
-    return parse_scene(data, str(path))
-
-
-def with_settings(scene: Scene, settings: list[str], origin: str = "scene with --set") -> Scene:
-    """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML."""
-    changes_model = any(setting.partition("=")[0] == "model" for setting in settings)
-    data = (scene.unsettled() if changes_model else scene).model_dump(mode="json")
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise SceneError(f"--set {setting}: want key=value, for example seed=3 or cast.ana.weight=0.8")
-        *parents, last = key.split(".")
-        here = data
-        for parent in parents:
-            if parent not in here:
-                raise SceneError(f"--set {setting}: the scene has no {parent!r}; {nearest(parent, here)}")
-            if not isinstance(here[parent], dict):
-                raise SceneError(f"--set {setting}: {parent!r} has no parts; set it as a whole, {parent}=...")
-            here = here[parent]
-        try:
-            here[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise SceneError(f"--set {setting}: {value!r} is not a YAML value; quote it") from None
-    return parse_scene(data, origin)
 
 
 def _one_line(error: ValidationError) -> str:

@@ -22,8 +22,9 @@ from costars.model.memory import TIERS, lower_tier
 from costars.model.model import Model
 from costars.model.schedulers import scheduler_of
 from costars.model.source import PART, PIPELINE, Source, located
+from costars.options import Checkpoint
 from costars.resolve import check_classes, check_prompts, fitted
-from costars.scene import Checkpoint, Scene
+from costars.scene import Scene
 from costars.segment.assign import Limits, assign, check_where
 from costars.settings import Settings, machine_settings
 from costars.steps import last, spared

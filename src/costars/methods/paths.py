@@ -11,7 +11,7 @@ from costars.methods.prompts import class_names, everyone_prompt, global_prompt,
 from costars.methods.sampling import encoded, negative_text
 from costars.model.adapters import concatenated, scaled, text_adapter
 from costars.model.model import Model
-from costars.scene import TwoStage
+from costars.options import TwoStage
 from costars.types import Adapter, Job, LearnedWords, Path, Text
 
 EVERYONE, STYLE = "{}", "{style}"  # adapters of the whole cast and of the whole picture; no member has these names

@@ -16,11 +16,12 @@ from costars.methods.sampling import sampler_of, size_px
 from costars.model.adapters import one_adapter_per_row
 from costars.model.model import Model
 from costars.model.schedulers import history
+from costars.options import TwoStage
 from costars.sample.batch import positions_in
 from costars.sample.blend import blended, cell_masks, with_rest
 from costars.sample.denoise import Sampler, denoise
 from costars.sample.rules import BorrowLayout, OwnWords, RecordWords, both
-from costars.scene import Scene, TwoStage
+from costars.scene import Scene
 from costars.types import AttentionRule, Concept, Job, Layout, Path, Plan, Region, Step
 
 

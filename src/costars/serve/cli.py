@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 
 from costars.errors import CostarsError, RegionError, SceneError
-from costars.scene import Scene, load_scene, with_settings
+from costars.scene import Scene
+from costars.scene_files import load_scene, with_settings
 from costars.serve.concepts_cli import concepts_app
 
 if TYPE_CHECKING:

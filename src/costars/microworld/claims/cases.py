@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from costars.methods.prompts import article
 from costars.microworld.places import PLACES
 from costars.microworld.train.concepts import PACK
-from costars.scene import Scene, TwoStage
+from costars.options import TwoStage
+from costars.scene import Scene
 
 # Who is paired for each kind of pair; the seed picks a cast, a place and who is where.
 PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {

@@ -1,0 +1,75 @@
+"""Scenes from files, from pictures, and with settings changed on the command line."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from costars.errors import SceneError, nearest
+from costars.scene import Scene, parse_scene
+
+
+def load_scene(path: Path) -> Scene:
+    """A scene from a .yaml, .toml or .json file, or from a picture that costars wrote."""
+    readers: dict[str, Callable[[str], Any]] = {
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+        ".toml": tomllib.loads,
+        ".json": json.loads,
+    }
+    if path.suffix == ".png":
+        return _scene_in_picture(path)
+    if path.suffix not in readers:
+        raise SceneError(f"{path}: a scene is a .yaml, .toml or .json file, or a .png that costars wrote")
+    try:
+        data = readers[path.suffix](path.read_text())
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise SceneError(f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}") from None
+    return parse_scene(data, str(path))
+
+
+def _scene_in_picture(path: Path) -> Scene:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            text = image.info.get("costars")
+    except (OSError, UnidentifiedImageError):
+        raise SceneError(f"{path}: cannot be read as a picture; check the path") from None
+    if text is None:
+        raise SceneError(f"{path}: holds no scene; give a picture that costars wrote, or a scene file")
+    try:
+        data = json.loads(text)["scene"]
+    except (ValueError, KeyError, TypeError):
+        raise SceneError(f"{path}: its scene is damaged; give the scene file instead") from None
+    return parse_scene(data, str(path))
+
+
+def with_settings(scene: Scene, settings: list[str], origin: str = "scene with --set") -> Scene:
+    """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML."""
+    changes_model = any(setting.partition("=")[0] == "model" for setting in settings)
+    data = (scene.unsettled() if changes_model else scene).model_dump(mode="json")
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise SceneError(f"--set {setting}: want key=value, for example seed=3 or cast.ana.weight=0.8")
+        *parents, last = key.split(".")
+        here = data
+        for parent in parents:
+            if parent not in here:
+                raise SceneError(f"--set {setting}: the scene has no {parent!r}; {nearest(parent, here)}")
+            if not isinstance(here[parent], dict):
+                raise SceneError(f"--set {setting}: {parent!r} has no parts; set it as a whole, {parent}=...")
+            here = here[parent]
+        try:
+            here[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SceneError(f"--set {setting}: {value!r} is not a YAML value; quote it") from None
+    return parse_scene(data, origin)
