@@ -1,7 +1,9 @@
 """The LoRA recipe: a file that we and diffusers read alike, and a model left as it was."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +13,7 @@ from safetensors.torch import load_file
 from costars.concepts.formats import load_concept, read_card
 from costars.errors import SceneError
 from costars.model.adapters import one_adapter_per_row, text_adapter
-from costars.train.lora import LoraRecipe, Teaching, train_lora
+from costars.train.lora import LoraRecipe, Teaching, cell_weights, train_lora
 
 RECIPE = LoraRecipe(rank=2, steps=4, batch=2, unet_rate=5e-3, text_rate=5e-3, warmup_steps=1)
 
@@ -115,3 +117,26 @@ def test_pictures_without_their_words_are_refused_before_anything_is_done(tiny, 
         next(train_lora(tiny, teaching(**changes), RECIPE, tmp_path / "mia.safetensors"))
     assert said in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cells_count_by_how_much_of_them_the_mask_covers():
+    mask = np.zeros((64, 64), dtype=np.float32)
+    mask[:32, :36] = 1
+    (weights,) = cell_weights([mask], (8, 8), 0.1)
+    assert torch.isclose(weights.mean(), torch.tensor(1.0))
+    assert torch.isclose(weights[0, 7, 7] / weights[0, 0, 0], torch.tensor(0.1))
+    assert torch.isclose(weights[0, 0, 4] / weights[0, 0, 0], torch.tensor(0.55))
+    assert torch.equal(cell_weights([mask], (8, 8), 1.0), torch.ones(1, 1, 8, 8))
+
+
+def test_what_lies_outside_the_masks_is_not_learned_where_it_does_not_count(tiny, tmp_path):
+    mask = np.zeros((256, 256), dtype=np.float32)
+    mask[:, :128] = 1
+    pictures = teaching()
+    losses = {}
+    for name, outside in (("own", 0.0), ("all", 1.0)):
+        recipe = LoraRecipe(**vars(RECIPE) | {"outside_weight": outside})
+        masked = replace(pictures, masks=[mask] * len(pictures.images))
+        losses[name] = list(train_lora(tiny, masked, recipe, tmp_path / f"{name}.safetensors"))
+    plain = list(train_lora(tiny, pictures, RECIPE, tmp_path / "plain.safetensors"))
+    assert losses["all"] == pytest.approx(plain) and losses["own"] != pytest.approx(plain)

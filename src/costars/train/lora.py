@@ -9,18 +9,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from costars.errors import SceneError
 from costars.model.model import Model
 from costars.model.text import features, token_ids
 from costars.train.attention import plain_attention
 from costars.train.loss import noise_loss
+from costars.types import MaskArray
 
 UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -38,24 +41,29 @@ class LoraRecipe:
     text_rate: float = 1e-3
     warmup_steps: int = 10
     gamma: float | None = None  # no min-SNR: small noise already hides what tells one from another
+    outside_weight: float = 0.1  # how much a cell outside the mask counts (Mix-of-Show: 0); without masks all count
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Teaching:
-    """Pictures of one concept with a caption each; the captions hold the trigger word."""
+    """Pictures of one concept with a caption each; the captions hold the trigger word.
+
+    masks, one for each picture and of its shape, say where in it the concept is.
+    """
 
     name: str
     class_name: str
     trigger: str
     images: Sequence[Image.Image]
     captions: Sequence[str]
+    masks: Sequence[MaskArray] = ()
 
 
 def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path) -> Iterator[float]:
     """Teach one concept and write its .safetensors; yields the loss of each step.
 
-    The model is as it was when the iterator ends. Raises SceneError if pictures and captions differ
+    The model is as it was when the iterator ends. Raises SceneError if pictures, captions and masks differ
     in number or a caption lacks the trigger.
     """
     _check(teaching)
@@ -64,6 +72,7 @@ def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path)
         latents = torch.cat([_latent(model, image) for image in teaching.images])
     ids = [torch.cat([token_ids(e.tokenizer, c) for c in teaching.captions]).to(model.device) for e in model.encoders]
     encoders = tuple(e.module for e in model.encoders)
+    weights = cell_weights(teaching.masks, latents.shape[-2:], recipe.outside_weight) if teaching.masks else None
     with plain_attention(model.unet, encoders, model.device), _adapters(model, recipe) as groups:
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.99))
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -77,7 +86,8 @@ def train_lora(model: Model, teaching: Teaching, recipe: LoraRecipe, path: Path)
                 text = features(model.encoders, [i[pick] for i in ids])
                 size_px = model.facts.size_px[0]
                 alphas = model.scheduler.alphas_cumprod
-                loss = noise_loss(model.unet, alphas, latents[pick], text, size_px, generator, recipe.gamma)
+                own = None if weights is None else weights[pick]
+                loss = noise_loss(model.unet, alphas, latents[pick], text, size_px, generator, recipe.gamma, own)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
@@ -96,14 +106,25 @@ def _check(teaching: Teaching) -> None:
             f"{teaching.name}: {len(teaching.images)} pictures and {len(teaching.captions)} captions; "
             "want one caption for each of at least one picture"
         )
+    if teaching.masks and len(teaching.masks) != len(teaching.images):
+        raise SceneError(
+            f"{teaching.name}: {len(teaching.images)} pictures and {len(teaching.masks)} masks; "
+            "want one mask for each picture, or none at all"
+        )
     for caption in teaching.captions:
         if teaching.trigger not in caption.split():
             raise SceneError(f"{teaching.name}: the caption {caption!r} lacks the trigger {teaching.trigger!r}")
 
 
-def _latent(model: Model, image: Image.Image) -> Tensor:
-    import numpy as np
+def cell_weights(masks: Sequence[MaskArray], size: Sequence[int], outside: float) -> Tensor:
+    """(n, 1, h, w) how much each latent cell counts: 1 where the mask covers it, outside where not; on average 1."""
+    drawn = [torch.from_numpy(np.asarray(mask, dtype=np.float32))[None, None] for mask in masks]
+    cover = torch.cat([interpolate(mask, tuple(size), mode="area") for mask in drawn])
+    weights = outside + (1 - outside) * cover
+    return weights / weights.mean(dim=(2, 3), keepdim=True)
 
+
+def _latent(model: Model, image: Image.Image) -> Tensor:
     sized = image.convert("RGB").resize(model.facts.size_px, Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(sized)).permute(2, 0, 1)[None].float().div(127.5).sub(1)
     mean = model.vae.encode(pixels.to(model.device, model.dtype)).latent_dist.mean

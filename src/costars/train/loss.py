@@ -17,9 +17,11 @@ def noise_loss(
     size_px: int,
     generator: torch.Generator,
     gamma: float | None = MIN_SNR_GAMMA,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the predicted noise at uniform timesteps, weighted by min-SNR unless gamma is None.
 
+    weights (n, 1, h, w) say how much each cell counts, 1 on average.
     latents (n, c, h, w) are scaled, text is (tokens (n, t, d), pooled (n, d) or None), the picture
     is square. Randomness comes from the generator on the CPU, so that every device sees the same.
     """
@@ -33,7 +35,8 @@ def noise_loss(
     size_ids = torch.tensor([size_px, size_px, 0, 0, size_px, size_px], device=device).expand(count, 6)
     added = None if pooled is None else {"text_embeds": pooled, "time_ids": size_ids}
     predicted = unet(noisy, t, tokens, added_cond_kwargs=added).sample
-    error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+    squared = (predicted.float() - noise).square()
+    error = (squared if weights is None else squared * weights.to(device)).mean(dim=(1, 2, 3))
     if gamma is None:
         return error.mean()
     snr = alphas / (1 - alphas)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from costars.concepts.formats import read_card
 from costars.methods.prompts import article
 from costars.microworld.identity import Identity
@@ -91,7 +93,8 @@ def teaching(name: str) -> Teaching:
     pictures = portraits(who, PICTURES, seed=list(PACK).index(name))
     stranger, known = article(who.class_name), article(f"{name} {who.class_name}")
     captions = [p.caption.replace(stranger, known, 1) for p in pictures]
-    return Teaching(name, who.class_name, name, [p.image for p in pictures], captions)
+    masks = [p.figures[0].visible_mask.astype(np.float32) for p in pictures]
+    return Teaching(name, who.class_name, name, [p.image for p in pictures], captions, masks)
 
 
 def is_of(folder: Path, name: str, model: Model) -> bool:
