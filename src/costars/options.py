@@ -48,6 +48,9 @@ class Checkpoint(Value):
     config: str | None = Field(
         None, description="a diffusers folder whose .json files say how a single file is built; default: its family's"
     )
+    tiles: bool = Field(
+        False, description="decode in tiles that overlap: far less memory for large pictures, and slightly other ones"
+    )
     prediction: Literal["epsilon", "v_prediction"] | None = Field(
         None, description="what the UNet predicts; default: as its files say"
     )

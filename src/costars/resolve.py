@@ -10,7 +10,7 @@ from torch import nn
 
 from costars.errors import ConceptError
 from costars.methods.prompts import class_names, global_prompt, member_prompt
-from costars.model.adapters import fit, matched
+from costars.model.adapters import changes, fit, matched
 from costars.model.model import Model
 from costars.model.words import read
 from costars.sample.attention import attention_layers, cross_numbers
@@ -34,12 +34,14 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
     """
     modules = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
     taken, notes = {}, []
-    for name, concept in concepts.items():
+    for name, found in concepts.items():
+        concept = found
         if concept.family != model.facts.family:
             raise ConceptError(
                 f"concept {concept.source!r} is for {concept.family or 'a family it does not tell'}, the model "
                 f"{model.facts.name!r} is {model.facts.family}; use a concept or a model of the other's family"
             )
+        concept = replace(concept, adapter={**concept.adapter, **changes(concept.weights, modules, concept.source)})
         adapter, left = matched(concept.adapter, modules)
         if left and not adapter:
             raise ConceptError(
@@ -53,7 +55,7 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
             )
         _check_sizes(concept, adapter, modules)
         _check_words(concept, model)
-        taken[name] = replace(concept, adapter=adapter)
+        taken[name] = replace(concept, adapter=adapter, weights={})
     return Fitted(taken, tuple(notes))
 
 

@@ -74,7 +74,7 @@ class Studio:
         path = self.settings.builtin / "model" if name == "builtin" else find(name, "model")
         assert path is not None
         vae, config = find(checkpoint.vae, "vae", PART), find(checkpoint.config, "config")
-        return Source(name, path, vae, config, checkpoint.prediction)
+        return Source(name, path, vae, config, checkpoint.prediction, checkpoint.tiles)
 
     def resolve(self, scene: Scene, base: Path | None = None) -> Job:
         """Look the scene's concepts up and hold them against its model; relative paths are beside base.

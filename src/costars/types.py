@@ -44,7 +44,8 @@ class Concept:
     """A character or object that someone taught: its words, its adapter and where it came from.
 
     format is the kind of file; tokens {word: {"text_encoder": (n, d), "text_encoder_2": (n, d)}} are words
-    taught to the text encoders, with per_layer one vector for each of n cross-attention layers (ED-LoRA).
+    taught to the text encoders, with per_layer one vector for each of n cross-attention layers (ED-LoRA);
+    weights {module path: (out, in)} stand for the model's own (Custom Diffusion).
     """
 
     name: str
@@ -58,6 +59,7 @@ class Concept:
     format: str = ""
     tokens: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     per_layer: bool = False
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def words(self) -> LearnedWords:

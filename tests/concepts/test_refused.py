@@ -29,11 +29,6 @@ KINDS = [
     (f"{FLAT}.diff", "a full difference of weights", "extract a plain LoRA"),
     (f"{FLAT}.diff_b", "a full difference of weights", "extract a plain LoRA"),
     (f"{FLAT}.w_norm", "a LyCORIS with trained norms", "train it without train_norm"),
-    (
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_custom_diffusion.weight",
-        "a Custom Diffusion, whose weights stand for the base model's own",
-        "use a LoRA of the same character",
-    ),
     ("bundle_emb.zxa.string_to_param.*", "a LoRA with words bundled into it", "take them apart"),
     ("image_proj.proj.weight", "an IP-Adapter", "use a LoRA of the same character"),
     ("lllite_unet_input_blocks_1.weight", "a ControlNet", "use a LoRA of the same character"),

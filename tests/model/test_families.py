@@ -144,6 +144,14 @@ def test_another_decoder_takes_the_place_of_the_models_own(tiny, golden, sd15, s
     assert config["latent_channels"] == model.vae.config["latent_channels"]
 
 
+def test_a_large_picture_may_be_decoded_in_tiles(sd15, sd15_folder):
+    tiled = load(sd15_folder, tiles=True)
+    latent = torch.randn(1, 4, 48, 40, generator=torch.Generator().manual_seed(0))
+    whole, parts = sd15.decode(latent), tiled.decode(latent)
+    assert tiled.vae.use_tiling and not sd15.vae.use_tiling
+    assert parts.size == whole.size == (320, 384) and parts.tobytes() != whole.tobytes()
+
+
 def test_the_bundled_tokenizers_are_clips_own():
     first, second = (tokenizer_of(CONFIGS / "sdxl" / name) for name in ("tokenizer", "tokenizer_2"))
     assert first("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]

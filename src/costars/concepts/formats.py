@@ -15,15 +15,19 @@ from costars.concepts.facts import json_object, read_words
 from costars.concepts.family import UNDETERMINED, family_of
 from costars.concepts.names import PEFT_PREFIX
 from costars.concepts.refused import refuse
+from costars.concepts.replaced import OURS as OUR_WEIGHTS
+from costars.concepts.replaced import is_replaced, read_replaced
 from costars.concepts.scales import part_scales
 from costars.concepts.words import OURS, is_inversion, read_inversion, read_ours
 from costars.errors import ConceptError
 from costars.header import read_header
-from costars.types import Concept
+from costars.types import Concept, LowRank
 
 # Part of a key -> who writes such keys; the first that any key holds is the file's format.
 FORMATS: Mapping[str, str] = {
     OURS: "costars",
+    OUR_WEIGHTS: "costars",
+    "_custom_diffusion": "Custom Diffusion",
     ".hada_w1_a": "LyCORIS LoHa",
     "lora_unet_": "kohya",
     "lora_te": "kohya",
@@ -54,12 +58,15 @@ def concept_of(
     card = json_object(metadata.get("costars", "{}"), f"{path.name}: its metadata 'costars'")
     scales = part_scales(metadata, tensors, path, source)
     ours = {key: tensor for key, tensor in tensors.items() if key.startswith(OURS)}
-    rest = {key: tensor for key, tensor in tensors.items() if key not in ours}
-    inversion = not ours and is_inversion({key: tuple(tensor.shape) for key, tensor in rest.items()})
+    whole = {key: tensor for key, tensor in tensors.items() if is_replaced(key)}
+    rest = {key: tensor for key, tensor in tensors.items() if key not in ours and key not in whole}
+    inversion = not ours and not whole and is_inversion({key: tuple(tensor.shape) for key, tensor in rest.items()})
     per_layer = card.get("per_layer") is True
     words = read_inversion(rest, name, source) if inversion else read_ours(ours, per_layer, source)
-    adapter = {} if inversion or (ours and not rest) else read_adapter(rest, scales, source)
-    family = family_of(card, metadata, adapter, words, source)
+    adapter = {} if inversion or (not rest and (ours or whole)) else read_adapter(rest, scales, source)
+    weights = read_replaced(whole, source)
+    shapes = {**adapter, **{p: LowRank(w, w.T) for p, w in weights.items()}}  # a family is told by widths
+    family = family_of(card, metadata, shapes, words, source)
     trigger = read_words(card, "trigger", path.name) or " ".join(words)
     return Concept(
         name=name,
@@ -73,6 +80,7 @@ def concept_of(
         format="textual inversion" if inversion else format_of(tensors),
         tokens={word: words[word] for word in sorted(words, key=trigger.find)},
         per_layer=per_layer,
+        weights=weights,
     )
 
 

@@ -39,8 +39,11 @@ class Imported:
     hints: tuple[str, ...]
 
 
-def import_concept(path: Path, library: Path, naming: Naming, replaced: bool = False) -> Imported:
-    """Check a file of any known kind and write it into the library with a card.
+def import_concept(
+    path: Path, library: Path, naming: Naming, replaced: bool = False, words: Path | None = None
+) -> Imported:
+    """Check a file of any known kind and write it into the library with a card; words are a textual inversion
+    that belongs to it, as Custom Diffusion leaves one.
 
     An ED-LoRA's pickle is opened here and nowhere else. The trigger, where nobody says it, is the only one
     that the maker gives. Raises ConceptError, and leaves the library as it was, for a file that cannot be
@@ -51,8 +54,10 @@ def import_concept(path: Path, library: Path, naming: Naming, replaced: bool = F
     if target.exists() and not replaced:
         raise ConceptError(f"{name!r} is in your library already; give another --name, or --replace it")
     concept, card, hints = _read(path)
-    words = {"class_name": naming.class_name, "trigger": naming.trigger, "licence": naming.licence}
-    card |= {key: value for key, value in words.items() if value is not None}
+    if words is not None:
+        concept = _with_words(concept, load_concept(words, words.stem, words.name))
+    said = {"class_name": naming.class_name, "trigger": naming.trigger, "licence": naming.licence}
+    card |= {key: value for key, value in said.items() if value is not None}
     concept = _with_trigger(concept, naming.trigger)
     card |= {
         "name": name,
@@ -89,6 +94,15 @@ def _read(path: Path) -> tuple[Concept, dict[str, Any], tuple[str, ...]]:
     if len(stated) == 1 and not concept.trigger:
         card["trigger"] = stated[0]
     return concept, card, (*stated, *(tag for tag in frequent_tags(metadata) if tag not in stated))
+
+
+def _with_words(concept: Concept, inversion: Concept) -> Concept:
+    if concept.tokens or not inversion.tokens or inversion.adapter or inversion.weights:
+        raise ConceptError(
+            f"--words {inversion.source}: want a textual inversion, for a concept that has no words of its own"
+        )
+    trigger = concept.trigger or inversion.trigger
+    return replace(concept, tokens=inversion.tokens, trigger=trigger)
 
 
 def _with_trigger(concept: Concept, trigger: str | None) -> Concept:

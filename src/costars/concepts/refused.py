@@ -27,7 +27,6 @@ REFUSED: tuple[tuple[str, str, str], ...] = (
     (r"\.[ab][12m]\.weight$", "a GLoRA", _EXTRACT),
     (r"\.diff(_b)?$", "a full difference of weights, not a low rank one", _EXTRACT),
     (r"\.[wb]_norm$", "a LyCORIS with trained norms", "train it without train_norm"),
-    (r"_custom_diffusion\.", "a Custom Diffusion, whose weights stand for the base model's own", _LORA),
     (r"^bundle_emb\.", "a LoRA with words bundled into it", "take them apart and use the LoRA"),
     (r"^(image_proj|ip_adapter)\.", "an IP-Adapter", _LORA),
     (r"^(control_model|controlnet_|lllite_)", "a ControlNet", _LORA),

@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from costars.concepts.words import written
+from costars.concepts import replaced, words
 from costars.types import Concept, LowRank
 
 
 def write_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> None:
     """Write a concept so that reading it gives the same numbers; the file appears whole or not at all."""
-    tensors = {key: _smallest(tensor) for key, tensor in written(concept.tokens).items()}
+    whole = words.written(concept.tokens) | replaced.written(concept.weights)
+    tensors = {key: _smallest(tensor) for key, tensor in whole.items()}
     for path, entry in concept.adapter.items():
         tensors |= {f"{path}.{name}": tensor for name, tensor in _factors(entry).items()}
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
@@ -147,6 +148,29 @@ def matched(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[Adapter
             if path.startswith(f"{part}.") and isinstance(known.get(own_path), nn.Linear | nn.Conv2d):
                 taken[path] = entry
     return taken, [path for path in adapter if path not in taken]
+
+
+def changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], source: str) -> Adapter:
+    """What whole weights {path: (out, in)} change of the layers they stand for, as exact low ranks.
+
+    Raises ConceptError where a layer is not there, or of another size.
+    """
+    adapter: dict[str, LowRank] = {}
+    for path, weight in weights.items():
+        part, _, own_path = path.partition(".")
+        layer = dict(modules[part].named_modules()).get(own_path) if part in modules else None
+        size = tuple(layer.weight.shape) if isinstance(layer, nn.Linear) else None
+        if layer is None or size != tuple(weight.shape):
+            raise ConceptError(
+                f"concept {source!r}: brings {path!r} of {tuple(weight.shape)}, the model's is {size or 'not there'}; "
+                "it was made for another base model"
+            )
+        with align_module_device(layer):
+            change = weight - layer.weight.detach().to("cpu", torch.float32)
+        rows, columns = change.shape
+        wide = columns > rows
+        adapter[path] = LowRank(change, torch.eye(rows)) if wide else LowRank(torch.eye(columns), change)
+    return adapter
 
 
 def _own_path(module: nn.Module, path: str) -> str:

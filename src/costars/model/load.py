@@ -69,6 +69,8 @@ def load_model(
         raise ModelError(f"model {source.name!r}: cannot be loaded ({line}); fetch it again") from error
     if dtype == torch.float16 and vae.config["force_upcast"]:
         vae = vae.to(torch.float32)  # SDXL's own decoder overflows in float16; its config says so
+    if source.tiles:
+        vae.enable_tiling()
     cell_px = 2 ** (len(vae.config["block_out_channels"]) - 1)
     side = int(unet.config["sample_size"]) * cell_px
     facts = Facts(

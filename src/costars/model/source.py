@@ -24,7 +24,8 @@ class Source:
     """A checkpoint to open: what the scene calls it and where it lies, and what is read from elsewhere.
 
     vae replaces the checkpoint's own decoder; config is a diffusers folder (its .json files are enough)
-    that says how a single file is built; prediction is what the UNet predicts, where the files do not say.
+    that says how a single file is built; prediction is what the UNet predicts, where the files do not say;
+    with tiles the decoder works in tiles.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Source:
     vae: Path | None = None
     config: Path | None = None
     prediction: str | None = None
+    tiles: bool = False
 
 
 def located(

@@ -72,12 +72,13 @@ def import_file(
     class_name: Annotated[str | None, typer.Option("--class", help="what it is, e.g. woman")] = None,
     trigger: Annotated[str | None, typer.Option(help="the word it was taught by")] = None,
     licence: Annotated[str | None, typer.Option(help="what its maker allows")] = None,
+    words: Annotated[Path | None, typer.Option(help="a textual inversion that belongs to it")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="put it in the place of one of its name")] = False,
 ) -> None:
     """Check a file of any known kind and put it into your library."""
     from costars.concepts.library import Naming, import_concept
 
-    made = import_concept(file, _store().library, Naming(name, class_name, trigger, licence), replace)
+    made = import_concept(file, _store().library, Naming(name, class_name, trigger, licence), replace, words)
     concept = made.concept
     layers = f"{len(concept.adapter)} layers" if concept.adapter else f"{len(concept.tokens)} words"
     said = f"{concept.family}, {layers}, {concept.class_name or 'no class'}, {concept.trigger or 'no trigger'}"
