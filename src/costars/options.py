@@ -78,6 +78,12 @@ class TwoStage(Value):
     self_attention_cell_px: int = Field(
         32, ge=1, description="coarsest cell, in px, from which self-attention is kept (official code: 32 x 32 at 1024)"
     )
+    attention_cache: Literal["replay", "device", "host"] = Field(
+        "replay",
+        description="where the layout's cross-attention comes from once its self-attention is no longer borrowed: "
+        "computed again beside the others, or kept from stage 1 on the device or in the host's memory "
+        "(240 MB a step for SDXL at 1024 px); the picture is the same",
+    )
     own_words_share: Unit | None = Field(
         None,
         description="share of the steps, counted from the first, in which a member's own words reach only its mask, "

@@ -120,7 +120,8 @@ class Layout:
     """Stage 1: the scene with strangers, the latents of every step and where each word looked.
 
     latents are (s + 1, c, h, w), the noise first; maps {word: (h, w) mean cross-attention};
-    prompt is the one it was drawn from.
+    prompt is the one it was drawn from; attention {(step, layer): (heads, tokens, d)} what its
+    cross-attention gave, where that is kept.
     """
 
     image: Image.Image
@@ -128,6 +129,7 @@ class Layout:
     maps: Mapping[str, NDArray[np.float32]]
     prompt: str
     rows: int
+    attention: Mapping[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -228,12 +230,13 @@ class Attend(Protocol):
 
 @dataclass(frozen=True)
 class Where:
-    """Which attention is asked: layer, cross or self, share of the steps done, rows of the batch."""
+    """Which attention is asked: layer, cross or self, share of the steps done, rows of the batch, which step."""
 
     layer: str
     cross: bool
     progress: float
     rows: slice
+    step: int = 0
 
 
 class AttentionRule(Protocol):

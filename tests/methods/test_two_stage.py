@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from costars.errors import RegionError, SceneError
-from costars.methods import multi_lora, two_stage
+from costars.methods import attending, multi_lora, two_stage
 from costars.methods.prompts import class_names, own_tokens
 from costars.methods.two_stage import draw_layout, first_step
 from costars.model.schedulers import scheduler_of
@@ -108,6 +108,46 @@ def test_replaying_the_layout_without_blending_is_the_layout(
     assert torch.allclose(latent, plan.layout.latents[-1:], atol=1e-8 if scheduler == "ddim" else 1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("cache", ["device", "host"])
+@pytest.mark.parametrize(
+    "options", [{}, {"own_words_share": 1.0, "layout_strength": 0.8}, {"self_attention_share": 0.0}]
+)
+def test_attention_that_was_kept_gives_the_picture_that_the_replay_gives(
+    tiny_double, concepts, make_scene, make_region, finish, cache, options
+):
+    latents, rows = [], []
+    for where in ("replay", cache):
+        scene = make_scene(method=method(**options, attention_cache=where), start=0.2)
+        layout, _ = finish(draw_layout(tiny_double, Job(scene, concepts), tiny_double.scheduler))
+        regions = {"a": make_region("man", LEFT), "b": make_region("woman", RIGHT, depth=1)}
+        latent, step = finish(personalise(tiny_double, Plan(scene, layout, regions), concepts, tiny_double.scheduler))
+        latents.append(latent)
+        rows.append(step.rows)
+    assert torch.allclose(*latents, atol=1e-9)
+    turn = max(2, round(10 * options.get("self_attention_share", 0.4) * options.get("layout_strength", 1.0) + 0.49))
+    assert rows == [8 * 7, (turn - 2) * 7 + (10 - turn) * 6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": {"name": "two_stage", "attention_cache": "host", "blend": False}}, "without blending"),
+        (
+            {"start": 0.1, "method": {"name": "two_stage", "attention_cache": "host", "self_attention_share": 0.0}},
+            "same",
+        ),
+    ],
+)
+def test_attention_that_was_not_kept_is_said(tiny, concepts, make_scene, finish, changes, said):
+    drawn = make_scene(start=0.5, method=method(attention_cache="host"))
+    layout, _ = finish(draw_layout(tiny, Job(drawn, concepts), tiny.scheduler))
+    scene = make_scene(**changes)
+    with pytest.raises(SceneError, match=said):
+        if "blend" in scene.method.model_fields_set:
+            finish(draw_layout(tiny, Job(scene, concepts), tiny.scheduler))
+        finish(personalise(tiny, Plan(scene, layout, {}), concepts, tiny.scheduler))
+
+
 @pytest.mark.parametrize("guidance_scale", [0.0, 1.0])
 def test_without_guidance_the_rows_are_halved(tiny, planned, concepts, finish, guidance_scale):
     plan, chosen = planned(tiny, scheduler="lcm", steps=8, start=0.25, guidance_scale=guidance_scale)
@@ -203,7 +243,7 @@ def test_each_members_words_go_with_its_own_mask_whoever_is_in_front(tiny, plann
         told.append((words, parts, share))
         return OwnWords(words, parts, share)
 
-    monkeypatch.setattr(two_stage, "OwnWords", noted)
+    monkeypatch.setattr(attending, "OwnWords", noted)
     plan, scheduler = planned(tiny, boxes=APART, method=method(own_words_share=0.75))
     classes, tokenizer = class_names(plan.scene, concepts), tiny.encoders[0].tokenizer
     own = [own_tokens(tokenizer, plan.scene, n, classes, concepts[n]) for n in ("a", "b")]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import replace
-from functools import reduce
 
 import torch
 from torch import Tensor
 
 from costars.errors import RegionError, SceneError
+from costars.methods.attending import keeping, members_words, rule_of, stretches
 from costars.methods.paths import stage1_path, stage2_paths, style_adapter
-from costars.methods.prompts import class_names, own_tokens
 from costars.methods.sampling import sampler_of, size_px
 from costars.model.adapters import one_adapter_per_row
 from costars.model.model import Model
@@ -20,27 +19,33 @@ from costars.options import TwoStage
 from costars.sample.batch import positions_in
 from costars.sample.blend import blended, cell_masks, with_rest
 from costars.sample.denoise import Sampler, denoise
-from costars.sample.rules import BorrowLayout, OwnWords, RecordWords, both
+from costars.sample.rules import RecordWords, both
 from costars.scene import Scene
-from costars.types import AttentionRule, Concept, Job, Layout, Path, Plan, Region, Step
+from costars.types import AttentionRule, Job, Layout, Path, Plan, Region, Step
 
 
 def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, None, Layout]:
     """Stage 1: the scene with class words only; keeps every step's latent and the words' attention."""
     scene = job.scene
     _check_rows(model, scene)
-    _members_words(model, scene, job.concepts)  # a prompt without them is found out before anything is drawn
+    method = scene.method
+    assert isinstance(method, TwoStage)
+    members_words(model, scene, job.concepts)  # a prompt without them is found out before anything is drawn
     with model.reading():
         path = stage1_path(model, job)
     steps = sampler_of(model, scene, scheduler)
     latents, rows = [steps.noise(model)], 0
     words = RecordWords(row=0, columns=_columns(path), size=model.latent_size(steps.size_px))
-    for step in _stage1(model, job, path, steps, latents[0], words):
+    of = len(steps.timesteps)
+    keep = keeping(method, model, first_step(scene, of), of)
+    rule = words if keep is None else both(keep, words)
+    for step in _stage1(model, job, path, steps, latents[0], rule):
         latents.append(step.latent)
         rows = step.rows
         yield step
     image = model.decode(latents[-1])
-    return Layout(image, torch.cat(latents), words.means(), path.text.prompt, rows)
+    kept = {} if keep is None else keep.kept
+    return Layout(image, torch.cat(latents), words.means(), path.text.prompt, rows, kept)
 
 
 def _stage1(
@@ -85,26 +90,29 @@ def personalise(model: Model, plan: Plan, job: Job, scheduler: object) -> Genera
     shares = with_rest(_shares(plan, method, model.latent_size(size))).to(model.device)
     with model.reading():
         paths, adapters = stage2_paths(model, job, plan.layout.prompt, plan.regions, latents)
-    tokens = _members_words(model, scene, job.concepts)
-    own = {i: positions_in(paths, p.text, tokens[p.name]) for i, p in enumerate(paths) if p.name in tokens}
-    start = first_step(scene, len(latents) - 1)
+    words, kept = members_words(model, scene, job.concepts), plan.layout.attention
+    of = len(latents) - 1
+    start = first_step(scene, of)
     latent = latents[start : start + 1]
+    runs = stretches(method, paths, start, of, kept)
     steps, used = _sampler(model, job, scheduler, latents, start)
     with model.drawing(), one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
-        mixed = denoise(
-            model,
-            latent,
-            paths,
-            steps,
-            combine=lambda noise: blended(noise, shares),
-            rule=_rule(method, size, own, shares[1:]),
-            adapters=row_adapters,
-            controls=job.controls,
-            stage="personalise",
-        )
-        for step in mixed:
-            latent = step.latent
-            yield replace(step, rows=used + step.rows)
+        for some, first, stop in runs:
+            mixed = denoise(
+                model,
+                latent,
+                some,
+                replace(steps, start=first, stop=stop),
+                combine=lambda noise: blended(noise, shares),
+                rule=rule_of(method, size, some, words, shares[1:], kept),
+                adapters=row_adapters,
+                controls=job.controls,
+                stage="personalise",
+            )
+            before = used
+            for step in mixed:
+                latent, used = step.latent, before + step.rows
+                yield replace(step, rows=used)
     return latent
 
 
@@ -123,42 +131,6 @@ def _sampler(model: Model, job: Job, scheduler: object, latents: Tensor, start: 
     again = _stage1(model, job, path, replace(steps, stop=start), latents[first : first + 1])
     rows = max(step.rows for step in again)
     return replace(steps, start=start), rows
-
-
-def _members_words(model: Model, scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, list[int]]:
-    """Where each member's own words stand in its prompt; nothing where they may reach everywhere."""
-    method = scene.method
-    assert isinstance(method, TwoStage) and method.own_words_share is not None, "a scene is settled before it is drawn"
-    if not method.own_words_share or not method.blend:
-        return {}
-    classes, tokenizer = class_names(scene, concepts), model.encoders[0].tokenizer
-    return {name: own_tokens(tokenizer, scene, name, classes, concepts[name]) for name in classes}
-
-
-def _rule(
-    method: TwoStage, size_px: tuple[int, int], own: Mapping[int, Sequence[int]], shares: Tensor
-) -> AttentionRule | None:
-    """The global row borrows from the layout's, and each member's own words (rows in own) keep to its share."""
-    rules: list[AttentionRule] = []
-    if method.layout_strength > 0:
-        rules.append(_borrowing(method, size_px))
-    if own:
-        assert method.own_words_share is not None
-        rules.append(OwnWords(own, dict(zip(own, shares, strict=True)), method.own_words_share))
-    return reduce(both, rules) if rules else None
-
-
-def _borrowing(method: TwoStage, size_px: tuple[int, int]) -> BorrowLayout:
-    """The global row (1) borrows from the layout's (0), as far as the method's strength says."""
-    width, height = size_px
-    cell = method.self_attention_cell_px
-    return BorrowLayout(
-        source=0,
-        target=1,
-        cross_share=method.layout_strength,
-        self_share=method.self_attention_share * method.layout_strength,
-        self_tokens=-(-width // cell) * -(-height // cell),
-    )
 
 
 def first_step(scene: Scene, steps: int) -> int:

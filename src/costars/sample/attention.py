@@ -31,6 +31,7 @@ class Moment:
     """
 
     progress = 0.0
+    step = 0
     rows = slice(0, 0)
     layers = 1
 
@@ -55,7 +56,8 @@ class _Processor:
             x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
         )
-        where = Where(self.layer, cross, self.moment.progress, self.moment.rows)
+        moment = self.moment
+        where = Where(self.layer, cross, moment.progress, moment.rows, moment.step)
         out = self.rule(attend, query, key, value, where).transpose(1, 2).flatten(2)
         projected: Tensor = attn.to_out[1](attn.to_out[0](out))
         return projected / attn.rescale_output_factor

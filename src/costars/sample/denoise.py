@@ -98,7 +98,7 @@ def denoise(
     moment, of, used = Moment(), len(steps.timesteps), 0
     moment.layers = batch.layers
     for i in range(steps.start, steps.stop):
-        moment.progress = i / of
+        moment.progress, moment.step = i / of, i
         with torch.no_grad(), nullcontext() if asked is None else attention_rule(layers, asked, moment):
             t = steps.timesteps[i]
             sample = steps.scheduler.scale_model_input(batch.samples(latent, i), t)

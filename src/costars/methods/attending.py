@@ -1,0 +1,98 @@
+"""What the attention of each row may see in OMG's second stage, and what of the first is kept for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from costars.errors import SceneError
+from costars.methods.prompts import class_names, own_tokens
+from costars.model.model import Model
+from costars.options import TwoStage
+from costars.sample.batch import positions_in
+from costars.sample.kept import GivenCross, KeepCross, Kept
+from costars.sample.rules import BorrowLayout, OwnWords, both
+from costars.scene import Scene
+from costars.types import AttentionRule, Concept, Path
+
+
+def members_words(model: Model, scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, list[int]]:
+    """Where each member's own words stand in its prompt; nothing where they may reach everywhere."""
+    method = scene.method
+    assert isinstance(method, TwoStage) and method.own_words_share is not None, "a scene is settled before it is drawn"
+    if not method.own_words_share or not method.blend:
+        return {}
+    classes, tokenizer = class_names(scene, concepts), model.encoders[0].tokenizer
+    return {name: own_tokens(tokenizer, scene, name, classes, concepts[name]) for name in classes}
+
+
+def keeping(method: TwoStage, model: Model, start: int, of: int) -> KeepCross | None:
+    """What keeps the layout's cross-attention in stage 1 for a stage 2 from step start on; None if it is replayed."""
+    if method.attention_cache == "replay" or not method.layout_strength:
+        return None
+    if not method.blend:
+        raise SceneError("method.attention_cache: without blending the attention is another prompt's; use replay")
+    device = model.device if method.attention_cache == "device" else torch.device("cpu")
+    return KeepCross(0, max(start, replayed(method, of)), math.ceil(method.layout_strength * of), device)
+
+
+def replayed(method: TwoStage, of: int) -> int:
+    """The first of so many steps in which the layout need not be replayed, if its cross-attention was kept."""
+    return math.ceil(method.self_attention_share * method.layout_strength * of)
+
+
+def stretches(
+    method: TwoStage, paths: Sequence[Path], start: int, of: int, kept: Kept
+) -> list[tuple[Sequence[Path], int, int]]:
+    """(paths, first step, stop) one after the other: with the layout's replay, and without once it was kept.
+
+    Raises SceneError where it should have been kept and was not.
+    """
+    if method.attention_cache == "replay" or not method.layout_strength:
+        return [(paths, start, of)]
+    turn = min(of, max(start, replayed(method, of)))
+    wanted = set(range(turn, min(of, math.ceil(method.layout_strength * of))))
+    if not wanted <= {step for step, _ in kept}:
+        raise SceneError(
+            f"method.attention_cache: {method.attention_cache!r} needs the layout drawn in the same run and from "
+            "the same start; use replay for a plan from a folder"
+        )
+    return [(paths, start, turn), (paths[1:], turn, of)]
+
+
+def rule_of(
+    method: TwoStage,
+    size_px: tuple[int, int],
+    paths: Sequence[Path],
+    words: Mapping[str, Sequence[int]],
+    shares: Tensor,
+    kept: Kept,
+) -> AttentionRule | None:
+    """The global row attends as the layout's does, and each member's own words keep to its share (k, h, w)."""
+    rules: list[AttentionRule] = []
+    if paths[0].replay is not None:
+        rules.append(_borrowing(method, size_px))
+    elif kept and method.layout_strength:
+        rules.append(GivenCross(0, kept, method.layout_strength))
+    own = {i: positions_in(paths, p.text, words[p.name]) for i, p in enumerate(paths) if p.name in words}
+    if own:
+        assert method.own_words_share is not None
+        rules.append(OwnWords(own, dict(zip(own, shares, strict=True)), method.own_words_share))
+    return reduce(both, rules) if rules else None
+
+
+def _borrowing(method: TwoStage, size_px: tuple[int, int]) -> BorrowLayout:
+    """The global row (1) borrows from the layout's (0), as far as the method's strength says."""
+    width, height = size_px
+    cell = method.self_attention_cell_px
+    return BorrowLayout(
+        source=0,
+        target=1,
+        cross_share=method.layout_strength,
+        self_share=method.self_attention_share * method.layout_strength,
+        self_tokens=-(-width // cell) * -(-height // cell),
+    )
