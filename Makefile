@@ -9,7 +9,7 @@ demo: $(STAMP)
 	@echo "The picture is out/demo/picture.png"
 
 test: $(STAMP)
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 check: $(STAMP)
 	.venv/bin/ruff format --check .

@@ -57,6 +57,32 @@ def test_a_scene_in_a_file_can_be_read_again(make_scene, method):
     assert parse_scene(json.loads(json.dumps(dump(scene)))) == scene
 
 
+def test_no_absolute_path_is_written_whatever_names_a_file(make_scene):
+    home = "/home/me"
+    scene = make_scene(
+        checkpoint={"vae": f"{home}/vae", "config": f"{home}/config"},
+        style={"concept": f"{home}/ink.safetensors"},
+        controls=[{"model": f"{home}/pose", "image": f"{home}/pose.png"}],
+        segmenter={"name": "grounded_sam", "detector": f"{home}/dino", "sam": "facebook/sam-vit-huge"},
+    )
+    written = dump(scene)
+    assert home not in json.dumps(written)
+    assert written["segmenter"]["sam"] == "facebook/sam-vit-huge" and written["controls"][0]["image"] == "pose.png"
+
+
+def test_a_plan_finds_what_lay_beside_its_scene(plan, tmp_path):
+    (tmp_path / "left").mkdir()
+    (tmp_path / "pose.png").touch()
+    controls = [{"model": "left", "image": "pose.png"}]
+    cast = {"a": {"concept": "char_a", "where": "left"}, "b": {"concept": "char_b"}}
+    scene = plan.scene.model_copy(update=dict(parse_scene({**dump(plan.scene), "controls": controls, "cast": cast})))
+    write_plan(replace(plan, scene=scene), tmp_path / "plan", tmp_path)
+    told = json.loads((tmp_path / "plan" / "plan.json").read_text())["scene"]
+    assert told["controls"][0]["model"] == str(tmp_path / "left")
+    assert told["controls"][0]["image"] == str(tmp_path / "pose.png")
+    assert told["cast"]["a"]["where"] == "left"
+
+
 def test_no_absolute_path_is_written(make_scene):
     cast = {"a": {"concept": "/home/me/char_a.safetensors", "where": "/home/me/mask.png"}, "b": {"concept": "b"}}
     written = dump(make_scene(cast=cast, model="/home/me/models/tiny"))

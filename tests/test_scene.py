@@ -64,7 +64,7 @@ def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
         (cast(wheree="left"), "cast.ana.wheree: unknown key; did you mean 'where'? known: class_name, concept"),
         (
             {"method": {"name": "two_stage", "blnd": False}},
-            "unknown key; did you mean 'blend'? known: blend, feather_cells",
+            "unknown key; did you mean 'blend'? known: attention_cache, blend",
         ),
         ({"method": "nope"}, "no method 'nope'; known: multi_lora, two_stage"),
         ({"method": {"blend": False}}, "no method None; known: multi_lora, two_stage"),

@@ -22,6 +22,7 @@ from torch import from_numpy
 
 from costars.errors import RegionError, SceneError
 from costars.scene import Scene, parse_scene
+from costars.scene_files import FILES_ALONE, with_files
 from costars.segment.assign import depth_order
 from costars.sheets import sheet
 from costars.types import Layout, Picture, Plan, Region
@@ -108,15 +109,13 @@ def write_plan(plan: Plan, out: Path, base: Path | None = None) -> None:
 
 def _anchored(scene: Scene, base: Path) -> dict[str, Any]:
     """The scene as plain data, its relative files made absolute."""
-    data = scene.model_dump(mode="json", exclude_none=True)
-    for member in data["cast"].values():
-        for key in ("concept", "where"):
-            value = member.get(key)
-            if isinstance(value, str) and (base / value).is_file():
-                member[key] = str((base / value).resolve())
-    if scene.model != "builtin" and (base / scene.model).is_dir():
-        data["model"] = str((base / scene.model).resolve())
-    return data
+
+    def found(key: str, name: str) -> str:
+        path = base / Path(name).expanduser()
+        there = path.is_file() or (key not in FILES_ALONE and name != "builtin" and path.is_dir())
+        return str(path.resolve()) if there else name
+
+    return with_files(scene, found)
 
 
 def _write_masks(regions: Mapping[str, Region], folder: Path) -> None:
@@ -228,13 +227,7 @@ def parameters(picture: Picture) -> str:
 
 def dump(scene: Scene) -> dict[str, Any]:
     """The scene as plain data, absolute paths cut to their file names."""
-    data = scene.model_dump(mode="json", exclude_none=True)
-    data["model"] = _without_folders(scene.model)
-    for member in data["cast"].values():
-        for key in ("concept", "where"):
-            if isinstance(member.get(key), str):
-                member[key] = _without_folders(member[key])
-    return data
+    return with_files(scene, lambda _, name: _without_folders(name))
 
 
 def _without_folders(value: str) -> str:

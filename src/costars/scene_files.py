@@ -13,6 +13,44 @@ import yaml
 from costars.errors import SceneError, nearest
 from costars.scene import Scene, parse_scene
 
+# Where a scene names files and folders: keys, * for each of several.
+FILE_PLACES = (
+    ("model",),
+    ("checkpoint", "vae"),
+    ("checkpoint", "config"),
+    ("cast", "*", "concept"),
+    ("cast", "*", "where"),
+    ("style", "concept"),
+    ("controls", "*", "model"),
+    ("controls", "*", "image"),
+    ("segmenter", "detector"),
+    ("segmenter", "sam"),
+    ("segmenter", "model"),
+)
+
+
+FILES_ALONE = ("concept", "where", "image")  # a folder of that name is not meant
+
+
+def with_files(scene: Scene, change: Callable[[str, str], str]) -> dict[str, Any]:
+    """The scene as plain data, every (key, name) of a file or folder in it changed."""
+    data = scene.model_dump(mode="json", exclude_none=True)
+    for place in FILE_PLACES:
+        _change(data, place, change)
+    return data
+
+
+def _change(here: Any, place: tuple[str, ...], change: Callable[[str, str], str]) -> None:
+    key, *rest = place
+    if key == "*":
+        for inner in here.values() if isinstance(here, dict) else here:
+            _change(inner, tuple(rest), change)
+    elif isinstance(here, dict) and here.get(key) is not None:
+        if rest:
+            _change(here[key], tuple(rest), change)
+        elif isinstance(here[key], str):
+            here[key] = change(key, here[key])
+
 
 def load_scene(path: Path) -> Scene:
     """A scene from a .yaml, .toml or .json file, or from a picture that costars wrote."""
