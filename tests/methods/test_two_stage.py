@@ -321,3 +321,10 @@ def test_a_member_may_have_any_name(tiny, planned, concepts, finish, name):
     plan = replace(plain, scene=scene, regions={name: plain.regions["a"], "b": plain.regions["b"]})
     latent, _ = finish(personalise(tiny, plan, own, scheduler))
     assert torch.allclose(latent, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"), [((128, 128), None), ((512, 512), 256), ((1024, 1024), 1024), ((1024, 520), 32 * 17)]
+)
+def test_words_are_looked_for_in_cells_of_32_px(size, tokens):
+    assert two_stage.word_tokens(size) == tokens

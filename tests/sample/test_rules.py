@@ -164,3 +164,10 @@ def test_queries_that_fit_no_grid_of_the_picture_are_refused():
     rule = RecordWords(row=0, columns={"word": [0]}, size=(4, 4))
     with pytest.raises(ValueError, match="5 queries do not fit a picture of 4 x 4 cells"):
         rule(attend, heads(1, 5, 0), heads(1, 5, 1), heads(1, 5, 2), Where("layer", True, 0.0, slice(0, 1)))
+
+
+def test_only_the_layers_of_one_resolution_count_where_that_is_asked():
+    rule = RecordWords(row=0, columns={"man": [1]}, size=(8, 8), tokens=16)
+    for layer, tokens in (("down_blocks.1", 16), ("down_blocks.0", 64), ("mid_block.0", 16), ("up_blocks.0", 16)):
+        rule(attend, heads(1, tokens, 0), heads(1, 5, 1), heads(1, 5, 2), Where(layer, True, 0.0, slice(0, 1)))
+    assert rule.count == 2

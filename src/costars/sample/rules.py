@@ -114,11 +114,13 @@ class RecordWords:
 
     columns {word: token positions}; maps are brought to size (h, w) and averaged over heads, layers
     and steps, as attention-based localisation does (Hertz et al. 2022, arXiv 2208.01626, section 3).
+    With tokens, only layers of so many queries count, those of the way down and up.
     """
 
     row: int
     columns: Mapping[str, list[int]]
     size: tuple[int, int]
+    tokens: int | None = None
     total: Tensor | None = None
     count: int = 0
     words: list[str] = field(init=False)
@@ -127,7 +129,8 @@ class RecordWords:
         self.words = list(self.columns)
 
     def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
-        if where.cross and self.words and where.rows.start <= self.row < where.rows.stop:
+        counts = self.tokens is None or (query.shape[2] == self.tokens and not where.layer.startswith("mid_block"))
+        if where.cross and self.words and counts and where.rows.start <= self.row < where.rows.stop:
             self._record(query[self.row - where.rows.start], key[self.row - where.rows.start])
         return attend(query, key, value)
 
