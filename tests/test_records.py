@@ -10,7 +10,17 @@ import torch
 from PIL import Image
 
 from costars.errors import RegionError, SceneError
-from costars.records import dump, png, read_plan, whole_folder, with_scene, write_failure, write_picture, write_plan
+from costars.records import (
+    check_folder,
+    dump,
+    png,
+    read_plan,
+    whole_folder,
+    with_scene,
+    write_failure,
+    write_picture,
+    write_plan,
+)
 from costars.scene import parse_scene
 from costars.sheets import masks_in_colour, sheet
 from costars.types import Layout, Picture, Plan
@@ -273,3 +283,39 @@ def test_a_folder_of_a_picture_is_no_plan_and_told_so(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"")
     with pytest.raises(SceneError, match=r"holds no plan.json; to draw its picture again, render .*picture.png"):
         read_plan(tmp_path)
+
+
+def test_a_picture_and_a_plan_never_take_each_others_place(plan, picture, tmp_path):
+    write_plan(plan, tmp_path / "plan")
+    write_picture(picture, tmp_path / "picture")
+    check_folder(tmp_path / "plan", "plan")
+    check_folder(tmp_path / "picture", "picture")
+    with pytest.raises(SceneError, match="holds a plan of an earlier run, which would be lost"):
+        check_folder(tmp_path / "plan", "picture")
+    with pytest.raises(SceneError, match="holds a picture of an earlier run, which would be lost"):
+        check_folder(tmp_path / "picture", "plan")
+
+
+def test_somebody_elses_file_is_found_before_anything_is_drawn(tmp_path):
+    (tmp_path / "picture.png").touch()
+    with pytest.raises(SceneError, match=r"holds picture\.png, which costars did not write"):
+        check_folder(tmp_path, "picture")
+
+
+def test_a_failure_leaves_the_picture_that_was_there(plan, picture, tmp_path):
+    write_picture(picture, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    place = write_failure(RegionError("who", plan.layout, tuple(plan.regions.values())), tmp_path)
+    assert place == tmp_path / "missing" and (place / "missing.json").is_file()
+    assert all(p.read_bytes() == content for p, content in before.items())
+
+
+def test_the_front_one_of_overlapping_masks_is_on_top(plan):
+    image = plan.layout.image
+    a, b = plan.regions.values()
+    both = replace(b, mask=np.ones_like(b.mask), depth=1), replace(a, mask=np.ones_like(a.mask), depth=0)
+    shown = np.asarray(masks_in_colour(image, dict(zip("ba", both, strict=True))))
+    alone = np.asarray(masks_in_colour(image, {"b": both[0], "a": both[1]}))
+    assert np.array_equal(shown, alone)
+    other = np.asarray(masks_in_colour(image, {"b": replace(both[0], depth=0), "a": replace(both[1], depth=1)}))
+    assert not np.array_equal(shown, other)

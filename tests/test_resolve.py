@@ -40,3 +40,15 @@ def test_a_layer_of_another_size_is_refused(tiny, concepts):
     wide = LowRank(torch.zeros(len(entry.down), 999), entry.up)
     with pytest.raises(ConceptError, match="it was made for another base model"):
         fitted({"a": replace(concepts["a"], adapter={**concepts["a"].adapter, key: wide})}, tiny)
+
+
+def test_a_trigger_in_the_scene_takes_the_place_of_the_files(library, golden):
+    from costars.methods.prompts import class_names, member_prompt
+    from costars.scene import parse_scene
+    from costars.studio import open_studio
+
+    cast = {"a": {"concept": "char_a", "trigger": "ohwx"}, "b": "char_b"}
+    scene = parse_scene({"prompt": "{a} and {b}", "cast": cast, "model": str(golden / "tiny-sdxl")})
+    job = open_studio("cpu", library=library).resolve(scene)
+    prompts = [member_prompt(scene, n, class_names(scene, job.concepts), job.concepts[n]) for n in "ab"]
+    assert prompts == ["an ohwx man and a woman", "a man and a b woman"]

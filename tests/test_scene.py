@@ -87,7 +87,7 @@ def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
         ({"seed": -1}, "seed: Input should be greater than or equal to 0 (got -1)"),
         (cast(where=[0.5, 0.1, 0.2, 0.9]), "the box [0.5, 0.1, 0.2, 0.9] is empty: want left < right and top < bottom"),
         (cast(weight=-1), "cast.ana.weight: Input should be greater than or equal to 0 (got -1)"),
-        ({"cast": {"ana": {}, "bo": {"concept": "bo"}}}, "cast.ana.concept: Field required"),
+        ({"cast": {"ana": {}, "bo": {"concept": "bo"}}}, "cast.ana.concept: is missing"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_with_what_is_allowed(changes, said):
@@ -175,7 +175,7 @@ def test_settings_change_what_they_name_and_nothing_else():
         ("cast.anna.weight=1", "the scene has no 'anna'; did you mean 'ana'? known: ana, bo"),
         ("stepz=3", "stepz: unknown key; did you mean 'steps' or 'style'?"),
         ("cast.ana.wieght=1", "cast.ana.wieght: unknown key; did you mean 'weight'?"),
-        ("seed=[", "'[' is not a YAML value; quote it"),
+        ("seed=[", "seed: Input should be a valid integer"),
         ("steps=0", "steps: Input should be greater than or equal to 1"),
         ("seed.x=1", "'seed' has no parts; set it as a whole, seed=..."),
         ("nobody.x=1", "the scene has no 'nobody'"),
@@ -267,3 +267,37 @@ def test_a_phrase_that_nobody_reads_is_refused():
     with pytest.raises(SceneError, match=r"cast\.ana\.segment_phrase is read by no other segmenter than"):
         parse_scene(DATA | {"cast": cast})
     assert parse_scene(DATA | {"cast": cast, "segmenter": "owl_sam"}).cast["ana"].segment_phrase == "red hair"
+
+
+def test_a_concept_alone_may_stand_for_a_member():
+    short = parse_scene({"prompt": "{ana} and {bo}", "cast": {"ana": "builtin/ana", "bo": {"concept": "bo"}}})
+    assert short.cast["ana"].concept == "builtin/ana"
+
+
+def test_a_long_value_is_not_told_whole():
+    with pytest.raises(SceneError) as caught:
+        parse_scene(DATA | {"steps": "x" * 5000})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_record_of_a_run_is_no_scene():
+    with pytest.raises(SceneError, match=r"result.json: is a record of a run, not a scene; give its folder, or its"):
+        parse_scene({"scene": DATA, "seed": 0}, "result.json")
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("prompt={ana} behind {bo} in the snow", "prompt", "{ana} behind {bo} in the snow"),
+        ("prompt={ana} and {bo}", "prompt", "{ana} and {bo}"),
+        ("negative_prompt=", "negative_prompt", ""),
+        ("negative_prompt=3", "negative_prompt", "3"),
+    ],
+)
+def test_text_is_set_as_it_is_written(setting, key, value):
+    assert getattr(with_settings(parse_scene(DATA), [setting]), key) == value
+
+
+def test_a_size_beyond_all_measure_is_refused():
+    with pytest.raises(SceneError, match="less than or equal to 8192"):
+        parse_scene(DATA | {"size": [100_000, 100_000]})

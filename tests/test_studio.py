@@ -5,6 +5,7 @@ import torch
 
 from costars import studio as studio_module
 from costars.errors import ConceptError, ModelError, RegionError
+from costars.segment.assign import lost_members
 from costars.steps import last, retried
 from costars.studio import open_studio
 from costars.types import Picture, Plan, Step
@@ -94,3 +95,27 @@ def test_retries_take_the_next_seeds_until_everyone_is_there(make_scene, retries
     else:
         assert last(events, Plan).scene.seed == 10
     assert seeds == tried
+
+
+def lossy(make_region, losses):
+    """Renders that lose a member on these seeds."""
+
+    def steps(scene, base):
+        yield "a step"
+        lost = ("a",) if scene.seed in losses else ()
+        yield Picture(None, scene, None, {}, {}, {}, {}, lost=lost)
+
+    return steps
+
+
+@pytest.mark.parametrize(("losses", "seed"), [((0,), 1), ((0, 1, 2), 0), ((), 0)])
+def test_a_picture_that_lost_a_member_is_given_only_if_no_seed_does_better(make_scene, make_region, losses, seed):
+    picture = last(retried(lossy(make_region, losses), make_scene(seed=0), 2), Picture)
+    assert picture.scene.seed == seed and bool(picture.lost) == (0 in losses and seed == 0)
+
+
+def test_who_is_lost_is_told_by_class_and_place(make_region):
+    plan = {"a": make_region("man", (0, 0, 0.5, 1)), "b": make_region("woman", (0.5, 0, 1, 1))}
+    assert lost_members(plan, list(plan.values())) == ()
+    assert lost_members(plan, [make_region("man", (0, 0, 0.5, 1)), make_region("man", (0.5, 0, 1, 1))]) == ("b",)
+    assert lost_members(plan, [make_region("man", (0.4, 0, 0.9, 1)), plan["b"]]) == ("a",)

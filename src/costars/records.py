@@ -28,15 +28,32 @@ from costars.sheets import sheet
 from costars.types import Layout, Picture, Plan, Region
 
 
-def check_folder(out: Path) -> None:
-    """Raises SceneError if this cannot be a folder to write into."""
+def check_folder(out: Path, kind: str = "") -> None:
+    """Raises SceneError if this cannot be a folder to write into, or holds what this kind would replace.
+
+    kind is "plan" or "picture": one never takes the place of the other, nor of what we did not write.
+    """
     for place in (out, *out.parents):
         if place.exists():
             if not place.is_dir() or not os.access(place, os.W_OK):
                 raise SceneError(f"--out {out}: {place} is not a folder that can be written; choose another")
-            return
+            break
+    for other in KINDS.keys() - {kind} if kind else ():
+        if (out / KINDS[other][-1]).is_file():
+            raise SceneError(
+                f"--out {out}: holds a {other} of an earlier run, which would be lost; choose another folder"
+            )
+    old = written_before(out)
+    for name in KINDS.get(kind, ()):
+        if (out / name).exists() and out / name not in old:
+            raise SceneError(f"--out {out}: holds {name}, which costars did not write; choose another folder")
 
 
+# What a run of each kind leaves, its own record last.
+KINDS = {
+    "plan": ("layout.png", "layout.safetensors", "plan.json"),
+    "picture": ("picture.png", "layout.png", "sheet.png", "result.json"),
+}
 # What a run may leave in its folder, beside masks/NAME.png; each of the last three tells of the masks.
 OURS = ("picture.png", "layout.png", "sheet.png", "layout.safetensors", "result.json", "plan.json", "missing.json")
 
@@ -182,21 +199,27 @@ def write_picture(picture: Picture, out: Path) -> None:
             "regions": regions,
             "versions": dict(picture.versions),
             "memory": picture.memory,
+            **({"lost": list(picture.lost)} if picture.lost else {}),
             **({"notes": list(picture.notes)} if picture.notes else {}),
         }
         (folder / "result.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def write_failure(error: RegionError, out: Path) -> None:
-    """layout.png, every region that was found and missing.json, for a layout that does not show the cast."""
+def write_failure(error: RegionError, out: Path) -> Path | None:
+    """layout.png, every region that was found and missing.json, for a layout that does not show the cast.
+
+    Returns the folder: out, or one in it where out holds a plan or picture of an earlier run.
+    """
     if error.layout is None:
-        return
-    with whole_folder(out) as folder:
+        return None
+    place = out / "missing" if any((out / names[-1]).is_file() for names in KINDS.values()) else out
+    with whole_folder(place) as folder:
         error.layout.image.save(folder / "layout.png")
         found = {f"{i}-{r.class_name}": r for i, r in enumerate(error.regions)}
         _write_masks(found, folder)
         facts = {"missing": str(error), "regions": [_region(name, region) for name, region in found.items()]}
         (folder / "missing.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return place
 
 
 def png(picture: Picture) -> bytes:

@@ -23,6 +23,7 @@ from costars.options import (
     Value,
 )
 
+Side = Annotated[int, Field(ge=64, le=8192)]  # px
 Point = tuple[Unit, Unit]
 Rectangle = tuple[Unit, Unit, Unit, Unit]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -60,6 +61,9 @@ class CastMember(Value):
     class_name: str | None = Field(None, description="what the layout draws, default: the concept's own class")
     prompt: str | None = Field(None, description="the member's own prompt, default: derived from the scene's")
     negative_prompt: str | None = Field(None, description="default: the scene's")
+    trigger: str | None = Field(
+        None, min_length=1, description="the words that call the concept, default: as its file says"
+    )
     weight: float = Field(1.0, ge=0.0, le=4.0, description="scale of the concept's adapter")
     where: Annotated[Literal["left", "right"] | Rectangle | Point | str | None, BeforeValidator(_placed)] = Field(
         None,
@@ -69,7 +73,12 @@ class CastMember(Value):
     segment_phrase: str | None = Field(
         None, min_length=1, description="what a segmenter by phrase looks for, default: the class name"
     )
-    depth: int | None = Field(None, ge=0, description="0 is the front-most; default: as the segmenter saw it")
+    depth: int | None = Field(
+        None,
+        ge=0,
+        description="who has the cells that several masks cover, 0 before all; default: as the segmenter saw it. "
+        "Figures that were found share no cell, so this tells only where masks were given or edited",
+    )
 
     @model_validator(mode="after")
     def _box_has_an_inside(self) -> CastMember:
@@ -80,11 +89,17 @@ class CastMember(Value):
         return self
 
 
+def _member(value: Any) -> Any:
+    return {"concept": value} if isinstance(value, str) else value
+
+
 class Scene(Value):
     """One picture to make: a prompt with {slots} and the cast that fills them."""
 
     prompt: str = Field(min_length=1, description='"{ana} in front of {bo} in a park"')
-    cast: dict[str, CastMember] = Field(description="who fills each slot; up to any number")
+    cast: dict[str, Annotated[CastMember, BeforeValidator(_member)]] = Field(
+        description="who fills each slot; up to any number; a concept alone may stand for {concept: ...}"
+    )
     negative_prompt: str = ""
     model: str = Field(
         "builtin",
@@ -106,9 +121,7 @@ class Scene(Value):
         description="checkpoint: the one that the model ships with; or ddim, euler, dpm++ 2m karras, euler a, ... "
         "or the name of a class of diffusers",
     )
-    size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] | None = Field(
-        None, description="(width, height) in px, default: the model's own"
-    )
+    size: tuple[Side, Side] | None = Field(None, description="(width, height) in px, default: the model's own")
     steps: int = Field(50, ge=1, le=999)
     guidance_scale: float = Field(5.0, ge=0.0, le=50.0, description="1 or less: no guidance, and half the rows")
     start: Unit | None = Field(
@@ -212,6 +225,8 @@ class Scene(Value):
 
 def parse_scene(data: Any, origin: str = "scene") -> Scene:
     """A scene from plain data; raises SceneError with one line for everything that is wrong."""
+    if isinstance(data, dict) and isinstance(data.get("scene"), dict):
+        raise SceneError(f"{origin}: is a record of a run, not a scene; give its folder, or its picture.png")
     if not isinstance(data, dict):
         raise SceneError(f"{origin}: holds {type(data).__name__}, not keys and values; write at least prompt and cast")
     try:
@@ -228,10 +243,18 @@ def _one_line(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             known = _class_at(problem["loc"])
             message = f"unknown key; {nearest(str(problem['loc'][-1]), known.model_fields)}"
+        elif problem["type"] == "missing":
+            message = "is missing"
         elif problem["type"] != "value_error":
-            message += f" (got {problem['input']!r})"
+            message += f" (got {shortened(problem['input'])})"
         problems.append(f"{where}: {message}" if where else message)
     return "; ".join(problems)
+
+
+def shortened(value: Any, most: int = 80) -> str:
+    """The value as Python writes it, its middle left out where it is long."""
+    told = repr(value)
+    return told if len(told) <= most else f"{told[: most - 20]} ... {told[-15:]}"
 
 
 def _class_at(location: tuple[int | str, ...]) -> type[BaseModel]:

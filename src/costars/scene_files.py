@@ -90,6 +90,15 @@ def _scene_in_picture(path: Path) -> Scene:
     return parse_scene(data, str(path))
 
 
+def _value(text: str, before: Any) -> Any:
+    """A value as YAML has it; as it stands where it takes the place of text and is not YAML, or begins with a slot."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(before, str) and not isinstance(value, str) else value
+
+
 def with_settings(scene: Scene, settings: list[str], origin: str = "scene with --set") -> Scene:
     """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML."""
     changes_model = any(setting.partition("=")[0] == "model" for setting in settings)
@@ -106,8 +115,5 @@ def with_settings(scene: Scene, settings: list[str], origin: str = "scene with -
             if not isinstance(here[parent], dict):
                 raise SceneError(f"--set {setting}: {parent!r} has no parts; set it as a whole, {parent}=...")
             here = here[parent]
-        try:
-            here[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise SceneError(f"--set {setting}: {value!r} is not a YAML value; quote it") from None
+        here[last] = _value(value, here.get(last))
     return parse_scene(data, origin)

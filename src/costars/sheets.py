@@ -17,10 +17,10 @@ INK = (52, 44, 60)
 
 
 def masks_in_colour(image: Image.Image, regions: Mapping[str, Region]) -> Image.Image:
-    """The picture in grey with each region in a colour of its own."""
+    """The picture in grey with each region in a colour of its own, the front one on top."""
     grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
     out = 0.55 * grey + 0.45 * 255
-    for i, region in enumerate(regions.values()):
+    for i, region in sorted(enumerate(regions.values()), key=lambda each: -each[1].depth):
         colour = np.array(COLOURS[i % len(COLOURS)], dtype=np.float32)
         share = 0.68 * region.mask[..., None]
         out = out * (1 - share) + colour * share

@@ -11,7 +11,7 @@ import torch
 
 from costars.errors import ModelError, RegionError
 from costars.scene import Scene
-from costars.types import Step
+from costars.types import Picture, Step
 
 T = TypeVar("T")
 
@@ -27,15 +27,25 @@ def last(events: Iterator[Step | T], kind: type[T]) -> T:
 def retried(
     steps: Callable[[Scene, Path | None], Iterator[Step | T]], scene: Scene, retries: int, base: Path | None = None
 ) -> Iterator[Step | T]:
-    """plan_steps or render_steps with up to this many further seeds while someone is missing."""
+    """plan_steps or render_steps with up to this many further seeds while someone is missing.
+
+    A picture in which a member was lost is given only if no seed does better.
+    """
+    second_best: Step | T | None = None
     for attempt in range(retries + 1):
         try:
-            yield from steps(scene.model_copy(update={"seed": scene.seed + attempt}), base)
+            for event in steps(scene.model_copy(update={"seed": scene.seed + attempt}), base):
+                if isinstance(event, Picture) and event.lost and attempt < retries:
+                    second_best = second_best or event
+                    break
+                yield second_best if second_best is not None and isinstance(event, Picture) and event.lost else event
+            else:
+                return
         except RegionError:
-            if attempt == retries:
+            if attempt == retries and second_best is None:
                 raise
-        else:
-            return
+    if second_best is not None:
+        yield second_best
 
 
 def spared(steps: Callable[[], Iterator[T]], lowered: Callable[[], bool]) -> Iterator[T]:

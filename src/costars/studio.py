@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers import ControlNetModel
+from PIL import Image
 from torch import Tensor
 
 from costars.catalog import METHODS, SEGMENTERS, Machine
@@ -25,7 +26,7 @@ from costars.model.source import PART, PIPELINE, Source, located
 from costars.options import Checkpoint
 from costars.resolve import check_classes, check_prompts, fitted
 from costars.scene import Scene
-from costars.segment.assign import Limits, assign, check_where
+from costars.segment.assign import Limits, assign, check_where, lost_members
 from costars.settings import Settings, machine_settings
 from costars.steps import last, spared
 from costars.types import ControlNet, Job, Picture, Plan, Segmenter, Step
@@ -92,6 +93,8 @@ class Studio:
         scheduler_of(scene.scheduler, model.scheduler)
         concepts, notes = fitted({name: self.store.load(source, base) for name, source in wanted.items()}, model)
         style = concepts.pop(STYLE, None)
+        said = {name: member.trigger for name, member in scene.cast.items() if member.trigger}
+        concepts |= {name: replace(concepts[name], trigger=trigger) for name, trigger in said.items()}
         check_classes(scene, concepts)
         check_where(scene.cast, base)
         if scene.size is not None:
@@ -222,7 +225,18 @@ class Studio:
             versions=versions(model.facts.sha256),
             notes=job.notes,
             memory=model.residence.tier,
+            lost=self._lost(job, model, plan, image),
         )
+
+    def _lost(self, job: Job, model: Model, plan: Plan | None, image: Image.Image) -> tuple[str, ...]:
+        """Who of the plan cannot be seen; the built-in world's segmenter alone is quick enough to be asked again."""
+        chosen = job.scene.segmenter.name if job.scene.segmenter else model.facts.segmenter
+        if plan is None or chosen != "world":
+            return ()
+        seen = SEGMENTERS[chosen](self._machine)(
+            replace(plan.layout, image=image), [region.class_name for region in plan.regions.values()]
+        )
+        return lost_members(plan.regions, seen)
 
 
 def open_studio(

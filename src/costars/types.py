@@ -169,7 +169,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Picture:
-    """The result, with all it was made from; plan is None for a method that needs none, notes are the job's."""
+    """The result, with all it was made from; plan is None for a method that needs none, notes are the job's.
+
+    lost are members of the plan who cannot be seen in the picture, where its segmenter can tell.
+    """
 
     image: Image.Image
     scene: Scene
@@ -180,6 +183,7 @@ class Picture:
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
     memory: str = "full"
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -129,5 +129,35 @@ def test_a_concept_that_is_not_there_cannot_be_shown(refused):
 
 def test_a_plan_is_not_rendered_into_its_own_folder(refused, tmp_path):
     (tmp_path / "plan.json").write_text("{}")
-    refused("render", tmp_path, "--out", tmp_path, said="is the plan's own folder, which would be lost")
+    refused("render", tmp_path, "--out", tmp_path, said="holds a plan of an earlier run, which would be lost")
     assert (tmp_path / "plan.json").read_text() == "{}"
+
+
+def test_stopping_is_one_line(cli, folder, monkeypatch):
+    from costars.studio import Studio
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Studio, "render_steps", interrupted)
+    code, out, err = cli("render", "scene.yaml", "--out", "out")
+    assert (code, out) == (130, "") and err.strip().splitlines()[-1] == "costars: stopped"
+    assert not (folder / "out").exists()
+
+
+def test_stopping_while_the_libraries_are_loaded_is_one_line(monkeypatch, capsys):
+    import builtins
+
+    from costars.__main__ import main
+
+    plain = builtins.__import__
+
+    def interrupted(name, *arguments, **options):
+        if name == "costars.serve.cli":
+            raise KeyboardInterrupt
+        return plain(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130 and capsys.readouterr().err == "costars: stopped\n"

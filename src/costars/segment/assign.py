@@ -19,6 +19,9 @@ from costars.types import Layout, MaskArray, Region
 _NEVER = 1e6
 
 
+STILL_THERE = 0.3  # IoU of a figure's masks in layout and picture; those that are there reach 0.8 on average
+
+
 @dataclass(frozen=True)
 class Limits:
     """What counts as a figure: least area (share of the picture), least score, most overlap (IoU)."""
@@ -221,6 +224,15 @@ def check_where(cast: Mapping[str, CastMember], base: Path | None) -> None:
     for member in cast.values():
         if _is_file(member):
             mask_path(member, base)
+
+
+def lost_members(regions: Mapping[str, Region], drawn: Sequence[Region]) -> tuple[str, ...]:
+    """The members of the layout where nobody of their class stands in the picture; drawn are its figures."""
+    return tuple(
+        name
+        for name, region in regions.items()
+        if not any(d.class_name == region.class_name and mask_iou(d.mask, region.mask) >= STILL_THERE for d in drawn)
+    )
 
 
 def mask_iou(a: MaskArray, b: MaskArray) -> float:

@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(concepts_app, name="concepts")
 console = Console(stderr=True)
+STOPPED = 130  # exit code of Ctrl-C
 
 
 def _version(asked: bool) -> None:
@@ -95,7 +96,7 @@ def plan(
     from costars.types import Plan
 
     scene = _changed(load_scene(scene_file), set_, seed)
-    check_folder(out)
+    check_folder(out, "plan")
     studio = _studio(device, dtype, memory=memory, offline=offline)
     made = _run(studio, scene, scene_file.parent, retries, out, Plan)
     write_plan(made, out, scene_file.parent)
@@ -119,11 +120,9 @@ def render(
     from costars.records import check_folder, read_plan, with_scene, write_picture
     from costars.types import Picture
 
-    check_folder(out)
+    check_folder(out, "picture")
     what: Scene | Plan
     if source.is_dir():
-        if out.resolve() == source.resolve():
-            raise SceneError(f"--out {out}: is the plan's own folder, which would be lost; choose another")
         if seed is not None or retries:
             raise SceneError(f"{source}: a plan has its seed; render the scene to use --seed or --retries")
         before = read_plan(source)
@@ -143,9 +142,12 @@ def render(
 def _told(picture: Picture) -> None:
     for note in picture.notes:
         console.print(note, highlight=False)
+    for name in picture.lost:
+        console.print(f"{name} cannot be seen where the layout had {name}; try another seed or --retries", style="bold")
     rows, seconds = picture.rows, picture.seconds
     spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + f"; memory: {picture.memory}"
-    console.print(f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}; seconds: {spent}", highlight=False)
+    told = f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}; seconds: {spent}"
+    console.print(told, highlight=False, soft_wrap=True)
     if picture.plan is not None and not rows["stage2"]:
         start = picture.scene.start
         console.print(
@@ -199,8 +201,8 @@ def _run(studio: Studio, what: Any, base: Path, retries: int, out: Path, kind: t
     except RegionError as error:
         from costars.records import write_failure
 
-        write_failure(error, out)
-        raise RegionError(f"{error}; see {out}/layout.png and {out}/masks/") from None
+        seen = write_failure(error, out)
+        raise RegionError(f"{error}; see {seen}/layout.png and {seen}/masks/") from None
     if isinstance(what, Scene) and made.scene.seed != what.seed:
         missed = ", ".join(map(str, range(what.seed, made.scene.seed)))
         console.print(f"this is seed {made.scene.seed}: {missed} left someone out", highlight=False)
@@ -211,6 +213,8 @@ def main() -> None:
     """Entry point: our own errors and wrong options become one line and exit code 2."""
     try:
         code = app(standalone_mode=False)
+        if code == STOPPED:  # typer has caught Ctrl-C itself
+            _said("stopped", STOPPED)
     except CostarsError as error:
         code = _said(str(error), 2)
     except typer.exceptions.TyperException as error:
@@ -222,7 +226,7 @@ def main() -> None:
             raise
         code = _said(f"out of memory ({error}); use --max-rows 2 or a smaller size", 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = _said("stopped", 130)
+        code = _said("stopped", STOPPED)
     sys.exit(code or 0)
 
 
