@@ -41,7 +41,7 @@ class LoraRecipe:
     text_rate: float = 1e-3
     warmup_steps: int = 10
     gamma: float | None = None  # no min-SNR: small noise already hides what tells one from another
-    outside_weight: float = 0.1  # how much a cell outside the mask counts (Mix-of-Show: 0); without masks all count
+    outside_weight: float = 1.0  # how much a cell outside the masks counts, where there are any (Mix-of-Show: 0)
     seed: int = 0
 
 
