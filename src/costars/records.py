@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError, safe_open
@@ -114,6 +116,7 @@ def write_plan(plan: Plan, out: Path, base: Path | None = None) -> None:
         "scene": scene,
         "layout": {"prompt": layout.prompt, "rows": layout.rows, "drawn_from": _drawn_from(parse_scene(scene))},
         "regions": [_region(name, region) for name, region in plan.regions.items()],
+        "masks_sha256": _masks_hash(plan.regions),
         "seconds": _rounded(plan.seconds),
     }
     maps = {f"map/{word}": from_numpy(array) for word, array in layout.maps.items()}
@@ -122,6 +125,18 @@ def write_plan(plan: Plan, out: Path, base: Path | None = None) -> None:
         layout.image.save(folder / "layout.png")
         (folder / "layout.safetensors").write_bytes(save_tensors({"latents": layout.latents.cpu(), **maps}))
         _write_masks(plan.regions, folder)
+
+
+def _masks_hash(regions: Mapping[str, Region]) -> str:
+    """Of who stands where, as the files hold it."""
+    digest = hashlib.sha256()
+    for name, region in sorted(regions.items()):
+        digest.update(f"{name} {region.depth} ".encode() + _levels(region).tobytes())
+    return digest.hexdigest()
+
+
+def _levels(region: Region) -> NDArray[np.uint8]:
+    return (region.mask * 255).round().astype(np.uint8)
 
 
 def _anchored(scene: Scene, base: Path) -> dict[str, Any]:
@@ -138,7 +153,7 @@ def _anchored(scene: Scene, base: Path) -> dict[str, Any]:
 def _write_masks(regions: Mapping[str, Region], folder: Path) -> None:
     (folder / "masks").mkdir(exist_ok=True)
     for name, region in regions.items():
-        Image.fromarray((region.mask * 255).round().astype(np.uint8)).save(folder / "masks" / f"{name}.png")
+        Image.fromarray(_levels(region)).save(folder / "masks" / f"{name}.png")
 
 
 def read_plan(folder: Path) -> Plan:
@@ -170,7 +185,7 @@ def read_plan(folder: Path) -> Plan:
     if set(regions) != set(scene.cast):
         raise SceneError(f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}")
     _check_drawn_from(drawn_from, scene, f"{folder.name}/plan.json: ")
-    return Plan(scene, layout, regions, seconds)
+    return Plan(scene, layout, regions, seconds, edited=facts.get("masks_sha256") != _masks_hash(regions))
 
 
 def _read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -> Region:
@@ -224,7 +239,10 @@ def write_failure(error: RegionError, out: Path) -> Path | None:
 
 def png(picture: Picture) -> bytes:
     """The picture as PNG, its scene, versions and hashes inside: the same scene gives the same bytes."""
-    facts = {"scene": dump(picture.scene), "concepts": dict(picture.concepts), "versions": dict(picture.versions)}
+    facts: dict[str, Any] = {"scene": dump(picture.scene), "concepts": dict(picture.concepts)}
+    facts |= {"versions": dict(picture.versions)}
+    if picture.plan is not None and picture.plan.edited:
+        facts["edited"] = True
     info = PngInfo()
     info.add_text("costars", json.dumps(facts, sort_keys=True))
     info.add_text("parameters", parameters(picture))

@@ -84,9 +84,15 @@ def _scene_in_picture(path: Path) -> Scene:
     if text is None:
         raise SceneError(f"{path}: holds no scene; give a picture that costars wrote, or a scene file")
     try:
-        data = json.loads(text)["scene"]
-    except (ValueError, KeyError, TypeError):
+        facts = json.loads(text)
+        data, edited = facts["scene"], facts.get("edited", False)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise SceneError(f"{path}: its scene is damaged; give the scene file instead") from None
+    if edited:
+        raise SceneError(
+            f"{path}: was rendered from a plan whose masks were edited, which a picture does not hold; "
+            "render the plan's folder, or its scene file for another picture"
+        )
     return parse_scene(data, str(path))
 
 

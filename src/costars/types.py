@@ -159,12 +159,16 @@ class Region:
 
 @dataclass(frozen=True)
 class Plan:
-    """A layout and who stands where; regions {member: region}, disjoint, in the cast's order."""
+    """A layout and who stands where; regions {member: region}, disjoint, in the cast's order.
+
+    edited says that its masks are no longer those that its scene gives.
+    """
 
     scene: Scene
     layout: Layout
     regions: Mapping[str, Region]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    edited: bool = False
 
 
 @dataclass(frozen=True)

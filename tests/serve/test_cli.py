@@ -140,3 +140,16 @@ def test_layers_that_the_model_lacks_are_told(cli, folder, library):
     code, _, err = cli("render", "scene.yaml", "--out", "out")
     assert code == 0 and "layers of 'char_a' are not in this model" in " ".join(err.split())
     assert json.loads((folder / "out" / "result.json").read_text())["notes"][0].startswith("a: 1 of ")
+
+
+def test_a_picture_of_edited_masks_says_that_it_does_not_hold_them(cli, folder):
+    assert cli("plan", "scene.yaml", "--out", "plan")[0] == 0
+    assert cli("render", "plan", "--out", "same")[0] == 0
+    (folder / "same.png").write_bytes((folder / "same" / "picture.png").read_bytes())
+    assert cli("plan", "same.png", "--out", "again")[0] == 0
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[16:, :32] = 255
+    Image.fromarray(mask).save(folder / "plan" / "masks" / "a.png")
+    assert cli("render", "plan", "--out", "edited")[0] == 0
+    code, _, err = cli("render", "edited/picture.png", "--out", "other")
+    assert code == 2 and "from a plan whose masks were edited" in err and not (folder / "other").exists()
