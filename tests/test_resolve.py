@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from costars.errors import ConceptError
-from costars.resolve import fitted
+from costars.errors import ConceptError, SceneError
+from costars.resolve import check_prompts, fitted
 from costars.types import LowRank
 
 STRANGE = {"unet.no.such.layer": LowRank(torch.zeros(1, 4), torch.zeros(4, 1))}
@@ -52,3 +52,21 @@ def test_a_trigger_in_the_scene_takes_the_place_of_the_files(library, golden):
     job = open_studio("cpu", library=library).resolve(scene)
     prompts = [member_prompt(scene, n, class_names(scene, job.concepts), job.concepts[n]) for n in "ab"]
     assert prompts == ["an ohwx man and a woman", "a man and a b woman"]
+
+
+def test_a_prompt_without_the_word_that_was_taught_is_refused(tiny, concepts, make_scene):
+    words = {e.name: torch.zeros(1, e.module.config.hidden_size) for e in tiny.encoders}
+    taught = {**concepts, "a": replace(concepts["a"], tokens={"<zed>": words}, trigger="<zed>")}
+    check_prompts(make_scene(), taught, None, tiny)
+    with pytest.raises(SceneError, match=r"cast\.a: 'char_a' was taught as '<zed>', which 'an ohwx man"):
+        check_prompts(
+            make_scene(prompt="{a} and {b}"), taught | {"a": replace(taught["a"], trigger="ohwx")}, None, tiny
+        )
+    style = replace(taught["a"], source="ink")
+    with pytest.raises(SceneError, match="style: 'ink' was taught as '<zed>'"):
+        check_prompts(make_scene(), concepts, style, tiny)
+
+
+def test_a_layer_that_the_text_encoders_lack_is_refused(tiny, concepts, make_scene):
+    with pytest.raises(SceneError, match="clip_skip 12: the model's text encoders have 3 layers"):
+        check_prompts(make_scene(clip_skip=12), concepts, None, tiny)

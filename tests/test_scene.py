@@ -301,3 +301,26 @@ def test_text_is_set_as_it_is_written(setting, key, value):
 def test_a_size_beyond_all_measure_is_refused():
     with pytest.raises(SceneError, match="less than or equal to 8192"):
         parse_scene(DATA | {"size": [100_000, 100_000]})
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("cast.ana.where=[0.3, 0.5]", "where", (0.3, 0.5)),
+        ("cast.ana.where=null", "where", None),
+        ("cast.ana.class_name=null", "class_name", None),
+    ],
+)
+def test_what_is_no_text_takes_the_place_of_text(setting, key, value):
+    scene = parse_scene(DATA | {"cast": {"ana": {"concept": "a", "where": "left", "class_name": "elf"}, "bo": "bo"}})
+    assert getattr(with_settings(scene, [setting]).cast["ana"], key) == value
+
+
+def test_another_segmenter_brings_its_own_threshold():
+    settled = parse_scene(DATA).settled()
+    assert with_settings(settled, ["segmenter=owl_sam"]).settled().lowest_score == 0.0
+
+
+def test_a_control_that_never_acts_is_refused():
+    with pytest.raises(SceneError, match=r"acts from 0\.8 to 0\.2 of the steps, which is never"):
+        parse_scene(DATA | {"controls": [{"model": "m", "image": "i", "start": 0.8, "end": 0.2}]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from costars.errors import nearest
 
@@ -37,6 +37,12 @@ class Control(Value):
     scale: float = Field(1.0, ge=0.0, le=4.0)
     start: Unit = Field(0.0, description="share of the steps from which it acts")
     end: Unit = Field(1.0, description="share of the steps up to which it acts")
+
+    @model_validator(mode="after")
+    def _acts_at_all(self) -> Control:
+        if self.start >= self.end:
+            raise ValueError(f"acts from {self.start} to {self.end} of the steps, which is never; want start < end")
+        return self
 
 
 class Checkpoint(Value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -230,7 +231,7 @@ def write_failure(error: RegionError, out: Path) -> Path | None:
     place = out / "missing" if any((out / names[-1]).is_file() for names in KINDS.values()) else out
     with whole_folder(place) as folder:
         error.layout.image.save(folder / "layout.png")
-        found = {f"{i}-{r.class_name}": r for i, r in enumerate(error.regions)}
+        found = {f"{i}-" + re.sub(r"[^\w-]", "_", r.class_name): r for i, r in enumerate(error.regions)}
         _write_masks(found, folder)
         facts = {"missing": str(error), "regions": [_region(name, region) for name, region in found.items()]}
         (folder / "missing.json").write_text(json.dumps(facts, indent=2) + "\n")

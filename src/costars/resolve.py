@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from torch import nn
 
-from costars.errors import ConceptError
+from costars.errors import ConceptError, SceneError
 from costars.methods.prompts import class_names, global_prompt, member_prompt
 from costars.model.adapters import changes, fit, matched
 from costars.model.model import Model
+from costars.model.text import vector_counts
 from costars.model.words import read
 from costars.sample.attention import attention_layers, cross_numbers
 from costars.scene import Scene
@@ -88,11 +89,30 @@ def check_classes(scene: Scene, concepts: Mapping[str, Concept]) -> None:
             )
 
 
-def check_prompts(scene: Scene, concepts: Mapping[str, Concept], model: Model) -> None:
-    """Every prompt can be read: found out before anything is drawn."""
+def check_prompts(scene: Scene, concepts: Mapping[str, Concept], style: Concept | None, model: Model) -> None:
+    """Every prompt can be read and holds the words that were taught: found out before anything is drawn."""
     classes = class_names(scene, concepts)
     prompts = [global_prompt(scene, classes), scene.negative_prompt]
     prompts += [member_prompt(scene, name, classes, concepts[name]) for name in scene.cast]
     prompts += [member.negative_prompt or "" for member in scene.cast.values()]
     for prompt in prompts:
         read(model.encoders[0].tokenizer, prompt)
+    for name, concept in concepts.items():
+        _check_said(f"cast.{name}", member_prompt(scene, name, classes, concept), concept, model)
+    if style is not None:
+        _check_said("style", global_prompt(scene, classes), style, model)
+    deepest = min(encoder.module.config.num_hidden_layers for encoder in model.encoders)
+    if (scene.clip_skip or 1) > deepest:
+        raise SceneError(
+            f"clip_skip {scene.clip_skip}: the model's text encoders have {deepest} layers; want at most that"
+        )
+
+
+def _check_said(whose: str, prompt: str, concept: Concept, model: Model) -> None:
+    """Raises SceneError where a prompt lacks a word that the concept was taught as: it would go without it."""
+    said = {word for _, word, _ in read(model.encoders[0].tokenizer, prompt, vector_counts(concept.words)).learned}
+    for word in concept.words.keys() - said:
+        raise SceneError(
+            f"{whose}: {concept.source!r} was taught as {word!r}, which {prompt!r} does not say; "
+            "write it there, or leave trigger and prompt to the concept"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +98,19 @@ def _scene_in_picture(path: Path) -> Scene:
 
 
 def _value(text: str, before: Any) -> Any:
-    """A value as YAML has it; as it stands where it takes the place of text and is not YAML, or begins with a slot."""
+    """A value as YAML has it; in the place of text as it stands where it is a number, empty, or begins with a slot."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    return text if isinstance(before, str) and not isinstance(value, str) else value
+    plain = isinstance(value, bool | int | float | date) or (isinstance(value, dict) and text.startswith("{"))
+    return text if isinstance(before, str) and (plain or not text) else value
 
 
 def with_settings(scene: Scene, settings: list[str], origin: str = "scene with --set") -> Scene:
     """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML."""
-    changes_model = any(setting.partition("=")[0] == "model" for setting in settings)
-    data = (scene.unsettled() if changes_model else scene).model_dump(mode="json")
+    settles_anew = any(setting.partition("=")[0].partition(".")[0] in ("model", "segmenter") for setting in settings)
+    data = (scene.unsettled() if settles_anew else scene).model_dump(mode="json")
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:

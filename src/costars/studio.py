@@ -17,7 +17,7 @@ from costars.concepts.store import Store
 from costars.errors import ModelError, SceneError
 from costars.methods.paths import STYLE
 from costars.methods.prompts import class_names
-from costars.model.control import control_image, load_control_net
+from costars.model.control import check_control_net, control_image, load_control_net
 from costars.model.load import load_model
 from costars.model.memory import TIERS, lower_tier
 from costars.model.model import Model
@@ -99,7 +99,7 @@ class Studio:
         check_where(scene.cast, base)
         if scene.size is not None:
             model.latent_size(scene.size)
-        check_prompts(scene, concepts, model)
+        check_prompts(scene, concepts, style, model)
         return Job(scene, concepts, base, style, self._controls(scene, model, base), notes)
 
     def _controls(self, scene: Scene, model: Model, base: Path | None) -> tuple[ControlNet, ...]:
@@ -108,6 +108,7 @@ class Studio:
             folder = located(control.model, base, offline=self.settings.offline, what="controls.model", wanted=PART)
             if folder not in self.control_nets:
                 self.control_nets[folder] = load_control_net(folder, control.model, model)
+            check_control_net(self.control_nets[folder], control.model, model)
             image = control_image(control.image, base, scene.size or model.facts.size_px, model)
             net = self.control_nets[folder]
             controls.append(ControlNet(net, image, control.scale, control.start, control.end))

@@ -1,9 +1,11 @@
 """A scene's prompt as each path reads it."""
 
 import pytest
+import torch
 
 from costars.errors import SceneError
 from costars.methods.prompts import article, class_names, global_prompt, member_prompt, own_tokens, own_words
+from costars.model.words import read
 from costars.scene import parse_scene
 from costars.types import Concept
 
@@ -56,7 +58,7 @@ def test_articles_and_own_words():
 
 def positions(tiny, made, member):
     tokenizer = tiny.encoders[0].tokenizer
-    tokens = own_tokens(tokenizer, made, member, class_names(made, CONCEPTS), CONCEPTS[member])
+    tokens = own_tokens(tokenizer, made, member, class_names(made, CONCEPTS), CONCEPTS[member], {})
     ids = tokenizer(member_prompt(made, member, class_names(made, CONCEPTS), CONCEPTS[member])).input_ids
     return tokens, tokenizer.decode([ids[i] for i in tokens]).replace(" ", "")
 
@@ -71,7 +73,7 @@ def test_another_of_the_same_class_before_a_member_is_not_meant(tiny):
     nameless = {**CONCEPTS, "io": concept("", "owl")}
     made = parse_scene({"prompt": "{rex} and {io} before {ana}", "cast": cast})
     classes, tokenizer = class_names(made, nameless), tiny.encoders[0].tokenizer
-    first, second = (own_tokens(tokenizer, made, n, classes, nameless[n]) for n in ("rex", "io"))
+    first, second = (own_tokens(tokenizer, made, n, classes, nameless[n], {}) for n in ("rex", "io"))
     assert len(first) == len(second) and max(first) < min(second)
 
 
@@ -94,3 +96,26 @@ def test_braces_in_a_prompt_are_no_slots(tiny):
     made = parse_scene({"prompt": "{{rex}} {rex}", "cast": {"rex": {"concept": "rex"}}})
     tokens, words = positions(tiny, made, "rex")
     assert words == "dog" and len(tokens) < len(tiny.encoders[0].tokenizer("{rex} a dog").input_ids) - 3
+
+
+def test_brackets_in_names_are_brackets_not_emphasis(tiny):
+    concept = Concept("saber", "woman", "saber (fate)", "sdxl", {}, "saber", "0")
+    made = parse_scene({"prompt": "{saber} in the forest", "cast": {"saber": "saber"}})
+    classes = class_names(made, {"saber": concept})
+    prompt = member_prompt(made, "saber", classes, concept)
+    assert prompt == r"a saber \(fate\) woman in the forest"
+    tokens = own_tokens(tiny.encoders[0].tokenizer, made, "saber", classes, concept, {})
+    assert len(tokens) == len(tiny.encoders[0].tokenizer("saber (fate) woman").input_ids) - 2
+    weights = read(tiny.encoders[0].tokenizer, prompt).weights
+    assert bool((weights == 1).all())
+
+
+def test_own_words_are_found_beside_a_style_that_was_taught_as_a_word(tiny):
+    learned = {"inkwash": {e.name: torch.zeros(1, 4, e.module.config.hidden_size) for e in tiny.encoders}}
+    made = parse_scene({"prompt": "inkwash of {ana} in the forest", "cast": {"ana": "ana"}})
+    concept = Concept("ana", "woman", "ana", "sdxl", {}, "ana", "0")
+    classes = class_names(made, {"ana": concept})
+    text = tiny.encode_text(member_prompt(made, "ana", classes, concept), ["ana woman"], learned=learned)
+    tokens = own_tokens(tiny.encoders[0].tokenizer, made, "ana", classes, concept, learned)
+    assert tokens == list(text.spans["ana woman"][0])
+    assert tokens != own_tokens(tiny.encoders[0].tokenizer, made, "ana", classes, concept, {})

@@ -246,7 +246,7 @@ def test_each_members_words_go_with_its_own_mask_whoever_is_in_front(tiny, plann
     monkeypatch.setattr(attending, "OwnWords", noted)
     plan, scheduler = planned(tiny, boxes=APART, method=method(own_words_share=0.75))
     classes, tokenizer = class_names(plan.scene, concepts), tiny.encoders[0].tokenizer
-    own = [own_tokens(tokenizer, plan.scene, n, classes, concepts[n]) for n in ("a", "b")]
+    own = [own_tokens(tokenizer, plan.scene, n, classes, concepts[n], {}) for n in ("a", "b")]
     behind = {name: replace(region, depth=1 - region.depth) for name, region in plan.regions.items()}
     for regions in (plan.regions, behind):
         finish(personalise(tiny, replace(plan, regions=regions), concepts, scheduler))

@@ -10,24 +10,26 @@ import torch
 from torch import Tensor
 
 from costars.errors import SceneError
+from costars.methods.paths import learned_words
 from costars.methods.prompts import class_names, own_tokens
 from costars.model.model import Model
 from costars.options import TwoStage
 from costars.sample.batch import positions_in
 from costars.sample.kept import GivenCross, KeepCross, Kept
 from costars.sample.rules import BorrowLayout, OwnWords, both
-from costars.scene import Scene
-from costars.types import AttentionRule, Concept, Path
+from costars.types import AttentionRule, Job, Path
 
 
-def members_words(model: Model, scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, list[int]]:
+def members_words(model: Model, job: Job) -> dict[str, list[int]]:
     """Where each member's own words stand in its prompt; nothing where they may reach everywhere."""
-    method = scene.method
+    scene, concepts, method = job.scene, job.concepts, job.scene.method
     assert isinstance(method, TwoStage) and method.own_words_share is not None, "a scene is settled before it is drawn"
     if not method.own_words_share or not method.blend:
         return {}
     classes, tokenizer = class_names(scene, concepts), model.encoders[0].tokenizer
-    return {name: own_tokens(tokenizer, scene, name, classes, concepts[name]) for name in classes}
+    return {
+        name: own_tokens(tokenizer, scene, name, classes, concepts[name], learned_words(job, name)) for name in classes
+    }
 
 
 def keeping(method: TwoStage, model: Model, start: int, of: int) -> KeepCross | None:
@@ -78,7 +80,8 @@ def rule_of(
         rules.append(_borrowing(method, size_px))
     elif kept and method.layout_strength:
         rules.append(GivenCross(0, kept, method.layout_strength))
-    own = {i: positions_in(paths, p.text, words[p.name]) for i, p in enumerate(paths) if p.name in words}
+    members = {i: p for i, p in enumerate(paths) if p.replay is None and not p.controlled}
+    own = {i: positions_in(paths, p.text, words[p.name]) for i, p in members.items() if p.name in words}
     if own:
         assert method.own_words_share is not None
         rules.append(OwnWords(own, dict(zip(own, shares, strict=True)), method.own_words_share))

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from costars.errors import SceneError
 from costars.methods.prompts import class_names, everyone_prompt, global_prompt, member_prompt
 from costars.methods.sampling import encoded, negative_text
 from costars.model.adapters import concatenated, scaled, text_adapter
 from costars.model.model import Model
 from costars.options import TwoStage
-from costars.types import Adapter, Job, LearnedWords, Path, Text
+from costars.types import Adapter, Concept, Job, LearnedWords, Path, Text
 
 EVERYONE, STYLE = "{}", "{style}"  # adapters of the whole cast and of the whole picture; no member has these names
 
@@ -44,7 +45,7 @@ def stage1_path(model: Model, job: Job) -> Path:
     """The global path: class words only, in the scene's style."""
     classes = class_names(job.scene, job.concepts)
     styles = style_adapter(job)
-    learned = _learned(job)
+    learned = learned_words(job)
     with _texts_of(model, styles):
         words = sorted(set(classes.values()))
         text = encoded(model, job.scene, global_prompt(job.scene, classes), words, learned)
@@ -63,7 +64,7 @@ def stage2_paths(
     assert isinstance(method, TwoStage)
     adapters = style_adapter(job)
     base = next(iter(adapters), None)
-    learned = _learned(job)
+    learned = learned_words(job)
     with _texts_of(model, adapters):
         text = encoded(model, scene, prompt, learned=learned)
         negative = negative_text(model, scene, learned=learned)
@@ -83,7 +84,10 @@ def stage2_paths(
 def everyone_path(model: Model, job: Job, adapter: Adapter) -> Path:
     """One path with every member's own words, under the adapter of them all."""
     scene = job.scene
-    prompt, learned = everyone_prompt(scene, class_names(scene, job.concepts), job.concepts), _learned(job, *scene.cast)
+    prompt, learned = (
+        everyone_prompt(scene, class_names(scene, job.concepts), job.concepts),
+        learned_words(job, *scene.cast),
+    )
     with text_adapter(model.encoders, adapter):
         text = encoded(model, scene, prompt, learned=learned)
         return Path("everyone", text, negative_text(model, scene, learned=learned), adapter=EVERYONE, controlled=True)
@@ -92,15 +96,27 @@ def everyone_path(model: Model, job: Job, adapter: Adapter) -> Path:
 def _member_texts(model: Model, job: Job, name: str) -> tuple[Text, Text | None]:
     scene, concepts = job.scene, job.concepts
     prompt = member_prompt(scene, name, class_names(scene, concepts), concepts[name])
-    learned = _learned(job, name)
+    learned = learned_words(job, name)
     negative = negative_text(model, scene, scene.cast[name].negative_prompt, learned)
     return encoded(model, scene, prompt, learned=learned), negative
 
 
-def _learned(job: Job, *members: str) -> LearnedWords:
-    """The words that these members, and the style, were taught as."""
-    concepts = [*(job.concepts[name] for name in members), *([job.style] if job.style else [])]
-    return {word: parts for concept in concepts for word, parts in concept.words.items()}
+def learned_words(job: Job, *members: str) -> LearnedWords:
+    """The words that these members, and the style, were taught as.
+
+    Raises SceneError where one word stands for two concepts in one prompt.
+    """
+    learned: dict[str, Mapping[str, Tensor]] = {}
+    taught: dict[str, Concept] = {}
+    for concept in [*(job.concepts[name] for name in members), *([job.style] if job.style else [])]:
+        for word, parts in concept.words.items():
+            if word in taught and taught[word].sha256 != concept.sha256:
+                raise SceneError(
+                    f"the word {word!r} is taught by {taught[word].source!r} and by {concept.source!r}, which are read "
+                    "in one prompt; import one of them again with another --trigger"
+                )
+            learned[word], taught[word] = parts, concept
+    return learned
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from string import Formatter
 
@@ -10,12 +11,17 @@ from transformers import CLIPTokenizer
 from costars.errors import SceneError
 from costars.model.text import word_spans
 from costars.scene import Scene
-from costars.types import Concept
+from costars.types import Concept, LearnedWords
 
 
 def article(noun: str) -> str:
     """The noun with "a" or "an"."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def unemphasised(words: str) -> str:
+    """Words with brackets that are meant as brackets, not as emphasis."""
+    return re.sub(r"([\\()\[\]])", r"\\\1", words)
 
 
 def class_names(scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, str]:
@@ -25,7 +31,7 @@ def class_names(scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, str]
 
 def global_prompt(scene: Scene, classes: Mapping[str, str]) -> str:
     """Every slot as "a <class>": no identity is known to the base model (OMG, section 3.3)."""
-    return scene.prompt.format_map({name: article(noun) for name, noun in classes.items()})
+    return scene.prompt.format_map({name: article(unemphasised(noun)) for name, noun in classes.items()})
 
 
 def member_prompt(scene: Scene, member: str, classes: Mapping[str, str], concept: Concept) -> str:
@@ -33,13 +39,15 @@ def member_prompt(scene: Scene, member: str, classes: Mapping[str, str], concept
     given = scene.cast[member].prompt
     if given is not None:
         return given
-    named = {name: article(noun) for name, noun in classes.items()}
-    return scene.prompt.format_map(named | {member: article(own_words(concept, classes[member]))})
+    named = {name: article(unemphasised(noun)) for name, noun in classes.items()}
+    own = unemphasised(own_words(concept, classes[member]))
+    return scene.prompt.format_map(named | {member: article(own)})
 
 
 def everyone_prompt(scene: Scene, classes: Mapping[str, str], concepts: Mapping[str, Concept]) -> str:
     """Every slot as "a <trigger> <class>": one prompt for all adapters at once."""
-    return scene.prompt.format_map({name: article(own_words(concepts[name], noun)) for name, noun in classes.items()})
+    own = {name: unemphasised(own_words(concepts[name], noun)) for name, noun in classes.items()}
+    return scene.prompt.format_map({name: article(words) for name, words in own.items()})
 
 
 def own_words(concept: Concept, class_name: str) -> str:
@@ -48,17 +56,22 @@ def own_words(concept: Concept, class_name: str) -> str:
 
 
 def own_tokens(
-    tokenizer: CLIPTokenizer, scene: Scene, member: str, classes: Mapping[str, str], concept: Concept
+    tokenizer: CLIPTokenizer,
+    scene: Scene,
+    member: str,
+    classes: Mapping[str, str],
+    concept: Concept,
+    learned: LearnedWords,
 ) -> list[int]:
-    """The token positions of a member's own words in its own prompt.
+    """The token positions of a member's own words in its own prompt, where these words were learned.
 
     Where another of its class stands before it, that one's words are not meant; in a prompt that the
     scene gives, every occurrence is. Raises SceneError where there is none.
     """
     words, prompt = own_words(concept, classes[member]), member_prompt(scene, member, classes, concept)
-    spans, given = word_spans(tokenizer, prompt, words, concept.words), scene.cast[member].prompt is not None
+    spans, given = word_spans(tokenizer, prompt, words, learned), scene.cast[member].prompt is not None
     if not given:
-        first = len(word_spans(tokenizer, _before(scene, member, classes), words, concept.words))
+        first = len(word_spans(tokenizer, _before(scene, member, classes), words, learned))
         spans = spans[first : first + 1]
     tokens = [i for span in spans for i in span]
     if not tokens:
@@ -78,5 +91,5 @@ def _before(scene: Scene, member: str, classes: Mapping[str, str]) -> str:
         text += literal
         if name == member:
             break
-        text += "" if name is None else article(classes[name])
+        text += "" if name is None else article(unemphasised(classes[name]))
     return text

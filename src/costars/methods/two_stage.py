@@ -32,7 +32,7 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
     _check_rows(model, scene)
     method = scene.method
     assert isinstance(method, TwoStage)
-    members_words(model, scene, job.concepts)  # a prompt without them is found out before anything is drawn
+    members_words(model, job)  # a prompt without them is found out before anything is drawn
     with model.reading():
         path = stage1_path(model, job)
     steps = sampler_of(model, scene, scheduler)
@@ -105,7 +105,7 @@ def personalise(model: Model, plan: Plan, job: Job, scheduler: object) -> Genera
     shares = with_rest(_shares(plan, method, model.latent_size(size))).to(model.device)
     with model.reading():
         paths, adapters = stage2_paths(model, job, plan.layout.prompt, plan.regions, latents)
-    words, kept = members_words(model, scene, job.concepts), plan.layout.attention
+    words, kept = members_words(model, job), plan.layout.attention
     of = len(latents) - 1
     start = first_step(scene, of)
     latent = latents[start : start + 1]

@@ -17,9 +17,11 @@ from costars.model.model import Model
 from costars.model.parts import part_of
 from costars.types import ControlNet
 
+SKEW = 0.02  # by how much a picture's shape may differ from the scene's, as rounding to whole cells leaves it
+
 
 def load_control_net(folder: Path, name: str, model: Model) -> ControlNetModel:
-    """A ControlNet for this model; raises ModelError if it is none, or is for another family."""
+    """A ControlNet on the model's device; raises ModelError if it is none."""
     try:
         net: ControlNetModel = part_of(ControlNetModel, folder, model.dtype)
     except Exception as error:  # whatever diffusers raises over a folder that is none
@@ -27,13 +29,17 @@ def load_control_net(folder: Path, name: str, model: Model) -> ControlNetModel:
         raise ModelError(
             f"controls.model {name!r}: no ControlNet in safetensors ({line}); want a diffusers folder or hub id"
         ) from None
+    return net.to(model.device)
+
+
+def check_control_net(net: ControlNetModel, name: str, model: Model) -> None:
+    """Raises ModelError for a ControlNet of another family than the model's."""
     theirs, ours = (part.config["cross_attention_dim"] for part in (net, model.unet))
     if theirs != ours:
         raise ModelError(
             f"controls.model {name!r}: reads text of width {theirs}, the model {model.facts.name!r} of {ours} "
             f"({model.facts.family}); use a ControlNet of the model's family"
         )
-    return net.to(model.device)
 
 
 def control_image(name: str, base: Path | None, size_px: tuple[int, int], model: Model) -> Tensor:
@@ -41,6 +47,11 @@ def control_image(name: str, base: Path | None, size_px: tuple[int, int], model:
     path = (base or Path()) / Path(name).expanduser()
     try:
         with Image.open(path) as image:
+            if abs(image.width * size_px[1] - image.height * size_px[0]) > max(size_px) * max(image.size) * SKEW:
+                raise SceneError(
+                    f"controls.image {name!r}: is {image.width} x {image.height} px, the picture {size_px[0]} x "
+                    f"{size_px[1]}; give one of the same shape"
+                )
             drawn = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS)
     except (OSError, UnidentifiedImageError):
         raise SceneError(f"controls.image {name!r}: cannot be read as a picture; check the path") from None

@@ -71,6 +71,12 @@ def load_model(
         vae = vae.to(torch.float32)  # SDXL's own decoder overflows in float16; its config says so
     if source.tiles:
         vae.enable_tiling()
+    channels = {int(unet.config[k]) for k in ("in_channels", "out_channels")} | {int(vae.config["latent_channels"])}
+    if len(channels) > 1:
+        raise ModelError(
+            f"model {source.name!r}: UNet and decoder have {sorted(channels)} latent channels, as an inpainting model "
+            "or another family's decoder has; use a text-to-image checkpoint and a decoder of its family"
+        )
     cell_px = 2 ** (len(vae.config["block_out_channels"]) - 1)
     side = int(unet.config["sample_size"]) * cell_px
     facts = Facts(

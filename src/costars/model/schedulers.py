@@ -34,6 +34,8 @@ SPACINGS: Mapping[str, Mapping[str, Any]] = {
     " exponential": {"use_exponential_sigmas": True},
     " sgm uniform": {"timestep_spacing": "trailing"},  # Turbo, Lightning, Hyper
 }
+# Classes of diffusers that go by their own names alone, and draw text to image from a checkpoint's noise levels.
+ALSO = ("DEISMultistepScheduler", "DPMSolverSinglestepScheduler", "SASolverScheduler", "TCDScheduler")
 _NO_MEMORY = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -54,7 +56,7 @@ def scheduler_of(name: str, own: Any) -> Any:
     spacing = next((s for s in SPACINGS if asked.endswith(s)), "")
     kind, options = SAMPLERS.get(asked.removesuffix(spacing), (name, {}))
     scheduler = getattr(diffusers_schedulers, kind, None)
-    if scheduler is None or not hasattr(scheduler, "from_config"):
+    if kind not in (*(known for known, _ in SAMPLERS.values()), *ALSO) or scheduler is None:
         known = [*SAMPLERS, *(s + k for s in ("dpm++ 2m",) for k in SPACINGS), "checkpoint"]
         raise SceneError(f"scheduler: {name!r} is not known; {nearest(asked, known)}; or a class of diffusers")
     spaced = SPACINGS.get(spacing, {})

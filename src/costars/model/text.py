@@ -41,8 +41,9 @@ def encode_text(
 ) -> Text:
     """tokens (l, t, d), pooled (1, d) of SDXL's second encoder; t is 77 for each reading of a long prompt.
 
-    l is 1, or as many as a learned word has layers (ED-LoRA). Weights multiply the tokens, whose mean is
-    then put back (as AUTOMATIC1111 does). Raises SceneError for a prompt beyond all measure.
+    l is 1, or as many as a learned word has layers (ED-LoRA). Weights multiply the tokens, and the mean of
+    the reading is then put back (AUTOMATIC1111 does so encoder by encoder). Raises SceneError for a prompt
+    beyond all measure.
     """
     counts = vector_counts(learned)
     read_by = [read(e.tokenizer, prompt, counts) for e in encoders]  # all split words alike
@@ -93,10 +94,13 @@ def _spoken(encoder: TextEncoder, words: Words, reading: int, learned: LearnedWo
 
 
 def _weighted(tokens: Tensor, weights: Tensor) -> Tensor:
-    if bool((weights == 1).all()):
-        return tokens
-    weighted = tokens * weights.to(tokens.dtype).view(1, -1, 1)
-    return weighted * (tokens.mean() / weighted.mean())
+    """Readings of a (l, t, d) text one by one, so that a reading without emphasis stays as it is."""
+    parts = []
+    for reading, own in zip(tokens.split(weights.shape[1], dim=1), weights, strict=True):
+        weighted = reading.float() * own.view(1, -1, 1)
+        mean = reading.float().mean(dim=(1, 2), keepdim=True) / weighted.mean(dim=(1, 2), keepdim=True)
+        parts.append(reading if bool((own == 1).all()) else (weighted * mean).to(reading.dtype))
+    return torch.cat(parts, dim=1)
 
 
 def features(

@@ -131,8 +131,13 @@ def render(
         what = _changed(load_scene(source), set_, seed)
     studio = _studio(device, dtype, max_rows=max_rows, memory=memory, offline=offline)
     several = isinstance(what, Scene) and what.count > 1
-    for one in what.each() if isinstance(what, Scene) else [what]:
-        folder = out / str(one.seed) if several and isinstance(one, Scene) else out
+    if several and retries:
+        raise SceneError("--retries would draw some seeds of a scene with a count twice; use one or the other")
+    each: list[Scene | Plan] = [*what.each()] if isinstance(what, Scene) else [what]
+    folders = [out / str(one.seed) if several and isinstance(one, Scene) else out for one in each]
+    for folder in folders:
+        check_folder(folder, "picture")
+    for folder, one in zip(folders, each, strict=True):
         picture = _run(studio, one, source.parent, retries, folder, Picture)
         write_picture(picture, folder)
         _told(picture)
