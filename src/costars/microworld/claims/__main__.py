@@ -1,4 +1,4 @@
-"""python -m costars.microworld.claims {identity,start,...,all} --out DIR: the OMG paper's claims, measured."""
+"""python -m costars.microworld.claims {identity,alone,start,...,all} --out DIR: the OMG paper's claims, measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from costars.microworld.claims.score import shipped_scorer
 from costars.records import check_folder
 from costars.studio import open_studio
 
-SEEDS = {"identity": 20, "start": 4, "ablation": 4, "degradation": 20, "count": 8}
+SEEDS = {"identity": 20, "alone": 20, "start": 4, "ablation": 4, "degradation": 20, "count": 8}
 
 
 def main(arguments: list[str] | None = None) -> None:

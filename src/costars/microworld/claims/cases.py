@@ -22,7 +22,7 @@ PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
 RELATIONS = ("in front of", "to the left of", "behind", "next to")
 EVERYONE = ("ana", "bo", "rex", "mochi", "bolt")
 STARTS = (0.0, 0.1, 0.2, 0.32, 0.5, 0.7, 1.0)
-WHOLE, GROWN_PX = "whole method", 6
+WHOLE, GROWN_PX, ALONE_SEED = "whole method", 6, 100
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,15 @@ def identity(seeds: int) -> Iterator[Case]:
 
 def _place(scene: Scene) -> str:
     return scene.prompt.partition(scene.slots()[-1] + "} ")[2]
+
+
+def alone(seeds: int) -> Iterator[Case]:
+    """Each concept of the pack in pictures of its own, with seeds that no other claim draws."""
+    for name in PACK:
+        for seed in range(seeds):
+            place = list(PLACES.values())[seed % len(PLACES)].phrase
+            scene = scene_of(f"{{{name}}} {place}", (name,), ALONE_SEED + seed, method="multi_lora")
+            yield Case(name, "alone", seed, scene)
 
 
 def start(seeds: int) -> Iterator[Case]:
@@ -147,6 +156,7 @@ BASELINES = {"ablation": WHOLE, "degradation": "alone"}
 # To add a claim, add a line.
 CLAIMS: Mapping[str, Callable[[int], Iterator[Case]]] = {
     "identity": identity,
+    "alone": alone,
     "start": start,
     "ablation": ablation,
     "degradation": degradation,
