@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
@@ -46,8 +46,12 @@ def check_folder(out: Path, kind: str = "") -> None:
             raise SceneError(
                 f"--out {out}: holds a {other} of an earlier run, which would be lost; choose another folder"
             )
-    old = written_before(out)
-    for name in KINDS.get(kind, ()):
+    _check_ours(out, [Path(name) for name in KINDS.get(kind, ())], written_before(out))
+
+
+def _check_ours(out: Path, names: Iterable[Path], old: Sequence[Path]) -> None:
+    """Raises SceneError for a name that is there and not among what we wrote."""
+    for name in names:
         if (out / name).exists() and out / name not in old:
             raise SceneError(f"--out {out}: holds {name}, which costars did not write; choose another folder")
 
@@ -85,19 +89,13 @@ def whole_folder(out: Path) -> Iterator[Path]:
     partial = Path(mkdtemp(prefix=".part", dir=out))
     try:
         yield partial
-        old = written_before(out)
-        for path in (p for p in partial.rglob("*") if p.is_file()):
-            target = out / path.relative_to(partial)
-            if target.exists() and target not in old:
-                raise SceneError(
-                    f"--out {out}: holds {target.relative_to(out)}, which costars did not write; choose another folder"
-                )
+        old, new = written_before(out), sorted(p.relative_to(partial) for p in partial.rglob("*") if p.is_file())
+        _check_ours(out, new, old)
         for path in old:
             path.unlink()
-        for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-            target = out / path.relative_to(partial)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
+        for name in new:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial / name, out / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if (out / "masks").is_dir() and not any((out / "masks").iterdir()):

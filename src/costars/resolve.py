@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from torch import nn
-
 from costars.errors import ConceptError, SceneError
 from costars.methods.prompts import class_names, global_prompt, member_prompt
 from costars.model.adapters import changes, fit, matched
@@ -35,15 +33,14 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
     """
     modules = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
     taken, notes = {}, []
-    for name, found in concepts.items():
-        concept = found
+    for name, concept in concepts.items():
         if concept.family != model.facts.family:
             raise ConceptError(
                 f"concept {concept.source!r} is for {concept.family or 'a family it does not tell'}, the model "
                 f"{model.facts.name!r} is {model.facts.family}; use a concept or a model of the other's family"
             )
-        concept = replace(concept, adapter={**concept.adapter, **changes(concept.weights, modules, concept.source)})
-        adapter, left = matched(concept.adapter, modules)
+        whole = {**concept.adapter, **changes(concept.weights, modules, concept.source)}
+        adapter, left = matched(whole, modules)
         if left and not adapter:
             raise ConceptError(
                 f"concept {concept.source!r}: none of its {len(left)} layers is in the model {model.facts.name!r} "
@@ -51,18 +48,14 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
             )
         if left:
             notes.append(
-                f"{name}: {len(left)} of {len(concept.adapter)} layers of {concept.source!r} are not in this model "
+                f"{name}: {len(left)} of {len(whole)} layers of {concept.source!r} are not in this model "
                 f"and are left out ({', '.join(left[:SHOWN])}{', ...' if len(left) > SHOWN else ''})"
             )
-        _check_sizes(concept, adapter, modules)
+        for part, module in modules.items():
+            fit(module, f"{part}.", {concept.source: adapter})
         _check_words(concept, model)
         taken[name] = replace(concept, adapter=adapter, weights={})
     return Fitted(taken, tuple(notes))
-
-
-def _check_sizes(concept: Concept, adapter: Mapping[str, object], modules: Mapping[str, nn.Module]) -> None:
-    for part, module in modules.items():
-        fit(module, f"{part}.", {concept.source: {k: v for k, v in concept.adapter.items() if k in adapter}})
 
 
 def _check_words(concept: Concept, model: Model) -> None:

@@ -119,7 +119,7 @@ class Scene(Value):
     scheduler: str = Field(
         "checkpoint",
         description="checkpoint: the one that the model ships with; or ddim, euler, dpm++ 2m karras, euler a, ... "
-        "or the name of a class of diffusers",
+        "or the name of the class of diffusers",
     )
     size: tuple[Side, Side] | None = Field(None, description="(width, height) in px, default: the model's own")
     steps: int = Field(50, ge=1, le=999)

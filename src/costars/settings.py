@@ -12,6 +12,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from costars.errors import SettingsError
 
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Memory = Literal["auto", "full", "offload", "sequential"]
+
 
 def _split(folders: object) -> object:
     """A list of folders as PATH has it; one in a home folder may begin with ~."""
@@ -26,11 +30,11 @@ class Settings(BaseSettings):
     library: Path = user_data_path("costars") / "concepts"
     concept_folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = ()
     builtin: Path = Path(__file__).parent / "microworld" / "weights"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
     max_rows: int = Field(0, ge=0)
     offline: bool = False
-    memory: Literal["auto", "full", "offload", "sequential"] = "auto"
+    memory: Memory = "auto"
 
 
 def machine_settings(**given: object) -> Settings:

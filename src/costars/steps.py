@@ -35,10 +35,10 @@ def retried(
     for attempt in range(retries + 1):
         try:
             for event in steps(scene.model_copy(update={"seed": scene.seed + attempt}), base):
-                if isinstance(event, Picture) and event.lost and attempt < retries:
+                if isinstance(event, Picture) and event.lost:
                     second_best = second_best or event
                     break
-                yield second_best if second_best is not None and isinstance(event, Picture) and event.lost else event
+                yield event
             else:
                 return
         except RegionError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -44,13 +44,17 @@ def everyone_adapter(job: Job) -> Adapter:
 def stage1_path(model: Model, job: Job) -> Path:
     """The global path: class words only, in the scene's style."""
     classes = class_names(job.scene, job.concepts)
-    styles = style_adapter(job)
-    learned = learned_words(job)
-    with _texts_of(model, styles):
-        words = sorted(set(classes.values()))
-        text = encoded(model, job.scene, global_prompt(job.scene, classes), words, learned)
-        negative = negative_text(model, job.scene, learned=learned)
-    return Path("global", text, negative, next(iter(styles), None), controlled=True)
+    words = sorted(set(classes.values()))
+    return _global_path(model, job, global_prompt(job.scene, classes), words)
+
+
+def _global_path(model: Model, job: Job, prompt: str, words: Sequence[str] = ()) -> Path:
+    """The prompt without identities, under the style's adapter if there is one."""
+    scene, styles, learned = job.scene, style_adapter(job), learned_words(job)
+    with text_adapter(model.encoders, styles.get(STYLE, {})):
+        text = encoded(model, scene, prompt, words, learned)
+        negative = negative_text(model, scene, learned=learned)
+    return Path("global", text, negative, STYLE if styles else None, controlled=True)
 
 
 def stage2_paths(
@@ -60,20 +64,15 @@ def stage2_paths(
 
     prompt is the one that the layout was drawn from, latents (s + 1, c, h, w) are the layout's.
     """
-    scene, method = job.scene, job.scene.method
+    method = job.scene.method
     assert isinstance(method, TwoStage)
-    adapters = style_adapter(job)
-    base = next(iter(adapters), None)
-    learned = learned_words(job)
-    with _texts_of(model, adapters):
-        text = encoded(model, scene, prompt, learned=learned)
-        negative = negative_text(model, scene, learned=learned)
-    layout = Path("layout", text, adapter=base, replay=latents, controlled=True)
+    adapters, whole = style_adapter(job), _global_path(model, job, prompt)
+    layout = replace(whole, name="layout", negative=None, replay=latents)
     paths = [layout] if method.layout_strength > 0 else []
     if not method.blend:
         everyone = everyone_adapter(job)
         return [*paths, everyone_path(model, job, everyone)], {**adapters, EVERYONE: everyone}
-    paths.append(Path("global", text, negative, adapter=base, controlled=True))
+    paths.append(whole)
     for name in members:
         adapters[name] = cast_adapter(job, name)
         with text_adapter(model.encoders, adapters[name]):
@@ -84,10 +83,8 @@ def stage2_paths(
 def everyone_path(model: Model, job: Job, adapter: Adapter) -> Path:
     """One path with every member's own words, under the adapter of them all."""
     scene = job.scene
-    prompt, learned = (
-        everyone_prompt(scene, class_names(scene, job.concepts), job.concepts),
-        learned_words(job, *scene.cast),
-    )
+    prompt = everyone_prompt(scene, class_names(scene, job.concepts), job.concepts)
+    learned = learned_words(job, *scene.cast)
     with text_adapter(model.encoders, adapter):
         text = encoded(model, scene, prompt, learned=learned)
         return Path("everyone", text, negative_text(model, scene, learned=learned), adapter=EVERYONE, controlled=True)
@@ -117,10 +114,3 @@ def learned_words(job: Job, *members: str) -> LearnedWords:
                 )
             learned[word], taught[word] = parts, concept
     return learned
-
-
-@contextmanager
-def _texts_of(model: Model, adapters: Mapping[str, Adapter]) -> Iterator[None]:
-    """Within the block the text encoders read with the one adapter there is, or with none."""
-    with text_adapter(model.encoders, next(iter(adapters.values()), {})):
-        yield

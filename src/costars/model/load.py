@@ -53,11 +53,11 @@ def load_model(
     memory is a tier, or auto for the first that the device has room for.
     """
     logging.disable_progress_bar()
-    with_config = source.path.is_file()
-    if source.config is not None and not with_config:
+    in_one_file = source.path.is_file()
+    if source.config is not None and not in_one_file:
         raise ModelError(f"model {source.name!r}: is a folder with its own configuration; leave checkpoint.config out")
     try:
-        parts = _single(source, dtype) if with_config else _folder(source, dtype)
+        parts = _single(source, dtype) if in_one_file else _folder(source, dtype)
         unet, vae = parts.module(UNet2DConditionModel, "unet"), _vae(source, parts, dtype)
         encoders = _encoders(parts)
         scheduler = _scheduler(parts.scheduler | _predicting(source.prediction))
@@ -119,7 +119,7 @@ def _single(source: Source, dtype: torch.dtype) -> Parts:
     told = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
     return Parts(
         family=family,
-        module=lambda kind, part: module_of(kind, tensors, part, config, dtype).eval().requires_grad_(False),
+        module=lambda kind, part: module_of(kind, tensors, part, config, dtype),
         tokenizer=lambda part: tokenizer_of(config / part),
         scheduler=told | _predicting(prediction_of(tensors)),
         sha256=lambda: _hash([source.path]),

@@ -56,9 +56,10 @@ def scheduler_of(name: str, own: Any) -> Any:
     spacing = next((s for s in SPACINGS if asked.endswith(s)), "")
     kind, options = SAMPLERS.get(asked.removesuffix(spacing), (name, {}))
     scheduler = getattr(diffusers_schedulers, kind, None)
-    if kind not in (*(known for known, _ in SAMPLERS.values()), *ALSO) or scheduler is None:
-        known = [*SAMPLERS, *(s + k for s in ("dpm++ 2m",) for k in SPACINGS), "checkpoint"]
-        raise SceneError(f"scheduler: {name!r} is not known; {nearest(asked, known)}; or a class of diffusers")
+    classes = {*(known for known, _ in SAMPLERS.values()), *ALSO}
+    if kind not in classes or scheduler is None:
+        known = ["checkpoint", *SAMPLERS, *("dpm++ 2m" + spaced for spaced in SPACINGS), *ALSO]
+        raise SceneError(f"scheduler: {name!r} is not known; {nearest(asked, known)}")
     spaced = SPACINGS.get(spacing, {})
     if not set(spaced) <= set(signature(scheduler).parameters):
         raise SceneError(f"scheduler: {asked.removesuffix(spacing)!r} has no{spacing} spacing; leave it out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,10 @@ def prediction_of(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def module_of(kind: Any, tensors: dict[str, Tensor], part: str, config: Path, dtype: torch.dtype) -> Any:
-    """A part of the checkpoint, built as the configuration folder says. Raises LookupError for missing weights."""
+    """A part of the checkpoint in eval mode, built as the configuration folder says.
+
+    Raises LookupError for missing weights.
+    """
     if kind in (CLIPTextModel, CLIPTextModelWithProjection):
         other = _FIRST if part == "text_encoder_2" else _SECOND  # told apart by their names, not by their widths
         own = {k: v for k, v in tensors.items() if not k.startswith(other)}
@@ -70,15 +74,13 @@ def module_of(kind: Any, tensors: dict[str, Tensor], part: str, config: Path, dt
     absent = [name for name, value in module.named_parameters() if value.is_meta]
     if absent:
         raise LookupError(f"the file lacks {len(absent)} weights of the {part}, {absent[0]} first")
-    return module
+    return module.eval().requires_grad_(False)
 
 
 def tokenizer_of(folder: Path) -> Any:
     """The tokenizer of a configuration folder; CLIP's own words where the folder brings none."""
     if (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file():
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    import json
-
     told = json.loads((folder / "tokenizer_config.json").read_text())
     vocabulary, merges = _clip_words()
     return CLIPTokenizer(

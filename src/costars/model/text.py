@@ -94,13 +94,16 @@ def _spoken(encoder: TextEncoder, words: Words, reading: int, learned: LearnedWo
 
 
 def _weighted(tokens: Tensor, weights: Tensor) -> Tensor:
-    """Readings of a (l, t, d) text one by one, so that a reading without emphasis stays as it is."""
-    parts = []
-    for reading, own in zip(tokens.split(weights.shape[1], dim=1), weights, strict=True):
-        weighted = reading.float() * own.view(1, -1, 1)
-        mean = reading.float().mean(dim=(1, 2), keepdim=True) / weighted.mean(dim=(1, 2), keepdim=True)
-        parts.append(reading if bool((own == 1).all()) else (weighted * mean).to(reading.dtype))
-    return torch.cat(parts, dim=1)
+    """The readings of a (l, t, d) text one by one, so that one without emphasis stays as it is."""
+    readings = zip(tokens.split(weights.shape[1], dim=1), weights, strict=True)
+    return torch.cat([r if bool((own == 1).all()) else _emphasised(r, own) for r, own in readings], dim=1)
+
+
+def _emphasised(reading: Tensor, weights: Tensor) -> Tensor:
+    plain = reading.float()
+    weighted = plain * weights.view(1, -1, 1)
+    mean = plain.mean(dim=(1, 2), keepdim=True) / weighted.mean(dim=(1, 2), keepdim=True)
+    return (weighted * mean).to(reading.dtype)
 
 
 def features(

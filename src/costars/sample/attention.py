@@ -65,8 +65,7 @@ class _Processor:
     def _own(self, tokens: Tensor) -> Tensor:
         """(rows, l * t, d) to the (rows, t, d) that this cross-attention layer reads."""
         each = tokens.shape[1] // self.moment.layers
-        first = self.number * each if self.moment.layers > 1 else 0
-        return tokens[:, first : first + each]
+        return tokens[:, self.number * each : (self.number + 1) * each]
 
 
 def cross_numbers(layers: Sequence[tuple[str, Attention]]) -> dict[str, int]:
@@ -85,7 +84,8 @@ def attention_layers(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
 @contextmanager
 def attention_rule(layers: Sequence[tuple[str, Attention]], rule: AttentionRule, moment: Moment) -> Iterator[None]:
     """Within the block these layers follow the rule."""
-    before, numbers = [layer.processor for _, layer in layers], cross_numbers(layers)
+    before = [layer.processor for _, layer in layers]
+    numbers = cross_numbers(layers) if moment.layers > 1 else {}
     for name, layer in layers:
         layer.set_processor(_Processor(rule, name, numbers.get(name, 0), moment))  # type: ignore[arg-type]
     try:

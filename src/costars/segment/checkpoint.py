@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from costars.errors import ModelError, SceneError
+from costars.model.parts import part_of
 from costars.model.source import PART, fetched, is_hub_id
 
 Numbers = NDArray[np.float32]
@@ -61,12 +62,8 @@ def open_checkpoint(kind: Kind, where: str, device: torch.device, dtype: torch.d
     folder = _folder(where, kind, offline)
     _check(folder, where, kind)
     logging.disable_progress_bar()
-    options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
-        model, info = getattr(transformers, kind.model).from_pretrained(folder, **options)
-        absent = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
-        if absent:
-            raise LookupError(f"its file lacks {len(absent)} weights, {absent[0]} first")
+        model = part_of(getattr(transformers, kind.model), folder, dtype)
         images, tokenizer = (
             name and getattr(transformers, name).from_pretrained(folder, local_files_only=True)
             for name in (kind.images, kind.tokenizer)
@@ -74,7 +71,7 @@ def open_checkpoint(kind: Kind, where: str, device: torch.device, dtype: torch.d
     except Exception as error:  # whatever the libraries raise over a damaged folder, and they raise many kinds
         line = " ".join(str(error).split())[:300]
         raise ModelError(f"model {where!r}: cannot be loaded ({line}); fetch it again") from error
-    return Checkpoint(model.eval().requires_grad_(False).to(device), images, tokenizer)
+    return Checkpoint(model.to(device), images, tokenizer)
 
 
 def tokenize(checkpoint: Checkpoint, texts: Sequence[str], limit: int) -> Mapping[str, Tensor]:

@@ -6,7 +6,7 @@ once a picture, their memory by the UNet. A model is a folder or a hub id; offli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 from transformers import SamProcessor
 
 from costars.errors import SceneError
-from costars.segment.checkpoint import Checkpoint, Kind, numbers, open_checkpoint, tokenize
+from costars.segment.checkpoint import Checkpoint, Kind, Numbers, numbers, open_checkpoint, tokenize
 from costars.segment.detect import GROUNDING_DINO, OWLV2, Detection, grounding_dino, owlv2, select
 from costars.types import Layout, MaskArray, Region
 
@@ -52,13 +52,7 @@ class GroundedSam:
 
         Raises ModelError for a model that cannot be used, SceneError for a phrase that cannot be read.
         """
-        image, phrases = layout.image.convert("RGB"), unique_phrases(class_names)
-        if not phrases:
-            return []
-        opened = partial(open_checkpoint, device=self.device, dtype=self.dtype, offline=self.offline)
-        boxes, scores = grounding_dino(opened(GROUNDING_DINO, self.detector), image, phrases)
-        found = select(boxes, scores, phrases, self.box_threshold, self.most_overlap)
-        return segment_boxes(opened(SAM, self.sam), image, found, self.mask_threshold) if found else []
+        return _boxed(self, layout, class_names, GROUNDING_DINO, grounding_dino)
 
 
 @dataclass(frozen=True)
@@ -81,13 +75,7 @@ class OwlSam:
 
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
         """As GroundedSam."""
-        image, phrases = layout.image.convert("RGB"), unique_phrases(class_names)
-        if not phrases:
-            return []
-        opened = partial(open_checkpoint, device=self.device, dtype=self.dtype, offline=self.offline)
-        boxes, scores = owlv2(opened(OWLV2, self.detector), image, phrases, self.template)
-        found = select(boxes, scores, phrases, self.box_threshold, self.most_overlap)
-        return segment_boxes(opened(SAM, self.sam), image, found, self.mask_threshold) if found else []
+        return _boxed(self, layout, class_names, OWLV2, partial(owlv2, template=self.template))
 
 
 @dataclass(frozen=True)
@@ -121,6 +109,23 @@ class ClipSeg:
                 mask = pieces == piece
                 found.append(Region(phrase, mask.astype(np.float32), float(maps[i][mask].mean()), 0))
         return by_depth(found)
+
+
+def _boxed(
+    by: GroundedSam | OwlSam,
+    layout: Layout,
+    class_names: Sequence[str],
+    kind: Kind,
+    detect: Callable[[Checkpoint, Image.Image, Sequence[str]], tuple[Numbers, Numbers]],
+) -> list[Region]:
+    """The figures in a detector's boxes; the detector is gone before SAM comes, and SAM comes for some box alone."""
+    image, phrases = layout.image.convert("RGB"), unique_phrases(class_names)
+    if not phrases:
+        return []
+    opened = partial(open_checkpoint, device=by.device, dtype=by.dtype, offline=by.offline)
+    boxes, scores = detect(opened(kind, by.detector), image, phrases)
+    found = select(boxes, scores, phrases, by.box_threshold, by.most_overlap)
+    return segment_boxes(opened(SAM, by.sam), image, found, by.mask_threshold) if found else []
 
 
 def unique_phrases(class_names: Sequence[str]) -> list[str]:

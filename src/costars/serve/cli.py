@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from costars.errors import CostarsError, RegionError, SceneError
 from costars.scene import Scene
 from costars.scene_files import load_scene, with_settings
 from costars.serve.concepts_cli import concepts_app
+from costars.settings import Device, Dtype, Memory
 
 if TYPE_CHECKING:
     from costars.studio import Studio
@@ -47,26 +47,6 @@ def common(
     """Put several of your own characters into one picture, and each stays itself."""
 
 
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Memory(StrEnum):
-    auto = "auto"
-    full = "full"
-    offload = "offload"
-    sequential = "sequential"
-
-
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder to write into")]
 Settings = Annotated[list[str], typer.Option("--set", help="key=value, e.g. seed=3 or cast.ana.weight=0.8")]
 Seed = Annotated[int | None, typer.Option(help="seed of the layout, default: the scene's")]
@@ -74,8 +54,9 @@ Retries = Annotated[int, typer.Option(min=0, help="try this many further seeds i
 OnDevice = Annotated[Device | None, typer.Option(help="where to run, default: the settings'")]
 OfDtype = Annotated[Dtype | None, typer.Option(help="number format, default: the settings'")]
 MaxRows = Annotated[int | None, typer.Option(min=0, help="most UNet rows in one call, 0: no bound")]
-
-InMemory = Annotated[Memory | None, typer.Option(help="how much of the model stays on the device, default: auto")]
+InMemory = Annotated[
+    Memory | None, typer.Option(help="how much of the model stays on the device, default: the settings'")
+]
 Offline = Annotated[bool | None, typer.Option("--offline", help="fetch nothing from the hub", show_default=False)]
 
 
@@ -182,7 +163,7 @@ def _studio(device: Device | None, dtype: Dtype | None, **options: Any) -> Studi
     with console.status("loading"):
         from costars.studio import open_studio
 
-        return open_studio(device and device.value, dtype and dtype.value, **options)
+        return open_studio(device, dtype, **options)
 
 
 def _changed(scene: Scene, settings: list[str], seed: int | None) -> Scene:
@@ -237,7 +218,7 @@ def main() -> None:
 
 def _words(error: typer.exceptions.TyperException) -> str:
     spoken = getattr(error, "format_message", None)
-    return " ".join(str(spoken() if spoken else error).split()).rstrip(".")
+    return " ".join(str(spoken() if spoken else error).split()).replace("Value error, ", "").rstrip(".")
 
 
 def _said(line: str, code: int) -> int:
