@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from costars import studio as studio_module
-from costars.errors import ConceptError, ModelError, RegionError
+from costars.errors import ConceptError, ModelError, RegionError, SceneError
 from costars.segment.assign import lost_members
 from costars.steps import last, retried
 from costars.studio import open_studio
@@ -119,3 +120,10 @@ def test_who_is_lost_is_told_by_class_and_place(make_region):
     assert lost_members(plan, list(plan.values())) == ()
     assert lost_members(plan, [make_region("man", (0, 0, 0.5, 1)), make_region("man", (0.5, 0, 1, 1))]) == ("b",)
     assert lost_members(plan, [make_region("man", (0.4, 0, 0.9, 1)), plan["b"]]) == ("a",)
+
+
+def test_a_mask_of_another_shape_is_found_out_before_anything_is_drawn(studio, make_scene, tmp_path):
+    Image.new("L", (128, 64), 255).save(tmp_path / "wide.png")
+    cast = {"a": {"concept": "char_a", "where": "wide.png"}, "b": {"concept": "char_b"}}
+    with pytest.raises(SceneError, match=r"wide\.png' is 128 x 64 px, the picture 64 x 64; give a mask of the"):
+        studio.resolve(make_scene(cast=cast), tmp_path)

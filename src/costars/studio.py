@@ -17,6 +17,7 @@ from costars.concepts.store import Store
 from costars.errors import ModelError, SceneError
 from costars.methods.paths import STYLE
 from costars.methods.prompts import class_names
+from costars.methods.sampling import size_px
 from costars.model.control import check_control_net, control_image, load_control_net
 from costars.model.load import load_model
 from costars.model.memory import TIERS, lower_tier
@@ -96,9 +97,8 @@ class Studio:
         said = {name: member.trigger for name, member in scene.cast.items() if member.trigger}
         concepts |= {name: replace(concepts[name], trigger=trigger) for name, trigger in said.items()}
         check_classes(scene, concepts)
-        check_where(scene.cast, base)
-        if scene.size is not None:
-            model.latent_size(scene.size)
+        model.latent_size(size_px(model, scene))
+        check_where(scene.cast, base, size_px(model, scene))
         check_prompts(scene, concepts, style, model)
         return Job(scene, concepts, base, style, self._controls(scene, model, base), notes)
 
@@ -109,7 +109,7 @@ class Studio:
             if folder not in self.control_nets:
                 self.control_nets[folder] = load_control_net(folder, control.model, model)
             check_control_net(self.control_nets[folder], control.model, model)
-            image = control_image(control.image, base, scene.size or model.facts.size_px, model)
+            image = control_image(control.image, base, size_px(model, scene), model)
             net = self.control_nets[folder]
             controls.append(ControlNet(net, image, control.scale, control.start, control.end))
         return tuple(controls)

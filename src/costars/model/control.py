@@ -15,9 +15,8 @@ from torch import Tensor
 from costars.errors import ModelError, SceneError
 from costars.model.model import Model
 from costars.model.parts import part_of
+from costars.shape import same_shape
 from costars.types import ControlNet
-
-SKEW = 0.02  # by how much a picture's shape may differ from the scene's, as rounding to whole cells leaves it
 
 
 def load_control_net(folder: Path, name: str, model: Model) -> ControlNetModel:
@@ -47,7 +46,7 @@ def control_image(name: str, base: Path | None, size_px: tuple[int, int], model:
     path = (base or Path()) / Path(name).expanduser()
     try:
         with Image.open(path) as image:
-            if abs(image.width * size_px[1] - image.height * size_px[0]) > max(size_px) * max(image.size) * SKEW:
+            if not same_shape(image.size, size_px):
                 raise SceneError(
                     f"controls.image {name!r}: is {image.width} x {image.height} px, the picture {size_px[0]} x "
                     f"{size_px[1]}; give one of the same shape"

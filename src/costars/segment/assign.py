@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from costars.errors import RegionError, SceneError
 from costars.scene import CastMember
+from costars.shape import same_shape
 from costars.types import Layout, MaskArray, Region
 
 _NEVER = 1e6
@@ -195,19 +196,13 @@ def _is_file(member: CastMember) -> bool:
 
 
 def _mask_file(member: CastMember, layout: Layout, base: Path | None) -> MaskArray:
-    with Image.open(mask_path(member, base)) as image:
-        (width, height), (w, h) = image.size, layout.image.size
-        if abs(width * h - height * w) > 0.02 * width * h:
-            raise SceneError(
-                f"where: {member.where!r} is {width} x {height} px, the picture {w} x {h}; "
-                "give a mask of the picture's shape"
-            )
+    with Image.open(mask_path(member, base, layout.image.size)) as image:
         mask = image.convert("L").resize(layout.image.size, Image.Resampling.BILINEAR)
     return (np.asarray(mask, dtype=np.float32) >= 128).astype(np.float32)
 
 
-def mask_path(member: CastMember, base: Path | None) -> Path:
-    """The mask file that `where` names; raises SceneError if it is not a picture that is there."""
+def mask_path(member: CastMember, base: Path | None, size_px: tuple[int, int]) -> Path:
+    """The mask file that `where` names; raises SceneError if it is no picture of the shape of the one to be drawn."""
     path = (base or Path()) / str(member.where)
     try:
         with Image.open(path) as image:
@@ -216,14 +211,20 @@ def mask_path(member: CastMember, base: Path | None) -> Path:
         raise SceneError(
             f"where: {member.where!r} is not left, right, a point, a box, nor a mask file ({path} is no picture)"
         ) from None
+    if not same_shape(image.size, size_px):
+        width, height = image.size
+        raise SceneError(
+            f"where: {member.where!r} is {width} x {height} px, the picture {size_px[0]} x {size_px[1]}; "
+            "give a mask of the picture's shape"
+        )
     return path
 
 
-def check_where(cast: Mapping[str, CastMember], base: Path | None) -> None:
-    """Raises SceneError now for a mask file that could not be read later."""
+def check_where(cast: Mapping[str, CastMember], base: Path | None, size_px: tuple[int, int]) -> None:
+    """Raises SceneError now for a mask file that could not be used on a picture of (width, height) later."""
     for member in cast.values():
         if _is_file(member):
-            mask_path(member, base)
+            mask_path(member, base, size_px)
 
 
 def lost_members(regions: Mapping[str, Region], drawn: Sequence[Region]) -> tuple[str, ...]:
