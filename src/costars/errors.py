@@ -5,6 +5,7 @@ CostarsError                 the root; exit code 2 on the command line
 ├── ConceptError             a concept file is missing, damaged or of another model family
 ├── ModelError               a checkpoint is missing, damaged or of a family costars does not know
 ├── SettingsError            a setting of this machine has a value that is not allowed
+├── TrainError               a concept cannot be taught from what was given, or its teaching went wrong
 └── RegionError              the layout does not show the cast; carries the layout and what was found
 
 Each message says what was wrong, the value, what is allowed and what to do next, on one line.
@@ -39,6 +40,10 @@ class ModelError(CostarsError):
 
 class SettingsError(CostarsError):
     """A setting of this machine has a value that is not allowed."""
+
+
+class TrainError(CostarsError):
+    """A concept cannot be taught from what was given, or its teaching went wrong."""
 
 
 class RegionError(CostarsError):

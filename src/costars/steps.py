@@ -16,7 +16,7 @@ from costars.types import Picture, Step
 T = TypeVar("T")
 
 
-def last(events: Iterator[Step | T], kind: type[T]) -> T:
+def last(events: Iterator[object], kind: type[T]) -> T:
     """Run a step iterator to its end and return what it made."""
     for event in events:
         if isinstance(event, kind):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from costars.catalog import METHODS, SEGMENTERS, Machine
 from costars.concepts.store import Store
-from costars.errors import ModelError, SceneError
+from costars.errors import ModelError, SceneError, TrainError
 from costars.methods.paths import STYLE
 from costars.methods.prompts import class_names
 from costars.methods.sampling import size_px
@@ -30,10 +30,30 @@ from costars.scene import Scene
 from costars.segment.assign import Limits, assign, check_where, lost_members
 from costars.settings import Settings, machine_settings
 from costars.steps import last, spared
+from costars.train.captions import load_captioner
+from costars.train.lessons import Teaching
+from costars.train.loop import Progress, Taught, teach
+from costars.train.recipes import Recipe
+from costars.train.spec import TrainSpec, recipe_of
+from costars.train.subjects import prepared
 from costars.types import ControlNet, Job, Picture, Plan, Segmenter, Step
 from costars.versions import versions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is taught on which model, and a line for each picture that could not be read."""
+
+    model: Model
+    recipe: Recipe
+    teachings: tuple[Teaching, ...]
+    skipped: tuple[str, ...] = ()
+
+    def steps(self, kept: Path | None = None, resume: bool = False) -> Generator[Progress | Taught, None, None]:
+        """Every step; the last thing yielded is what was taught. kept is where its checkpoint is."""
+        return teach(self.model, self.teachings, self.recipe, kept, resume)
 
 
 @dataclass
@@ -113,6 +133,25 @@ class Studio:
             net = self.control_nets[folder]
             controls.append(ControlNet(net, image, control.scale, control.start, control.end))
         return tuple(controls)
+
+    def lesson(self, spec: TrainSpec, base: Path | None = None) -> Lesson:
+        """What a spec asks to be taught, its model loaded and its pictures read; relative paths are beside base.
+
+        Raises TrainError for pictures, captions or settings that do not go together.
+        """
+        model = self.model(spec.model, base, spec.checkpoint)
+        if model.residence.tier != TIERS[0]:
+            raise TrainError(f"memory {model.residence.tier!r}: a model is taught whole; set COSTARS_MEMORY=full")
+        recipe = recipe_of(spec, model.facts.family)
+        describe = None
+        if spec.caption is not None:
+            describe = load_captioner(spec.caption, self.device, self.dtype, self.settings.offline, base)
+        found = prepared(spec, recipe, base, describe)
+        return Lesson(model, recipe, found.teachings, found.skipped)
+
+    def train(self, spec: TrainSpec, base: Path | None = None) -> Taught:
+        """The concepts of a spec, taught; `lesson(spec).steps()` yields every step instead."""
+        return last(self.lesson(spec, base).steps(), Taught)
 
     def plan_steps(self, scene: Scene, base: Path | None = None) -> Iterator[Step | Plan]:
         """Stage 1 step by step; the last thing yielded is the plan."""

@@ -45,7 +45,7 @@ class Concept:
 
     format is the kind of file; tokens {word: {"text_encoder": (n, d), "text_encoder_2": (n, d)}} are words
     taught to the text encoders, with per_layer one vector for each of n cross-attention layers (ED-LoRA);
-    weights {module path: (out, in)} stand for the model's own (Custom Diffusion).
+    weights {module path: (out, in) or (out, in, kh, kw)} stand for the model's own (Custom Diffusion, DreamBooth).
     """
 
     name: str

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from costars.concepts.formats import load_concept
 from costars.concepts.library import Naming, import_concept
 from costars.errors import ConceptError
-from costars.model.adapters import one_adapter_per_row
+from costars.model.adapters import one_adapter_per_row, text_adapter
 from costars.resolve import fitted
 from costars.sample.attention import Moment
 from costars.sample.batch import batch_of
@@ -84,3 +85,55 @@ def test_a_bias_cannot_be_applied(write, random):
     key = "mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_out_custom_diffusion.0.bias"
     with pytest.raises(ConceptError, match="train it on keys and values alone"):
         load_concept(write({key: random(48)}, "toy"), "toy", "toy")
+
+
+def test_convolutions_and_text_layers_are_replaced_too(tiny, write, random):
+    """As a training of all weights leaves them; the text encoder's path has the level that transformers took out."""
+    parts = {"unet": tiny.unet, **{e.name: e.module for e in tiny.encoders}}
+    wanted = ["unet.conv_in", "unet.down_blocks.0.downsamplers.0.conv", "unet.mid_block.attentions.0.proj_in"]
+    copies = {part: copy.deepcopy(module) for part, module in parts.items()}
+    own = "encoder.layers.0.mlp.fc1"
+    tensors = {}
+    for number, path in enumerate([*wanted, f"text_encoder.text_model.{own}"]):
+        part, _, name = path.partition(".")
+        module = copies[part]
+        layer = module.get_submodule(name if hasattr(module, "text_model") or part == "unet" else own)
+        layer.weight.data += 0.05 * random(*layer.weight.shape, seed=number)
+        tensors[f"weights.{path}"] = layer.weight.data
+    concept = load_concept(write(tensors, "toy", costars='{"family": "sdxl"}'), "toy", "toy")
+    assert {t.ndim for t in concept.weights.values()} == {2, 4} and concept.format == "costars"
+    adapter = fitted({"toy": concept}, tiny).concepts["toy"].adapter
+    assert len(adapter) == len(tensors)
+    assert torch.allclose(noise(tiny, tiny.unet, adapter), noise(tiny, copies["unet"]), atol=1e-5)
+    ids = torch.tensor([[0, 5, 6, 1]])
+    expected = copies["text_encoder"](ids).last_hidden_state
+    with torch.no_grad(), text_adapter(tiny.encoders, adapter):
+        ours = tiny.encoders[0].module(ids).last_hidden_state
+    assert torch.allclose(ours, expected, atol=1e-5)
+    assert not torch.allclose(ours, parts["text_encoder"](ids).last_hidden_state, atol=1e-4)
+
+
+def test_a_layer_that_keeps_its_own_weight_may_say_so_with_nothing(taught, write):
+    path, _ = taught
+    held = load_file(path) | {"mid_block.attentions.0.transformer_blocks.0.attn1.processor": torch.zeros(0)}
+    again = load_concept(write(held, "again", costars='{"family": "sdxl"}'), "again", "again")
+    assert again.weights.keys() == load_concept(path, "toy", "toy").weights.keys() and not again.adapter
+
+
+def test_a_file_of_nothing_else_is_refused(write):
+    key = "mid_block.attentions.0.transformer_blocks.0.attn1.processor"
+    with pytest.raises(ConceptError, match="holds 'nothing at all'"):
+        load_concept(write({key: torch.zeros(0)}, "toy"), "toy", "toy")
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "said"),
+    [
+        ("weights.unet.conv_in", (4, 4, 3), r"'weights\.unet\.conv_in' is no finite weight of 2 or 4 axes"),
+        ("weights.unet.conv_in", (4,), r"no finite weight of 2 or 4 axes \(its shape: \(4,\)\); fetch the file again"),
+        ("mid_block.attentions.0.transformer_blocks.0.attn1.processor", (2, 2), r"attn1\.processor', which costars"),
+    ],
+)
+def test_what_is_no_weight_is_refused(write, random, key, shape, said):
+    with pytest.raises(ConceptError, match=said):
+        load_concept(write({key: random(*shape)}, "toy"), "toy", "toy")

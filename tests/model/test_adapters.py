@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from costars.errors import ConceptError
-from costars.model.adapters import concatenated, one_adapter_per_row, scaled, text_adapter
+from costars.model.adapters import changes, concatenated, one_adapter_per_row, scaled, text_adapter
 from costars.types import LowRank
 
 ROWS = [None, "a", "b", "a"]
@@ -167,3 +167,35 @@ def test_an_adapter_of_a_convolution_does_not_fit_a_linear_layer_nor_the_reverse
         one_adapter_per_row(nn.ModuleDict({"layer": layer}), "m.", {"a": {"m.layer": entry}}),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Linear(6, 5), nn.Linear(5, 6), nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 3, 3, 2, 1), nn.Conv2d(3, 4, 1)],
+    ids=["narrow", "wide", "convolution", "downsampler", "shortcut"],
+)
+def test_a_whole_weight_is_an_exact_low_rank(layer):
+    weight = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0))
+    module, x = nn.ModuleDict({"layer": layer}), torch.randn(2, *((7, 7) if weight.ndim == 4 else ()), weight.shape[1])
+    x = x.movedim(-1, 1) if weight.ndim == 4 else x
+    adapter = changes({"m.layer": weight}, {"m": module}, "mine")
+    entry = adapter["m.layer"]
+    assert entry.up.ndim == entry.down.ndim == weight.ndim and entry.down.shape[2:] == weight.shape[2:]
+    out = change(layer, {"a": adapter}, ["a", None], x)
+    with torch.no_grad():
+        before = layer(x)
+        old = layer.weight.detach().clone()
+        layer.weight.copy_(weight)
+        after = layer(x)
+        layer.weight.copy_(old)
+    assert torch.allclose(out[0], (after - before)[0], atol=1e-5)
+    assert torch.equal(out[1], torch.zeros_like(out[1]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(nn.Linear(6, 5), (5, 6, 1, 1)), (nn.Conv2d(6, 5, 3), (5, 6)), (nn.LayerNorm(6), (6,)), (nn.Conv2d(6, 5, 3), ())],
+)
+def test_a_whole_weight_of_another_shape_is_refused(layer, shape):
+    with pytest.raises(ConceptError, match=r"concept 'mine': brings 'm\.layer' of .*; it was made for another base"):
+        changes({"m.layer": torch.ones(shape)}, {"m": nn.ModuleDict({"layer": layer})}, "mine")

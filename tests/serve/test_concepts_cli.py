@@ -35,6 +35,28 @@ def test_a_file_is_imported_listed_shown_cast_and_removed(cli, folder, library, 
     assert not (library / "ana.safetensors").exists()
 
 
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_a_concept_is_written_for_other_programs_and_cast_again(cli, refused, folder, library, write, form):
+    words = ["concepts", "export", "char_a", "--format", form, "--out", "ana.safetensors"]
+    assert cli(*words) == (0, "ana.safetensors\n", "")
+    refused(*words, said="ana.safetensors is there already; give another --out, or --replace it")
+    assert cli(*words, "--replace")[0] == 0
+    write(a={"concept": "ana.safetensors"})
+    code, _, err = cli("render", "scene.yaml", "--out", "out")
+    assert code == 0, err
+    assert json.loads(cli("concepts", "inspect", "ana.safetensors")[1])["format"] == form
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_concept_of_words_becomes_a_folder(cli, refused, folder):
+    save_file({"<zxa>": torch.ones(2, 768)}, folder / "zxa.safetensors")
+    cli("concepts", "import", "zxa.safetensors", "--class", "cat")
+    code, out, err = cli("concepts", "export", "zxa", "--format", "diffusers", "--out", "for others")
+    assert (code, out, err) == (0, "for others/learned_embeds.safetensors\n", "")
+    assert torch.equal(load_file(out.rstrip())["<zxa>"].float(), torch.ones(2, 768))
+    refused("concepts", "export", "zxa", "--format", "kohya", "--out", "zxa2.safetensors", said="has learned words")
+
+
 def test_what_a_file_does_not_say_is_told_with_what_to_do(cli, kohya):
     code, out, err = cli("concepts", "import", kohya)
     assert (code, out) == (0, "zxa v1\n")
@@ -113,6 +135,10 @@ def test_a_class_that_would_write_on_the_terminal_is_listed_in_plain_characters(
         (["remove", "char_c"], "no concept 'char_c' in your library; did you mean 'char_b' or 'char_a'?"),
         (["remove", "../library/char_a"], "no concept '../library/char_a' in your library"),
         (["import"], "Missing argument 'file'; see costars --help"),
+        (["export", "char_a", "--out", "a.safetensors"], "Missing option '--format'; see costars --help"),
+        (["export", "char_a", "--format", "onnx", "--out", "a.safetensors"], "no such format; known: diffusers, kohya"),
+        (["export", "char_a", "--format", "kohya", "--out", "a"], "becomes one file, so it ends with .safetensors"),
+        (["export", "char_c", "--format", "kohya", "--out", "a.safetensors"], "no concept 'char_c'; did you mean"),
     ],
 )
 def test_a_bad_request_is_one_line_and_the_library_is_kept(refused, folder, library, words, said):

@@ -63,9 +63,9 @@ def concept_of(
     inversion = not ours and not whole and is_inversion({key: tuple(tensor.shape) for key, tensor in rest.items()})
     per_layer = card.get("per_layer") is True
     words = read_inversion(rest, name, source) if inversion else read_ours(ours, per_layer, source)
-    adapter = {} if inversion or (not rest and (ours or whole)) else read_adapter(rest, scales, source)
     weights = read_replaced(whole, source)
-    shapes = {**adapter, **{p: LowRank(w, w.T) for p, w in weights.items()}}  # a family is told by widths
+    adapter = {} if inversion or (not rest and (ours or weights)) else read_adapter(rest, scales, source)
+    shapes = {**adapter, **{p: LowRank(w, w) for p, w in weights.items()}}  # a family is told by widths of down
     family = family_of(card, metadata, shapes, words, source)
     trigger = read_words(card, "trigger", path.name) or " ".join(words)
     return Concept(

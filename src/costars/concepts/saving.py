@@ -19,7 +19,7 @@ from costars.types import Concept, LowRank
 def write_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> None:
     """Write a concept so that reading it gives the same numbers; the file appears whole or not at all."""
     whole = words.written(concept.tokens) | replaced.written(concept.weights)
-    tensors = {key: _smallest(tensor) for key, tensor in whole.items()}
+    tensors = {key: smallest(tensor) for key, tensor in whole.items()}
     for path, entry in concept.adapter.items():
         tensors |= {f"{path}.{name}": tensor for name, tensor in _factors(entry).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -33,16 +33,16 @@ def write_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> No
 
 def _factors(entry: LowRank) -> dict[str, Tensor]:
     """Both factors; with an alpha where up was in half precision before alpha / rank made it too small for it."""
-    factors = {"lora_A.weight": _smallest(entry.down), "lora_B.weight": _smallest(entry.up)}
+    factors = {"lora_A.weight": smallest(entry.down), "lora_B.weight": smallest(entry.up)}
     if factors["lora_B.weight"].dtype is torch.float32:
         enlarged = 2.0 ** (15 - frexp(float(entry.up.abs().max()))[1])  # a power of two: no digit is lost
-        up = _smallest(entry.up * enlarged)
+        up = smallest(entry.up * enlarged)
         if up.dtype is not torch.float32:
             factors |= {"lora_B.weight": up, "alpha": torch.tensor(len(entry.down) / enlarged)}
     return factors
 
 
-def _smallest(tensor: Tensor) -> Tensor:
+def smallest(tensor: Tensor) -> Tensor:
     """In the smallest number format that holds every number of it exactly."""
     for dtype in (torch.float16, torch.bfloat16):
         small = tensor.to(dtype)

@@ -30,7 +30,10 @@ def portraits(who: Identity, count: int, seed: int = 0) -> list[WorldPicture]:
 
 
 def write(pictures: list[WorldPicture], who: Identity, folder: Path) -> None:
-    """NN.png for each picture, NN.mask.png for its figure, and truth.json; an older set there is replaced."""
+    """NN.png for each picture, NN.mask.png for its figure, truth.json, and captions.jsonl to train from.
+
+    An older set there is replaced.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "truth.json").exists():
         for entry in json.loads((folder / "truth.json").read_text())["pictures"]:
@@ -45,6 +48,8 @@ def write(pictures: list[WorldPicture], who: Identity, folder: Path) -> None:
         entries.append({"file": name, "caption": picture.caption, "place": picture.place})
     truth = {"class_name": who.class_name, "attributes": dict(who.attributes), "pictures": entries}
     (folder / "truth.json").write_text(json.dumps(truth, indent=2) + "\n")
+    lines = [json.dumps({"file_name": entry["file"], "text": entry["caption"]}) for entry in entries]
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:

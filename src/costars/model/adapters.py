@@ -151,15 +151,16 @@ def matched(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[Adapter
 
 
 def changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], source: str) -> Adapter:
-    """What whole weights {path: (out, in)} change of the layers they stand for, as exact low ranks.
+    """What whole weights {path: (out, in) or (out, in, kh, kw)} change of their layers, as exact low ranks.
 
     Raises ConceptError where a layer is not there, or of another size.
     """
     adapter: dict[str, LowRank] = {}
+    layers = {part: dict(module.named_modules()) for part, module in modules.items()}
     for path, weight in weights.items():
         part, _, own_path = path.partition(".")
-        layer = dict(modules[part].named_modules()).get(own_path) if part in modules else None
-        size = tuple(layer.weight.shape) if isinstance(layer, nn.Linear) else None
+        layer = layers[part].get(_own_path(modules[part], own_path)) if part in modules else None
+        size = tuple(layer.weight.shape) if isinstance(layer, nn.Linear | nn.Conv2d) else None
         if layer is None or size != tuple(weight.shape):
             raise ConceptError(
                 f"concept {source!r}: brings {path!r} of {tuple(weight.shape)}, the model's is {size or 'not there'}; "
@@ -167,10 +168,16 @@ def changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], sou
             )
         with align_module_device(layer):
             change = weight - layer.weight.detach().to("cpu", torch.float32)
-        rows, columns = change.shape
-        wide = columns > rows
-        adapter[path] = LowRank(change, torch.eye(rows)) if wide else LowRank(torch.eye(columns), change)
+        adapter[path] = _exact(change)
     return adapter
+
+
+def _exact(change: Tensor) -> LowRank:
+    """A change of weight as it is, times the identity on the out side, or on the in side of a matrix that is taller."""
+    rows, columns = change.shape[:2]
+    if change.ndim == 4:
+        return LowRank(change, torch.eye(rows)[:, :, None, None])
+    return LowRank(change, torch.eye(rows)) if columns > rows else LowRank(torch.eye(columns), change)
 
 
 def _own_path(module: nn.Module, path: str) -> str:

@@ -79,7 +79,7 @@ class OwnWords:
         for row, positions in self.words.items():
             if rows.start <= row < rows.stop:
                 part = self.parts[row].to(query)
-                cover = interpolate(part[None, None], _grid(tokens, part.shape), mode="area").flatten()
+                cover = interpolate(part[None, None], grid_of(tokens, part.shape), mode="area").flatten()
                 outside = cover < min(EDGE_SHARE, float(cover.max()))  # where none is half filled, the fullest
                 bias[row - rows.start, 0, outside.nonzero(), torch.tensor(positions)] = -math.inf
         return bias
@@ -98,7 +98,7 @@ def both(first: AttentionRule, second: AttentionRule) -> AttentionRule:
     return rule
 
 
-def _grid(tokens: int, size: Sequence[int]) -> tuple[int, int]:
+def grid_of(tokens: int, size: Sequence[int]) -> tuple[int, int]:
     """(h, w) of so many queries over a picture of size (h, w) cells; raises ValueError if they do not fit."""
     height, width = size
     while height * width > tokens and height * width > 1:
@@ -135,7 +135,7 @@ class RecordWords:
         return attend(query, key, value)
 
     def _record(self, query: Tensor, key: Tensor) -> None:
-        grid = _grid(query.shape[1], self.size)
+        grid = grid_of(query.shape[1], self.size)
         logits = query.float() @ key.float().transpose(1, 2) / math.sqrt(query.shape[-1])
         seen = logits.softmax(dim=-1).mean(dim=0)
         maps = torch.stack([seen[:, self.columns[w]].mean(dim=1).view(grid) for w in self.words])

@@ -14,6 +14,7 @@ from costars.errors import CostarsError, RegionError, SceneError
 from costars.scene import Scene
 from costars.scene_files import load_scene, with_settings
 from costars.serve.concepts_cli import concepts_app
+from costars.serve.train_cli import train
 from costars.settings import Device, Dtype, Memory
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(concepts_app, name="concepts")
+app.command()(train)
 console = Console(stderr=True)
 STOPPED = 130  # exit code of Ctrl-C
 

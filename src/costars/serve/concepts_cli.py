@@ -91,6 +91,22 @@ def import_file(
     typer.echo(concept.name)
 
 
+@concepts_app.command("export")
+def export_file(
+    name: Annotated[str, typer.Argument(help="builtin/NAME, a library name or a file")],
+    form: Annotated[str, typer.Option("--format", help="kohya (LoRAs alone) or diffusers")],
+    out: Annotated[Path, typer.Option(help="NAME.safetensors for a LoRA, a folder for all else")],
+    replace: Annotated[bool, typer.Option("--replace", help="put it in the place of what is there")] = False,
+) -> None:
+    """Write a concept in a format that other programs read, and print the paths of its files."""
+    from costars.concepts.export import export_concept
+    from costars.concepts.formats import read_card
+
+    store = _store()
+    for path in export_concept(store.load(name), read_card(store.find(name)), form, out, replace):
+        typer.echo(path)
+
+
 @concepts_app.command("remove")
 def remove_concept(name: Annotated[str, typer.Argument(help="a name in your library")]) -> None:
     """Delete a concept from your library."""

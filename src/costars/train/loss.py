@@ -1,43 +1,98 @@
-"""The noise-prediction loss that every recipe shares."""
+"""What a recipe makes smaller: the error of the predicted noise, and words that look elsewhere."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 MIN_SNR_GAMMA = 5.0  # Hang et al. 2023, arXiv 2303.09556, section 3.4
 
 
-def noise_loss(
+@dataclass(frozen=True)
+class Levels:
+    """The noise levels of a checkpoint: alphas (n,) cumulative, and whether it predicts noise or velocity."""
+
+    alphas: Tensor
+    velocity: bool = False
+
+
+def levels_of(scheduler: Any) -> Levels:
+    """As a diffusers scheduler says."""
+    return Levels(scheduler.alphas_cumprod, scheduler.config.prediction_type == "v_prediction")
+
+
+def noise_errors(
     unet: UNet2DConditionModel,
-    alphas_cumprod: Tensor,
+    levels: Levels,
     latents: Tensor,
     text: tuple[Tensor, Tensor | None],
-    size_px: int,
+    size_ids: Tensor,
     generator: torch.Generator,
     gamma: float | None = MIN_SNR_GAMMA,
     weights: Tensor | None = None,
+    offset: float = 0.0,
 ) -> Tensor:
-    """Mean squared error of the predicted noise at uniform timesteps, weighted by min-SNR unless gamma is None.
+    """(n,) mean squared error of each prediction at uniform timesteps, weighted by min-SNR unless gamma is None.
 
-    weights (n, 1, h, w) say how much each cell counts, 1 on average.
-    latents (n, c, h, w) are scaled, text is (tokens (n, t, d), pooled (n, d) or None), the picture
-    is square. Randomness comes from the generator on the CPU, so that every device sees the same.
+    latents (n, c, h, w) are scaled, text is (tokens (n, t, d), pooled (n, d) or None), size_ids (n, 6) or
+    (1, 6) SDXL's. weights (n, 1, h, w) say how much each cell counts; offset is added to each channel's noise
+    as one random number (Guttenberg 2023). Randomness comes from the generator on the CPU, so that every
+    device sees the same.
     """
     device, count = latents.device, len(latents)
-    t = torch.randint(len(alphas_cumprod), (count,), generator=generator).to(device)
+    t = torch.randint(len(levels.alphas), (count,), generator=generator).to(device)
     noise = torch.randn(latents.shape, generator=generator).to(device)
-    alphas = alphas_cumprod.to(device)[t]
+    if offset:
+        noise = noise + offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator).to(device)
+    alphas = levels.alphas.to(device)[t]
     a = alphas.view(-1, 1, 1, 1)
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
+    target = a.sqrt() * noise - (1 - a).sqrt() * latents if levels.velocity else noise
     tokens, pooled = text
-    size_ids = torch.tensor([size_px, size_px, 0, 0, size_px, size_px], device=device).expand(count, 6)
-    added = None if pooled is None else {"text_embeds": pooled, "time_ids": size_ids}
+    added = None if pooled is None else {"text_embeds": pooled, "time_ids": size_ids.expand(count, 6)}
     predicted = unet(noisy, t, tokens, added_cond_kwargs=added).sample
-    squared = (predicted.float() - noise).square()
-    error = (squared if weights is None else squared * weights.to(device)).mean(dim=(1, 2, 3))
+    squared = (predicted.float() - target).square()
+    errors = (squared if weights is None else squared * weights.to(device)).mean(dim=(1, 2, 3))
     if gamma is None:
-        return error.mean()
+        return errors
     snr = alphas / (1 - alphas)
-    return (error * snr.clamp(max=gamma) / snr).mean()
+    return errors * snr.clamp(max=gamma) / (snr + 1 if levels.velocity else snr)
+
+
+def cell_weights(masks: Tensor, size: tuple[int, int], outside: float) -> Tensor:
+    """(n, 1, h, w) how much each latent cell counts: 1 where the mask (n, 1, H, W) covers it, outside where not.
+
+    On average 1, so that a small figure is learned as fast as a large one (Mix-of-Show: outside 0).
+    """
+    cover = interpolate(masks, size, mode="area")
+    weights = outside + (1 - outside) * cover
+    return weights / weights.mean(dim=(2, 3), keepdim=True).clamp_min(1e-6)
+
+
+def strayed(maps: Mapping[int, Tensor], masks: Tensor, whole_figure: bool) -> Tensor:
+    """Mix-of-Show's attention regulariser: words that look where their concept is not, over all resolutions.
+
+    maps {queries: (b, 2, h, w)} are of the two words, masks (b, 1, H, W). The first word must not look
+    outside; the second looks at all of the mask (whole_figure), or must not look outside either.
+    """
+    total = masks.new_zeros(())
+    for found in maps.values():
+        mask = interpolate(masks, found.shape[-2:], mode="nearest")
+        own, kind = (peaked(found[:, i]) for i in (0, 1))
+        outside = mask[:, 0] == 0
+        if not bool(outside.any()):
+            continue
+        total = total + own[outside].mean()
+        total = total + ((kind - mask[:, 0]).square().mean() if whole_figure else kind[outside].mean())
+    return total
+
+
+def peaked(maps: Tensor) -> Tensor:
+    """Each of (b, ..., h, w) divided by its own highest value."""
+    return maps / maps.amax(dim=(-2, -1), keepdim=True).clamp_min(1e-12)

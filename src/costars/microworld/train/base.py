@@ -19,7 +19,7 @@ from costars.microworld.train.vocabulary import MAX_TOKENS, write_tokenizer
 from costars.microworld.world import SIZE_PX
 from costars.model.text import TextEncoder, TextEncoders, features
 from costars.train.attention import plain_attention
-from costars.train.loss import MIN_SNR_GAMMA, noise_loss
+from costars.train.loss import MIN_SNR_GAMMA, levels_of, noise_errors
 
 RECIPE = loop.Recipe(steps=8_600, batch=32, learning_rate=1e-3, warmup_steps=100)
 DROP_TEXT = 0.1  # Ho & Salimans 2022, arXiv 2207.12598: share of pictures trained without a caption
@@ -131,6 +131,9 @@ def train(
     encoders = model.encoders()
     ids, empty = token_ids(model, captions), token_ids(model, [""])
 
+    levels = levels_of(model.scheduler)
+    size_ids = torch.tensor([[SIZE_PX, SIZE_PX, 0, 0, SIZE_PX, SIZE_PX]], device=device)
+
     def loss_of(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(captions), (recipe.batch,), generator=generator)
         drawn = mean[index].float()
@@ -141,8 +144,7 @@ def train(
         first, second = batch_ids.to(device)
         text = features(encoders, (first, second))
         gamma = MIN_SNR_GAMMA if run.step < SHAPES_SHARE * recipe.steps else None
-        alphas = model.scheduler.alphas_cumprod
-        return noise_loss(model.unet, alphas, drawn.to(device), text, SIZE_PX, generator, gamma)
+        return noise_errors(model.unet, levels, drawn.to(device), text, size_ids, generator, gamma).mean()
 
     with plain_attention(model.unet, (model.text_encoder, model.text_encoder_2), device):
         for progress in loop.train(run, recipe, loss_of, device=device, checkpoint=checkpoint, minutes=minutes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,14 @@ from costars.methods.prompts import article
 from costars.microworld.identity import Identity
 from costars.microworld.pictures import portraits, write
 from costars.model.model import Model
-from costars.train.lora import LoraRecipe, Teaching, train_lora
+from costars.train.data import Example
+from costars.train.lessons import Teaching
+from costars.train.loop import Progress, Taught
+from costars.train.loop import teach as lesson
+from costars.train.recipes import BUILTIN, RECIPES, Recipe
+from costars.train.results import write as write_taught
 
-RECIPE = LoraRecipe()
+RECIPE = RECIPES["lora"][BUILTIN]
 PICTURES = 10
 # Each of the pack was taught with and without counting what lies around it; these came out better with a tenth of it.
 MOSTLY_INSIDE = ("ana", "bo", "rex", "mochi")
@@ -92,14 +97,15 @@ PACK: dict[str, Identity] = {
 def teaching(name: str) -> Teaching:
     """The pictures and captions that one concept of the pack is taught from."""
     who = PACK[name]
-    pictures = portraits(who, PICTURES, seed=list(PACK).index(name))
     stranger, known = article(who.class_name), article(f"{name} {who.class_name}")
-    captions = [p.caption.replace(stranger, known, 1) for p in pictures]
-    masks = [p.figures[0].visible_mask.astype(np.float32) for p in pictures]
-    return Teaching(name, who.class_name, name, [p.image for p in pictures], captions, masks)
+    examples = [
+        Example(p.image, p.caption.replace(stranger, known, 1), p.figures[0].visible_mask.astype(np.float32))
+        for p in portraits(who, PICTURES, seed=list(PACK).index(name))
+    ]
+    return Teaching(name, who.class_name, name, examples)
 
 
-def recipe_of(name: str) -> LoraRecipe:
+def recipe_of(name: str) -> Recipe:
     """How this concept of the pack is taught."""
     return replace(RECIPE, outside_weight=0.1) if name in MOSTLY_INSIDE else RECIPE
 
@@ -110,10 +116,14 @@ def is_of(folder: Path, name: str, model: Model) -> bool:
     if not path.is_file():
         return False
     card = read_card(path)
-    return card.get("base_sha256") == model.facts.sha256 and LoraRecipe(**card.get("recipe", {})) == recipe_of(name)
+    return card.get("base_sha256") == model.facts.sha256 and card.get("recipe") == asdict(recipe_of(name))
 
 
-def teach(model: Model, folder: Path, name: str) -> Iterator[float]:
-    """Teach one concept of the pack; writes NAME.safetensors and its reference pictures in NAME/, yields losses."""
+def teach(model: Model, folder: Path, name: str) -> Iterator[Progress]:
+    """Teach one concept of the pack; writes NAME.safetensors and its reference pictures in NAME/."""
     write(portraits(PACK[name], PICTURES, seed=list(PACK).index(name)), PACK[name], folder / name)
-    yield from train_lora(model, teaching(name), recipe_of(name), folder / f"{name}.safetensors")
+    for event in lesson(model, [teaching(name)], recipe_of(name)):
+        if isinstance(event, Taught):
+            write_taught(event, [folder / f"{name}.safetensors"])
+        else:
+            yield event

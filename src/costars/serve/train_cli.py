@@ -1,0 +1,165 @@
+"""costars train: a few pictures to a concept that scenes can cast."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from costars.errors import TrainError
+from costars.settings import Device, Dtype
+
+if TYPE_CHECKING:
+    from costars.studio import Lesson, Studio
+    from costars.train.loop import Taught
+    from costars.train.spec import TrainSpec
+
+console = Console(stderr=True)
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def train(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|SPEC.yaml", help="lora, dreambooth, ..., or a file")],
+    images: Annotated[Path | None, typer.Option(help="folder of pictures, captions and masks beside them")] = None,
+    name: Annotated[str | None, typer.Option(help="what scenes will call it")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="what it is, e.g. woman")] = None,
+    trigger: Annotated[str | None, typer.Option(help="the word it is taught by, default: its name")] = None,
+    model: Annotated[str | None, typer.Option(help="builtin, a folder, a file or a hub id")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="NAME.safetensors, default: your library")] = None,
+    set_: Annotated[list[str], typer.Option("--set", help="key=value of the recipe, e.g. steps=500")] = [],  # noqa: B006
+    caption: Annotated[str | None, typer.Option(help="a model that captions pictures without a caption")] = None,
+    add_trigger: Annotated[bool, typer.Option("--add-trigger", help="put the trigger into captions")] = False,
+    work: Annotated[Path | None, typer.Option(help="folder of checkpoint and sheets, default: in your data")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="put it in the place of one of its name")] = False,
+    sheet_every: Annotated[int, typer.Option(min=0, help="steps between sample sheets, 0: at the end")] = 0,
+    tensorboard: Annotated[Path | None, typer.Option(help="folder to write the loss for TensorBoard into")] = None,
+    device: Annotated[Device | None, typer.Option(help="where to run")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="number format of what is not trained")] = None,
+) -> None:
+    """Teach a concept from a few pictures: lora, dreambooth, textual-inversion, custom-diffusion or ed-lora."""
+    from costars.studio import open_studio
+    from costars.train.spec import parse_spec
+
+    given: dict[str, Any] = {"name": name, "class_name": class_name, "trigger": trigger, "model": model}
+    given |= {"images": images and str(images.absolute()), "caption": caption, "add_trigger": add_trigger or None}
+    said = {key: value for key, value in given.items() if value is not None}
+    path = Path(what)
+    data: dict[str, Any] = _read(path) if path.suffix in (".yaml", ".yml") else {"recipe": what}
+    settings = (data.get("settings") or {}) | _settings(set_)
+    spec = parse_spec(data | said | {"settings": settings}, what)
+    studio = open_studio(device, dtype)
+    targets = _targets(spec, out, studio, replace)
+    folder = work or studio.settings.library.parent / "training" / "-".join(s.name for s in spec.concepts)
+    kept = folder / CHECKPOINT
+    if kept.exists() and not (resume or replace):
+        raise TrainError(f"{kept}: a run was stopped there; go on with --resume, or begin anew with --replace")
+    with console.status("loading"):
+        lesson = studio.lesson(spec, path.parent if path.suffix else None)
+    for line in lesson.skipped:
+        console.print(line, highlight=False, soft_wrap=True)
+    taught = _taught(lesson, kept, resume, sheet_every, tensorboard)
+    _finish(lesson, taught, targets, kept)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise TrainError(f"{path}: cannot be read ({error.strerror}); name a recipe or a .yaml file") from None
+    except yaml.YAMLError as error:
+        raise TrainError(f"{path}: is no YAML ({' '.join(str(error).split())}); mend it there") from None
+    if not isinstance(data, dict):
+        raise TrainError(f"{path}: holds {type(data).__name__}, want keys and values: recipe, name, class and images")
+    return data
+
+
+def _settings(said: list[str]) -> dict[str, Any]:
+    settings = {}
+    for each in said:
+        key, equals, value = each.partition("=")
+        if not (key and equals):
+            raise TrainError(f"--set {each!r}: want key=value, e.g. steps=500")
+        settings[key] = yaml.safe_load(value)
+    return settings
+
+
+def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -> list[Path]:
+    """Where each concept goes; found out before anything is trained."""
+    names = [subject.name for subject in spec.concepts]
+    if out is not None and len(names) == 1:
+        targets = [out if out.suffix == ".safetensors" else out / f"{names[0]}.safetensors"]
+    else:
+        targets = [(out or studio.settings.library) / f"{name}.safetensors" for name in names]
+    for target in targets:
+        if target.exists() and not replace:
+            raise TrainError(f"{target}: is there already; choose another --name or --out, or --replace it")
+    return targets
+
+
+def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorboard: Path | None) -> Taught:
+    from costars.train.loop import TEACHING, Progress, Taught
+    from costars.train.preview import preview
+
+    write = _scalars(tensorboard)
+    columns = (TextColumn("{task.description:<15}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    said = TextColumn("{task.fields[said]}")
+    with (
+        closing(lesson.steps(kept, resume)) as events,
+        Bars(*columns, said, console=console, disable=not console.is_terminal) as bars,
+    ):
+        tasks: dict[str, Any] = {}
+        before, smooth = time.monotonic(), 0.0
+        for event in events:
+            if isinstance(event, Taught):
+                return event
+            assert isinstance(event, Progress)
+            if event.stage not in tasks:
+                tasks[event.stage] = bars.add_task(event.stage, total=event.of, said="")
+            now = time.monotonic()
+            smooth, before = (0.9 * smooth + 0.1 * (now - before) if smooth else now - before), now
+            line = f"loss {event.loss:.4f}, {1 / max(smooth, 1e-9):.1f} steps/s" if event.stage == TEACHING else ""
+            bars.update(tasks[event.stage], completed=event.step, said=line)
+            if event.stage == TEACHING:
+                write(event.step, event.loss, now)
+                if event.step == event.of or (sheet_every and event.step % sheet_every == 0):
+                    shown = preview(lesson.model, lesson.teachings, event.learned)
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    shown.save(kept.parent / f"sheet-{event.step:06d}.png")
+    raise RuntimeError("the iterator ended without what was taught")
+
+
+def _scalars(folder: Path | None) -> Any:
+    """What writes a step's loss for TensorBoard, or does nothing."""
+    if folder is None:
+        return lambda step, loss, when: None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise TrainError("--tensorboard: needs the tensorboard package; pip install 'costars[train]'") from None
+    writer = SummaryWriter(str(folder))
+
+    def write(step: int, loss: float, when: float) -> None:
+        writer.add_scalar("loss", loss, step)
+        writer.flush()
+
+    return write
+
+
+def _finish(lesson: Lesson, taught: Taught, targets: list[Path], kept: Path) -> None:
+    from costars.train.results import write
+
+    write(taught, targets)
+    kept.unlink(missing_ok=True)
+    kept.with_suffix(".prior").unlink(missing_ok=True)
+    for target, concept in zip(targets, taught.concepts, strict=True):
+        told = f"{concept.name}: {target.stat().st_size / 1e6:.1f} MB, called {concept.trigger!r} in prompts"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
+        typer.echo(target)

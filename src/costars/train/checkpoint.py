@@ -1,0 +1,66 @@
+"""What a training run needs to go on: parameters, the optimizer's moments and a few facts, written whole or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_bytes
+from torch import Tensor, nn
+
+from costars.errors import TrainError
+
+_PARAMETER = "parameter/"
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Write tensors and facts; what lay there before stays until all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        partial.write_bytes(as_bytes({k: v.detach().contiguous().clone() for k, v in tensors.items()}, dict(facts)))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, facts) of a checkpoint; raises TrainError for one that is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        what = " ".join(str(error).split())
+        raise TrainError(f"{path}: not a readable checkpoint ({what}); remove it and begin anew") from None
+
+
+def state_of(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every parameter and each of its moments as named tensors."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        tensors[_PARAMETER + name] = parameter.detach()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"{key}/{name}"] = torch.as_tensor(value)
+    return tensors
+
+
+def put_state(
+    tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Put named tensors back into parameters and optimizer; raises TrainError where they are of other parameters."""
+    if {k.removeprefix(_PARAMETER) for k in tensors if k.startswith(_PARAMETER)} != set(parameters):
+        raise TrainError("the checkpoint is of other layers or words; begin anew, or give what it was begun with")
+    moments: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition("/")
+        if key.startswith(_PARAMETER):
+            parameters[name].data.copy_(tensor)
+        elif name in moments:
+            moments[name][kind] = tensor
+    for name, each in moments.items():
+        if each:
+            device = parameters[name].device
+            optimizer.state[parameters[name]] = {k: v.to("cpu" if k == "step" else device) for k, v in each.items()}

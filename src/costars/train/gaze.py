@@ -1,0 +1,69 @@
+"""Where words look while a model trains: cross-attention as plain products, with gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from costars.sample.attention import Moment, attention_layers, attention_rule
+from costars.sample.rules import grid_of
+from costars.types import Attend, Where
+
+Columns = Sequence[Sequence[Sequence[int]]]  # by row, by word: token positions
+
+
+@dataclass
+class Gaze:
+    """An attention rule that keeps how much each query looks at some words of its row.
+
+    The first rows of a call are looked at; maps {layer: (b, n, queries)} are means over heads, and over a
+    word's tokens. The layers of the middle say little of places and are left out (Break-a-Scene).
+    """
+
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    picked: Tensor | None = None  # (b, n, t): what share of a word each token is
+
+    def at(self, columns: Columns, tokens: int = 0) -> None:
+        """Look at these columns of texts of so many tokens from now on; at none where there are none."""
+        self.maps.clear()
+        self.picked = None
+        if not columns:
+            return
+        picked = torch.zeros(len(columns), max(len(words) for words in columns), tokens)
+        for row, words in enumerate(columns):
+            for number, positions in enumerate(words):
+                picked[row, number, list(positions)] = 1 / max(1, len(positions))
+        self.picked = picked
+
+    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+        wanted = where.cross and self.picked is not None and not where.layer.startswith("mid_block")
+        if not wanted and query.device.type != "cpu":
+            return attend(query, key, value)
+        seen = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)
+        if wanted and self.picked is not None:
+            looked = seen[: len(self.picked)].float().mean(dim=1)
+            self.maps[where.layer] = self.picked.to(looked) @ looked.transpose(1, 2)
+        return seen.to(value.dtype) @ value
+
+    def by_size(self, shape: Sequence[int]) -> dict[int, Tensor]:
+        """{queries: (b, n, h, w)}, the mean of the layers of each resolution, for latents of shape (..., h, w)."""
+        sizes: dict[int, list[Tensor]] = {}
+        for looked in self.maps.values():
+            sizes.setdefault(looked.shape[-1], []).append(looked)
+        means = {queries: torch.stack(maps).mean(dim=0) for queries, maps in sizes.items()}
+        return {queries: mean.unflatten(-1, grid_of(queries, shape[-2:])) for queries, mean in means.items()}
+
+
+@contextmanager
+def gazing(unet: UNet2DConditionModel, layers: int) -> Iterator[Gaze]:
+    """Within the block the UNet's attention is a gaze's; its texts have tokens for so many layers."""
+    gaze, moment = Gaze(), Moment()
+    moment.layers = layers
+    with attention_rule(attention_layers(unet), gaze, moment):
+        yield gaze

@@ -1,0 +1,113 @@
+"""What a recipe makes smaller, put together: pictures, captions, words and the class, in one loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from costars.errors import TrainError
+from costars.model.model import Model
+from costars.sample.attention import attention_layers, cross_numbers
+from costars.train.batches import Batch, Encoded, encode
+from costars.train.gaze import Gaze, gazing
+from costars.train.lessons import Teaching
+from costars.train.loss import cell_weights, levels_of, noise_errors, strayed
+from costars.train.prior import as_encoded
+from costars.train.recipes import Recipe
+from costars.train.trained import Trained
+from costars.train.words import Captions, read_captions
+
+
+@dataclass
+class Objective:
+    """The loss of a recipe on its pictures; texts that nothing in training touches are encoded once."""
+
+    model: Model
+    recipe: Recipe
+    pictures: Encoded
+    prior: Encoded | None
+    captions: Captions
+    trained: Trained
+    owners: Sequence[tuple[str, ...]]  # the words that a caption teaches, by caption
+    gaze: Gaze | None = None
+    texts: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Of one batch, drawn by the generator."""
+        recipe = self.recipe
+        batch = self.pictures.draw(recipe.batch, generator)
+        loss = self._errors(batch, generator, watched=True).mean()
+        if self.gaze is not None and recipe.attention_weight:
+            assert batch.masks is not None
+            maps = self.gaze.by_size(batch.latents.shape)
+            loss = loss + recipe.attention_weight * strayed(maps, batch.masks.to(loss.device), recipe.whole_figure)
+            self.gaze.at(())
+        if self.prior is not None:
+            others = self._errors(self.prior.draw(recipe.batch, generator), generator, watched=False)
+            loss = loss + recipe.prior_weight * others.mean()
+        return loss
+
+    def _errors(self, batch: Batch, generator: torch.Generator, watched: bool) -> Tensor:
+        recipe, weights = self.recipe, None
+        if batch.masks is not None and recipe.outside_weight != 1:
+            h, w = batch.latents.shape[-2:]
+            weights = cell_weights(batch.masks, (h, w), recipe.outside_weight)
+        text = self._text(batch.captions)
+        if self.gaze is not None:
+            columns = self._columns(batch.captions) if watched and recipe.attention_weight else ()
+            self.gaze.at(columns, text[0].shape[1] // self.captions.layers)
+        levels = levels_of(self.model.scheduler)
+        return noise_errors(
+            self.model.unet,
+            levels,
+            batch.latents,
+            text,
+            batch.size_ids,
+            generator,
+            recipe.gamma,
+            weights,
+            recipe.noise_offset,
+        )
+
+    def _columns(self, captions: Sequence[int]) -> list[list[tuple[int, ...]]]:
+        return [[self.captions.columns(i, word) for word in self.owners[i]] for i in captions]
+
+    def _text(self, captions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        encoders, vectors = self.model.encoders, self.trained.vectors
+        if self.recipe.text != "none" or vectors:
+            return self.captions.features(encoders, captions, vectors)
+        for i in captions:
+            if i not in self.texts:
+                with torch.no_grad():
+                    self.texts[i] = self.captions.features(encoders, [i], {})
+        tokens, pooled = zip(*(self.texts[i] for i in captions), strict=True)
+        return torch.cat(tokens), None if pooled[0] is None else torch.cat(pooled)  # type: ignore[arg-type]
+
+
+@contextmanager
+def objective_of(
+    model: Model, teachings: Sequence[Teaching], recipe: Recipe, trained: Trained, class_latents: Sequence[Tensor]
+) -> Iterator[Objective]:
+    """Within the block this is what the recipe trains on; raises TrainError where it needs masks that are not there."""
+    examples = [example for teaching in teachings for example in teaching.examples]
+    if recipe.attention_weight and any(example.mask is None for example in examples):
+        raise TrainError(
+            f"attention_weight {recipe.attention_weight}: keeps words in masks, but a picture has none; "
+            "put NAME.mask.png beside each, or set attention_weight=0"
+        )
+    said = [example.caption or "" for example in examples]
+    others = tuple(dict.fromkeys(caption for teaching in teachings for caption in teaching.without()))
+    prior = as_encoded(model, class_latents, len(others), len(said)) if class_latents else None
+    counts = {word: recipe.vectors for teaching in teachings for word in teaching.words[: recipe.words]}
+    layers = len(cross_numbers(attention_layers(model.unet))) if recipe.per_layer else 1
+    captions = read_captions(model.encoders, [*said, *(others if prior else ())], counts, layers)
+    owners = [teaching.words[: recipe.words] for teaching in teachings for _ in teaching.examples]
+    pictures = encode(model, examples, flips=recipe.flips, longest=recipe.longest, own_size=recipe.own_size)
+    with ExitStack() as stack:
+        watched = recipe.attention_weight or layers > 1
+        gaze = stack.enter_context(gazing(model.unet, layers)) if watched else None
+        yield Objective(model, recipe, pictures, prior, captions, trained, owners, gaze)

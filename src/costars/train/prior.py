@@ -1,0 +1,48 @@
+"""Pictures of the class by the model itself, so that it does not forget the others (DreamBooth, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path as FilePath
+
+import torch
+from torch import Tensor
+
+from costars.model.model import Model
+from costars.model.text import NOTHING_LEARNED
+from costars.sample.denoise import denoise, sampler
+from costars.train.batches import Batch, Encoded
+from costars.train.checkpoint import load, save
+from costars.types import LearnedWords, Path
+
+STEPS = 30
+GUIDANCE = 5.0
+
+
+def draw(model: Model, prompt: str, seed: int, learned: LearnedWords = NOTHING_LEARNED) -> Tensor:
+    """(1, c, h, w) the latent of one picture by the model as it now is, layers in training included."""
+    plan = sampler(model.scheduler, STEPS, model.device, model.facts.size_px, GUIDANCE, seed=seed)
+    path = Path("global", model.encode_text(prompt, learned=learned), model.encode_text(""))
+    *_, step = denoise(model, plan.noise(model), [path], plan)
+    return step.latent
+
+
+def class_latents(
+    model: Model, prompts: Sequence[str], count: int, seed: int, kept: FilePath | None
+) -> Iterator[Tensor]:
+    """(1, c, h, w) of so many pictures, the prompts one after the other; those kept in a file are not drawn again."""
+    found = load(kept)[0] if kept is not None and kept.exists() else {}
+    for i in range(count):
+        key = f"{i}"
+        if key not in found:
+            found[key] = draw(model, prompts[i % len(prompts)], seed + i).float().cpu()
+        yield found[key].to(model.device)
+    if kept is not None:
+        save(kept, found, {})
+
+
+def as_encoded(model: Model, latents: Sequence[Tensor], prompts: int, first: int) -> Encoded:
+    """Class pictures as a recipe trains on them; their captions are numbered from first on."""
+    captions = tuple(first + i % prompts for i in range(len(latents)))
+    size_ids = model.size_ids(model.facts.size_px).expand(len(latents), 6)
+    return Encoded([Batch(torch.cat(list(latents)), captions, size_ids)])

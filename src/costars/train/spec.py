@@ -1,0 +1,101 @@
+"""What a person asks to be taught: the file, the command line and a Python call are all this."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from costars.errors import TrainError, nearest
+from costars.options import Checkpoint
+from costars.train.recipes import RECIPES, Recipe, recipe_for
+
+_FORBID = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+Setting = bool | int | float | str | None
+
+
+class Subject(BaseModel):
+    """One concept to teach: its name, what it is, and the folder of its pictures."""
+
+    model_config = _FORBID
+
+    name: str = Field(pattern=r"^\w[\w-]{0,63}$", description="what scenes call it")
+    class_name: str = Field(
+        min_length=1,
+        validation_alias=AliasChoices("class_name", "class"),
+        description="what it is to the base model, e.g. woman",
+    )
+    images: str | None = Field(None, description="folder of its pictures, with captions and masks beside them")
+    trigger: str | None = Field(None, description="the word it is taught by; default: its name")
+
+
+class TrainSpec(BaseModel):
+    """Concepts to teach on a model by a recipe; settings change single numbers of it.
+
+    One concept alone may be written without the list.
+    """
+
+    model_config = _FORBID
+
+    recipe: str = Field(description=f"one of {', '.join(RECIPES)}")
+    concepts: tuple[Subject, ...] = Field(min_length=1)
+    model: str = "builtin"
+    checkpoint: Checkpoint = Checkpoint()
+    settings: dict[str, Setting] = Field(default_factory=dict, description="e.g. steps: 500")
+    add_trigger: bool = Field(False, description="put the trigger into captions that lack it")
+    caption: str | None = Field(None, description="a captioning model, folder or hub id, for pictures without one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, data: Any) -> Any:
+        """A spec of one concept has its fields beside the others."""
+        if not isinstance(data, dict) or "concepts" in data:
+            return data
+        own = {"name", "class_name", "class", "images", "trigger"}
+        return {k: v for k, v in data.items() if k not in own} | {
+            "concepts": [{k: v for k, v in data.items() if k in own}]
+        }
+
+
+def parse_spec(data: Any, origin: str = "training") -> TrainSpec:
+    """A spec from plain data; raises TrainError with one line for everything that is wrong."""
+    if not isinstance(data, dict):
+        raise TrainError(f"{origin}: holds {type(data).__name__}, want keys and values: recipe, name, class and images")
+    try:
+        spec = TrainSpec.model_validate(data)
+    except ValidationError as error:
+        raise TrainError(f"{origin}: {_one_line(error)}") from None
+    if spec.recipe not in RECIPES:
+        raise TrainError(f"{origin}: recipe {spec.recipe!r}: {nearest(spec.recipe, RECIPES)}")
+    names = [subject.name for subject in spec.concepts]
+    if len(set(names)) < len(names):
+        raise TrainError(f"{origin}: {names} holds a name twice; give each concept a name of its own")
+    return spec
+
+
+def recipe_of(spec: TrainSpec, family: str) -> Recipe:
+    """The spec's recipe for a model of this family; raises TrainError for a setting it does not have."""
+    known = asdict(recipe_for(spec.recipe, family, spec.model))
+    for name in spec.settings:
+        if name not in known:
+            raise TrainError(f"settings.{name}: no such setting; {nearest(name, known)}")
+    try:
+        return TypeAdapter(Recipe).validate_python(known | spec.settings)
+    except ValidationError as error:
+        raise TrainError(f"settings.{_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    told = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        got = "" if problem["type"] in ("missing", "extra_forbidden") else f" (got {problem['input']!r})"
+        told.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{got}")
+    return "; ".join(told)
+
+
+def folder_of(images: str, base: Path | None) -> Path:
+    """A folder that a spec names; a relative one is beside base."""
+    return (base or Path()) / Path(images).expanduser()

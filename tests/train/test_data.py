@@ -1,0 +1,240 @@
+"""Pictures to learn from: what a folder holds, what is skipped, and what must be put right first."""
+
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from costars.errors import TrainError
+from costars.train.data import Material, read_folder
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+SIDEWAYS = 6  # EXIF: turn by 90 degrees to see it upright
+
+
+def draw(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB", colour: object = None, **options) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    Image.new(mode, size, "red" if colour is None else colour).save(path, **options)
+    return path
+
+
+def draw_mask(path: Path, size: tuple[int, int] = (6, 4), level: int = 255) -> Path:
+    return draw(path, size, "L", level)
+
+
+def write_list(folder: Path, *lines: object, name: str = "metadata.jsonl") -> None:
+    said = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    (folder / name).write_text("\n".join(said), encoding="utf-8")
+
+
+def names(material: Material) -> list[str]:
+    return [example.name for example in material.examples]
+
+
+def fails(folder: Path) -> str:
+    with pytest.raises(TrainError) as caught:
+        read_folder(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def huge_png() -> bytes:
+    """A few bytes that say they are 60000 x 60000 px."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_pictures_come_by_name_with_what_lies_beside_them(tmp_path):
+    for name in ("c.webp", "B.JPG", "a.png", "d.jpeg"):
+        draw(tmp_path / name)
+    draw(tmp_path / ".hidden.png")
+    draw(tmp_path / "e.bmp")
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf \n  a woman, caf\xc3\xa9 \r\nmore\n")
+    (tmp_path / "c.txt").write_text(" \n\n")
+    draw_mask(tmp_path / "d.mask.png", level=51)
+    found = read_folder(tmp_path)
+    assert names(found) == ["B.JPG", "a.png", "c.webp", "d.jpeg"] and not found.skipped
+    assert [example.caption for example in found.examples] == [None, "a woman, café", None, None]
+    assert [example.mask is not None for example in found.examples] == [False, False, False, True]
+    mask = found.examples[-1].mask
+    assert mask.shape == (4, 6) and mask.dtype == np.float32 and np.allclose(mask, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "seen"),
+    [
+        ("RGBA", (255, 0, 0, 0), WHITE),
+        ("RGBA", (255, 0, 0, 255), RED),
+        ("LA", (0, 0), WHITE),
+        ("P", "red", RED),
+        ("L", 128, (128,) * 3),
+        ("1", 1, WHITE),
+        ("I;16", 32896, (128,) * 3),
+    ],
+)
+def test_every_kind_of_picture_is_rgb_and_what_is_clear_is_white(tmp_path, mode, colour, seen):
+    draw(tmp_path / "a.png", mode=mode, colour=colour)
+    image = read_folder(tmp_path).examples[0].image
+    assert image.mode == "RGB" and image.getpixel((1, 1)) == seen
+
+
+def test_a_picture_is_turned_upright_and_its_mask_is_of_the_upright_size(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = SIDEWAYS
+    draw(tmp_path / "a.jpg", (6, 4), exif=exif)
+    draw_mask(tmp_path / "a.mask.png", (4, 6))
+    example = read_folder(tmp_path).examples[0]
+    assert example.image.size == (4, 6) and example.mask.shape == (6, 4)
+    draw_mask(tmp_path / "a.mask.png", (6, 4))
+    assert "is 6 x 4 px; want greyscale of 4 x 6 px" in fails(tmp_path)
+
+
+def test_pictures_that_cannot_be_read_are_named_and_skipped(tmp_path):
+    draw(tmp_path / "a.png", (40, 40))
+    whole = draw(tmp_path / "whole.jpg", (40, 40)).read_bytes()
+    (tmp_path / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "c.png").write_text("no picture")
+    (tmp_path / "d.png").write_bytes(huge_png())
+    (tmp_path / "e.png").write_bytes(b"")
+    (tmp_path / "f.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "g.png").mkdir()
+    os.mkfifo(tmp_path / "h.png")
+    found = read_folder(tmp_path)
+    assert names(found) == ["a.png", "whole.jpg"]
+    assert [line.split(":")[0] for line in found.skipped] == [f"'{n}'" for n in "b.jpg c.png d.png e.png".split()] + [
+        f"'{n}.png'" for n in "fgh"
+    ]
+    assert "scale it down" in found.skipped[2] and "not a PNG, JPEG or WebP picture" in found.skipped[1]
+    assert not any("\n" in line for line in found.skipped)
+
+
+def test_a_large_picture_is_refused_before_pil_would_refuse_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # PIL warns above it and refuses above twice as much
+    draw(tmp_path / "a.png", (6, 4))
+    draw(tmp_path / "b.png", (4, 4))
+    found = read_folder(tmp_path)
+    assert names(found) == ["b.png"] and "more than 20 pixels" in found.skipped[0]
+
+
+def test_a_link_to_a_picture_elsewhere_is_read(tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.png").symlink_to(draw(tmp_path / "elsewhere.png"))
+    assert names(read_folder(tmp_path / "links")) == ["a.png"]
+
+
+def test_a_folder_must_be_there_and_hold_a_usable_picture(tmp_path):
+    assert "no such folder" in fails(tmp_path / "nowhere")
+    assert "no such folder" in fails(draw(tmp_path / "a" / "a.png"))
+    (tmp_path / "empty").mkdir()
+    assert "no usable picture there (want .png" in fails(tmp_path / "empty")
+    (tmp_path / "empty" / "a.png").write_text("no picture")
+    assert "1 cannot be read, first 'a.png'" in fails(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda path: draw_mask(path, (5, 4)), "is 5 x 4 px"),
+        (lambda path: path.write_text("no mask"), "not a PNG"),
+        (draw, "has colours"),
+        (lambda path: draw(path, mode="LA", colour=(255, 255)), "alpha channel"),
+        (lambda path: draw_mask(path, level=0), "all black"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_an_error_that_names_it(tmp_path, spoil, says):
+    draw(tmp_path / "a.png")
+    spoil(tmp_path / "a.mask.png")
+    message = fails(tmp_path)
+    assert says in message and "'a.mask.png' of 'a.png'" in message and "want greyscale of 6 x 4 px" in message
+
+
+@pytest.mark.parametrize(("mode", "level"), [("1", 1), ("L", 255), ("RGB", WHITE), ("I;16", 65535)])
+def test_a_white_mask_is_one_in_every_kind_of_grey(tmp_path, mode, level):
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "a.mask.png", mode=mode, colour=level)
+    assert (read_folder(tmp_path).examples[0].mask == 1).all()
+
+
+def test_a_caption_that_is_not_utf_8_is_an_error(tmp_path):
+    draw(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    assert "'a.txt': cannot be read" in fails(tmp_path)
+
+
+def test_a_list_names_pictures_captions_and_masks_in_its_order(tmp_path):
+    for name in ("a.png", "b.png", "c.png", "left out.png", "sub/d.png"):
+        draw(tmp_path / name)
+    draw_mask(tmp_path / "m.png", level=51)
+    draw_mask(tmp_path / "a.mask.png")
+    (tmp_path / "a.txt").write_text("from beside")
+    write_list(
+        tmp_path,
+        {"file_name": "sub/../c.png", "text": "a line\u2028of two", "mask": "m.png"},
+        "",
+        {"file": "a.png", "caption": None, "other": 1},
+        {"file_name": "sub/d.png", "caption": " said "},
+    )
+    found = read_folder(tmp_path).examples
+    assert [example.name for example in found] == ["c.png", "a.png", "sub/d.png"]
+    assert [example.caption for example in found] == ["a line", "from beside", "said"]
+    assert [example.mask is not None and round(float(example.mask[0, 0]), 1) for example in found] == [0.2, 1.0, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[" * 100_000, "line 2: not JSON"),
+        ('["a.png"]', "is not an object"),
+        ({"text": "a woman"}, "names no picture"),
+        ({"file_name": ["a.png"]}, "file_name is ['a.png']; want text in quotes"),
+        ({"file_name": "a.png", "text": 0}, "text is 0; want text in quotes"),
+        ({"file_name": "a.png", "caption": 3}, "caption is 3"),
+        ({"file_name": "../a.png"}, "leads out of the folder"),
+        ({"file_name": "/etc/hosts"}, "leads out of the folder"),
+        ({"file_name": "a.png", "mask": "sub/../../m.png"}, "leads out of the folder"),
+        ({"file_name": "a.png", "mask": "m.png"}, "no file 'm.png'"),
+        ({"file_name": "a.mask.png"}, "is a mask by its name"),
+        ({"file_name": "nul\0.png"}, "no file"),
+    ],
+)
+def test_a_line_of_a_list_that_makes_no_sense_is_an_error_that_names_it(tmp_path, line, says):
+    draw(tmp_path / "a.png")
+    draw_mask(tmp_path / "a.mask.png")
+    write_list(tmp_path, {"file_name": "a.png"}, line)
+    message = fails(tmp_path)
+    assert message.startswith("metadata.jsonl line 2: ") and says in message
+
+
+def test_two_lists_are_an_error(tmp_path):
+    draw(tmp_path / "a.png")
+    for name in ("a.jsonl", "b.jsonl"):
+        write_list(tmp_path, {"file_name": "a.png"}, name=name)
+    assert "2 lists, a.jsonl, b.jsonl; keep one" in fails(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+    def refused(_):
+        raise PermissionError("denied")
+
+    monkeypatch.setattr(os, "listdir", refused)
+    assert "denied" in fails(tmp_path)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reading(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("bytes")
+    draw(folder / "a.png")
+    (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    assert names(read_folder(folder)) == ["a.png"]
