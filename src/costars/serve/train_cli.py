@@ -30,6 +30,7 @@ def train(
     images: Annotated[Path | None, typer.Option(help="folder of pictures, captions and masks beside them")] = None,
     name: Annotated[str | None, typer.Option(help="what scenes will call it")] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="what it is, e.g. woman")] = None,
+    concept: Annotated[list[str], typer.Option(help="NAME=CLASS, one for each of several in the same pictures")] = [],  # noqa: B006
     trigger: Annotated[str | None, typer.Option(help="the word it is taught by, default: its name")] = None,
     model: Annotated[str | None, typer.Option(help="builtin, a folder, a file or a hub id")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="NAME.safetensors, default: your library")] = None,
@@ -44,12 +45,16 @@ def train(
     device: Annotated[Device | None, typer.Option(help="where to run")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="number format of what is not trained")] = None,
 ) -> None:
-    """Teach a concept from a few pictures: lora, dreambooth, textual-inversion, custom-diffusion or ed-lora."""
+    """Teach a concept from a few pictures: lora, dreambooth, textual-inversion, custom-diffusion or ed-lora.
+
+    em teaches several at once from pictures that show them together, and finds out where each is.
+    """
     from costars.studio import open_studio
     from costars.train.spec import parse_spec
 
     given: dict[str, Any] = {"name": name, "class_name": class_name, "trigger": trigger, "model": model}
     given |= {"images": images and str(images.absolute()), "caption": caption, "add_trigger": add_trigger or None}
+    given |= {"concepts": [_named(each) for each in concept] or None}
     said = {key: value for key, value in given.items() if value is not None}
     path = Path(what)
     data: dict[str, Any] = _read(path) if path.suffix in (".yaml", ".yml") else {"recipe": what}
@@ -69,6 +74,13 @@ def train(
     _finish(lesson, taught, targets, kept)
 
 
+def _named(said: str) -> dict[str, str]:
+    name, equals, class_name = said.partition("=")
+    if not equals:
+        raise TrainError(f"--concept {said!r}: want NAME=CLASS, e.g. ana=woman")
+    return {"name": name, "class_name": class_name}
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text())
@@ -76,8 +88,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise TrainError(f"{path}: cannot be read ({error.strerror}); name a recipe or a .yaml file") from None
     except yaml.YAMLError as error:
         raise TrainError(f"{path}: is no YAML ({' '.join(str(error).split())}); mend it there") from None
-    if not isinstance(data, dict):
-        raise TrainError(f"{path}: holds {type(data).__name__}, want keys and values: recipe, name, class and images")
+    if not isinstance(data, dict) or not isinstance(data.get("settings") or {}, dict):
+        wrong = f"settings: {data['settings']!r}" if isinstance(data, dict) else type(data).__name__
+        raise TrainError(f"{path}: holds {wrong}, want keys and values: recipe, name, class and images")
     return data
 
 
@@ -87,7 +100,10 @@ def _settings(said: list[str]) -> dict[str, Any]:
         key, equals, value = each.partition("=")
         if not (key and equals):
             raise TrainError(f"--set {each!r}: want key=value, e.g. steps=500")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise TrainError(f"--set {each!r}: {value!r} is no number, word or true; e.g. steps=500") from None
     return settings
 
 
@@ -105,10 +121,12 @@ def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -
 
 
 def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorboard: Path | None) -> Taught:
+    from costars.train import em_report
     from costars.train.loop import TEACHING, Progress, Taught
+    from costars.train.objective import Masks
     from costars.train.preview import preview
 
-    write = _scalars(tensorboard)
+    write, story, masks = _scalars(tensorboard), list[em_report.Row](), Masks()
     columns = (TextColumn("{task.description:<15}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     said = TextColumn("{task.fields[said]}")
     with (
@@ -119,6 +137,8 @@ def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorbo
         before, smooth = time.monotonic(), 0.0
         for event in events:
             if isinstance(event, Taught):
+                if story:
+                    em_report.write(story, masks, lesson.teachings, kept.parent)
                 return event
             assert isinstance(event, Progress)
             if event.stage not in tasks:
@@ -129,6 +149,9 @@ def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorbo
             bars.update(tasks[event.stage], completed=event.step, said=line)
             if event.stage == TEACHING:
                 write(event.step, event.loss, now)
+                if any(masks.get(key) is not mask for key, mask in event.masks.items()):
+                    story.append(em_report.row_of(event.step - 1, event.masks, masks, lesson.teachings))
+                    masks = dict(event.masks)
                 if event.step == event.of or (sheet_every and event.step % sheet_every == 0):
                     shown = preview(lesson.model, lesson.teachings, event.learned)
                     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ def read_folder(folder: Path) -> Material:
         except Exception as error:  # a damaged file makes PIL raise nearly anything
             skipped.append(f"{found.name!r}: {_reason(error)}; skipped")
             continue
-        mask = None if found.mask is None else _mask(found.mask, image, found.name)
+        mask = None if found.mask is None else read_mask(found.mask, image, found.name)
         examples.append(Example(image, found.caption, mask, found.name))
     if not examples:
         why = f"{len(skipped)} cannot be read, first {skipped[0]}" if skipped else WANTED
@@ -81,7 +81,8 @@ def _picture(path: Path) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
 
 
-def _mask(path: Path, image: Image.Image, name: str) -> MaskArray:
+def read_mask(path: Path, image: Image.Image, name: str) -> MaskArray:
+    """(h, w) in [0, 1] of the size of the picture called name; raises TrainError for anything else."""
     want = f"want greyscale of {image.width} x {image.height} px, white where the concept is; draw it again"
     try:
         drawn = _upright(path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from costars.sample.attention import Moment, attention_layers, attention_rule
 from costars.sample.rules import grid_of
@@ -51,6 +53,18 @@ class Gaze:
             self.maps[where.layer] = self.picked.to(looked) @ looked.transpose(1, 2)
         return seen.to(value.dtype) @ value
 
+    def twice(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Around a checkpointed layer's work, and around the same work in the backward pass: it looks as it did."""
+        return nullcontext(), self._again(self.picked)
+
+    @contextmanager
+    def _again(self, picked: Tensor | None) -> Iterator[None]:
+        now, self.picked, self.maps = (self.picked, self.maps), picked, {}
+        try:
+            yield
+        finally:
+            self.picked, self.maps = now
+
     def by_size(self, shape: Sequence[int]) -> dict[int, Tensor]:
         """{queries: (b, n, h, w)}, the mean of the layers of each resolution, for latents of shape (..., h, w)."""
         sizes: dict[int, list[Tensor]] = {}
@@ -66,4 +80,11 @@ def gazing(unet: UNet2DConditionModel, layers: int) -> Iterator[Gaze]:
     gaze, moment = Gaze(), Moment()
     moment.layers = layers
     with attention_rule(attention_layers(unet), gaze, moment):
-        yield gaze
+        if not unet.is_gradient_checkpointing:
+            yield gaze
+            return
+        unet.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=gaze.twice))
+        try:
+            yield gaze
+        finally:
+            unet.enable_gradient_checkpointing()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,10 +21,35 @@ from costars.train.prior import as_encoded
 from costars.train.recipes import Recipe
 from costars.train.trained import Trained
 from costars.train.words import Captions, read_captions
+from costars.types import MaskArray
+
+Masks = dict[tuple[int, str], MaskArray]  # by picture and concept
+
+
+class Objective(Protocol):
+    """What the loop makes smaller."""
+
+    masks: Masks
+
+    def before(self, step: int) -> None:
+        """What is to be done before a step."""
+        ...
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Of one batch, drawn by the generator."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs beside the parameters."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from such a state."""
+        ...
 
 
 @dataclass
-class Objective:
+class PictureObjective:
     """The loss of a recipe on its pictures; texts that nothing in training touches are encoded once."""
 
     model: Model
@@ -35,6 +61,17 @@ class Objective:
     owners: Sequence[tuple[str, ...]]  # the words that a caption teaches, by caption
     gaze: Gaze | None = None
     texts: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    masks: Masks = field(default_factory=dict)
+
+    def before(self, step: int) -> None:
+        """Nothing."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Nothing."""
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Of one batch, drawn by the generator."""
@@ -89,9 +126,9 @@ class Objective:
 
 
 @contextmanager
-def objective_of(
+def picture_objective(
     model: Model, teachings: Sequence[Teaching], recipe: Recipe, trained: Trained, class_latents: Sequence[Tensor]
-) -> Iterator[Objective]:
+) -> Iterator[PictureObjective]:
     """Within the block this is what the recipe trains on; raises TrainError where it needs masks that are not there."""
     examples = [example for teaching in teachings for example in teaching.examples]
     if recipe.attention_weight and any(example.mask is None for example in examples):
@@ -110,4 +147,4 @@ def objective_of(
     with ExitStack() as stack:
         watched = recipe.attention_weight or layers > 1
         gaze = stack.enter_context(gazing(model.unet, layers)) if watched else None
-        yield Objective(model, recipe, pictures, prior, captions, trained, owners, gaze)
+        yield PictureObjective(model, recipe, pictures, prior, captions, trained, owners, gaze)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from PIL import Image
@@ -10,8 +9,10 @@ from PIL import Image
 from costars.model.model import Model
 from costars.model.text import NOTHING_LEARNED
 from costars.sheets import grid
+from costars.train.data import Example
 from costars.train.lessons import Teaching
 from costars.train.prior import draw
+from costars.train.words import literal
 from costars.types import LearnedWords
 
 COLUMNS = 4
@@ -24,10 +25,13 @@ def preview(
     rows = []
     for teaching in teachings:
         shown = teaching.examples[:COLUMNS]
-        drawn = [draw(model, _literal(e.caption or ""), seed + i, learned) for i, e in enumerate(shown)]
+        captions = [_said(example, teaching) for example in shown]
+        drawn = [draw(model, literal(caption), seed + i, learned) for i, caption in enumerate(captions)]
         rows += [[e.image for e in shown], [model.decode(latent) for latent in drawn]]
     return grid(rows, captions=[f"{t.name}: {what}" for t in teachings for what in ("as given", "as drawn")])
 
 
-def _literal(caption: str) -> str:
-    return re.sub(r"([\\()\[\]])", r"\\\1", caption)
+def _said(example: Example, teaching: Teaching) -> str:
+    """The example's caption, unless it says who is in the picture: then the concept alone."""
+    caption = example.caption or ""
+    return caption if caption and "{" not in caption else f"a {teaching.trigger} {teaching.class_name}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from costars.model.model import Model
@@ -13,6 +15,7 @@ from costars.model.text import NOTHING_LEARNED
 from costars.sample.denoise import denoise, sampler
 from costars.train.batches import Batch, Encoded
 from costars.train.checkpoint import load, save
+from costars.train.words import literal
 from costars.types import LearnedWords, Path
 
 STEPS = 30
@@ -30,15 +33,22 @@ def draw(model: Model, prompt: str, seed: int, learned: LearnedWords = NOTHING_L
 def class_latents(
     model: Model, prompts: Sequence[str], count: int, seed: int, kept: FilePath | None
 ) -> Iterator[Tensor]:
-    """(1, c, h, w) of so many pictures, the prompts one after the other; those kept in a file are not drawn again."""
-    found = load(kept)[0] if kept is not None and kept.exists() else {}
-    for i in range(count):
-        key = f"{i}"
-        if key not in found:
-            found[key] = draw(model, prompts[i % len(prompts)], seed + i).float().cpu()
-        yield found[key].to(model.device)
-    if kept is not None:
-        save(kept, found, {})
+    """(1, c, h, w) of so many pictures, the prompts one after the other; those kept in a file are not drawn again.
+
+    Pictures of another model, of other prompts or another seed are no use, and drawn anew.
+    """
+    said = {"base_sha256": model.facts.sha256, "seed": str(seed), "prompts": json.dumps(list(prompts))}
+    found, facts = load(kept) if kept is not None and kept.exists() else ({}, said)
+    found = found if facts == said else {}
+    try:
+        for i in range(count):
+            key = f"{i}"
+            if key not in found:
+                found[key] = draw(model, literal(prompts[i % len(prompts)]), seed + i).float().cpu()
+            yield found[key].to(model.device)
+    finally:
+        if kept is not None and PartialState().is_main_process:
+            save(kept, found, said)
 
 
 def as_encoded(model: Model, latents: Sequence[Tensor], prompts: int, first: int) -> Encoded:

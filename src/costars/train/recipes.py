@@ -6,6 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from costars.train.masks import Estep
+
+
+@dataclass(frozen=True)
+class Em:
+    """How masks come to be where pictures are entangled: learned in turns with the words, taken once and frozen
+    (the paper's baseline), or given by a person (Break-a-Scene, the upper bound).
+
+    Maps are read where a cell of attention spans one of cells_px, of pictures of the model's own size; rows are
+    how many timesteps go through the UNet at once. caption names the concepts of a picture.
+    """
+
+    masks: Literal["learned", "frozen", "given"] = "learned"
+    refresh: int = 50  # steps
+    cells_px: tuple[int, ...] = (32,)  # SD at 512 px: 16 x 16, as Break-a-Scene
+    caption: str = "a photo of {}"
+    rows: int = 10
+    estep: Estep = Estep()
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -19,6 +38,7 @@ class Recipe:
 
     unet: Literal["lora", "keys_values", "whole", "none"] = "lora"
     text: Literal["lora", "none"] = "none"
+    layers: Literal["attention", "transformer"] = "attention"  # which of the UNet have low-rank ones beside them
     words: int = 0
     vectors: int = 1
     per_layer: bool = False  # a vector for each cross-attention layer (P+, Voynov et al. 2023)
@@ -49,6 +69,8 @@ class Recipe:
     flips: bool = False  # nobody's face is its own mirror picture
     longest: float = 2.0  # sides of a batch are at most 1 to this; what a picture has beyond is cut away
     own_size: bool = True  # SDXL is told each picture's own size (Podell et al. 2023, section 2.2)
+    words_first: int = 0  # steps in which the words alone learn (Break-a-Scene's first phase)
+    em: Em | None = None
     seed: int = 0
 
 
@@ -63,7 +85,8 @@ _LORA = Recipe(text="lora", rank=32, alpha=16, unet_rate=1e-4, text_rate=5e-6, s
 _SMALL: Mapping[str, Any] = {"longest": 1.0, "own_size": False}
 _BUILTIN_LORA = Recipe(
     text="lora",
-    rank=8,
+    layers="transformer",
+    rank=7,
     steps=320,
     batch=8,
     unet_rate=2e-3,
@@ -107,6 +130,21 @@ _EDLORA = Recipe(
     norm_stop=0.55,
 )
 
+_EM = Recipe(
+    text="lora",
+    words=1,
+    rank=16,
+    alpha=16,
+    unet_rate=1e-4,
+    text_rate=1e-5,
+    word_rate=5e-4,
+    steps=800,
+    words_first=400,
+    outside_weight=0.0,
+    attention_weight=0.01,
+    em=Em(),
+)
+
 # {recipe: {family: how}}; "builtin" is the model that ships, whose numbers were found by trial on it.
 RECIPES: Mapping[str, Mapping[str, Recipe]] = {
     "lora": {  # DreamBooth-LoRA of diffusers' README, at a rank and alpha that community files have
@@ -140,8 +178,9 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
         ),
         "builtin": replace(
             _EDLORA,
-            rank=8,
-            alpha=8,
+            layers="transformer",
+            rank=7,
+            alpha=7,
             steps=320,
             batch=8,
             unet_rate=2e-3,
@@ -151,6 +190,27 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             decay_share=0.5,
             outside_weight=0.1,
             norm_stop=0.0,
+            **_SMALL,
+        ),
+    },
+    "em": {  # VCD (seed 004's algorithm), with Break-a-Scene's losses and numbers where it is silent
+        "sd15": _EM,
+        "sdxl": replace(_EM, checkpointing=True),
+        "builtin": replace(
+            _EM,
+            words=1,
+            vectors=2,
+            steps=400,
+            batch=8,
+            word_rate=1e-2,
+            unet_rate=1e-3,
+            text_rate=5e-4,
+            layers="transformer",
+            rank=7,
+            alpha=7,
+            words_first=150,
+            decay_share=0.5,
+            em=Em(cells_px=(8, 16), caption="{}", estep=Estep(grid_px=64)),
             **_SMALL,
         ),
     },

@@ -27,7 +27,7 @@ class Subject(BaseModel):
         validation_alias=AliasChoices("class_name", "class"),
         description="what it is to the base model, e.g. woman",
     )
-    images: str | None = Field(None, description="folder of its pictures, with captions and masks beside them")
+    images: str | None = Field(None, description="folder of its pictures, default: the one that all share")
     trigger: str | None = Field(None, description="the word it is taught by; default: its name")
 
 
@@ -41,6 +41,7 @@ class TrainSpec(BaseModel):
 
     recipe: str = Field(description=f"one of {', '.join(RECIPES)}")
     concepts: tuple[Subject, ...] = Field(min_length=1)
+    images: str | None = Field(None, description="folder of pictures that show several of the concepts")
     model: str = "builtin"
     checkpoint: Checkpoint = Checkpoint()
     settings: dict[str, Setting] = Field(default_factory=dict, description="e.g. steps: 500")
@@ -53,7 +54,7 @@ class TrainSpec(BaseModel):
         """A spec of one concept has its fields beside the others."""
         if not isinstance(data, dict) or "concepts" in data:
             return data
-        own = {"name", "class_name", "class", "images", "trigger"}
+        own = {"name", "class_name", "class", "trigger"}
         return {k: v for k, v in data.items() if k not in own} | {
             "concepts": [{k: v for k, v in data.items() if k in own}]
         }
@@ -82,9 +83,25 @@ def recipe_of(spec: TrainSpec, family: str) -> Recipe:
         if name not in known:
             raise TrainError(f"settings.{name}: no such setting; {nearest(name, known)}")
     try:
-        return TypeAdapter(Recipe).validate_python(known | spec.settings)
+        recipe = TypeAdapter(Recipe).validate_python(known | spec.settings)
     except ValidationError as error:
         raise TrainError(f"settings.{_one_line(error)}") from None
+    _check(recipe)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    """Raises TrainError for settings of which nothing would come."""
+    for name in ("steps", "batch", "accumulate", "rank", "vectors"):
+        if getattr(recipe, name) < 1:
+            raise TrainError(f"settings.{name}: {getattr(recipe, name)}; want at least 1")
+    if recipe.per_layer and recipe.vectors > 1:
+        raise TrainError(f"settings.vectors: {recipe.vectors}; a word of each layer has one vector, set vectors=1")
+    if recipe.prior_weight and recipe.prior_pictures < 1:
+        raise TrainError(f"settings.prior_pictures: {recipe.prior_pictures}; prior_weight wants some, such as 200")
+    if recipe.unet == recipe.text == "none" and (not recipe.words or recipe.norm_stop):
+        wrong = "norm_stop: nothing would be left to learn" if recipe.words else "words: 0, so nothing is learned"
+        raise TrainError(f"settings.{wrong}; train the unet, the text encoders or words")
 
 
 def _one_line(error: ValidationError) -> str:

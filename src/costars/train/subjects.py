@@ -10,8 +10,9 @@ from PIL import Image
 
 from costars.errors import TrainError
 from costars.train.captions import told
-from costars.train.data import Example, read_folder
+from costars.train.data import Example, read_folder, read_mask
 from costars.train.lessons import Teaching, new_words
+from costars.train.listing import MASK_SUFFIX
 from costars.train.recipes import Recipe
 from costars.train.spec import Subject, TrainSpec, folder_of
 
@@ -32,16 +33,39 @@ def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Descr
     A picture that nobody and nothing describes is "a <trigger> <class>" (DreamBooth, section 3.1).
     Raises TrainError for a concept without pictures.
     """
-    teachings, skipped = [], list[str]()
+    teachings, skipped = [], dict[str, None]()
     for subject in spec.concepts:
-        if subject.images is None:
-            raise TrainError(f"{subject.name}: no pictures are named; give images, a folder of at least one")
-        material = read_folder(folder_of(subject.images, base))
-        skipped += material.skipped
+        folder = _folder(subject, spec, base)
+        material = read_folder(folder)
+        skipped |= dict.fromkeys(material.skipped)
         trigger = new_words(subject.name, recipe.words) if recipe.words else subject.trigger or subject.name
-        examples = _described(subject, trigger, material.examples, spec.add_trigger, describe)
-        teachings.append(Teaching(subject.name, subject.class_name, trigger, tuple(examples)))
+        if recipe.em is None:
+            examples = tuple(_described(subject, trigger, material.examples, spec.add_trigger, describe))
+        else:
+            examples = tuple(_shared(subject, material.examples, folder))
+        if not examples:
+            raise TrainError(f"{subject.name}: no picture names {{{subject.name}}}; write it into a caption")
+        teachings.append(Teaching(subject.name, subject.class_name, trigger, examples))
     return Prepared(tuple(teachings), tuple(skipped))
+
+
+def _folder(subject: Subject, spec: TrainSpec, base: Path | None) -> Path:
+    images = subject.images or spec.images
+    if images is None:
+        raise TrainError(f"{subject.name}: no pictures are named; give images, a folder of at least one")
+    return folder_of(images, base)
+
+
+def _shared(subject: Subject, examples: Sequence[Example], folder: Path) -> Iterator[Example]:
+    """The pictures that show a concept beside others, with its own mask from PICTURE.NAME.mask.png if it is there.
+
+    A caption says who is in a picture, as "{ana} and {bo}"; one without a caption shows everybody.
+    """
+    for example in examples:
+        if example.caption is None or f"{{{subject.name}}}" in example.caption:
+            path = (folder / example.name).with_suffix(f".{subject.name}{MASK_SUFFIX}")
+            mask = read_mask(path, example.image, example.name) if path.exists() else None
+            yield replace(example, mask=mask)
 
 
 def _described(

@@ -41,8 +41,11 @@ class Trained:
         words = [p for parts in self.vectors.values() for p in parts.values()]
         rates = ((unet, recipe.unet_rate), (text, recipe.text_rate))
         decay = recipe.weight_decay
-        groups: list[dict[str, object]] = [{"params": p, "lr": r, "weight_decay": decay} for p, r in rates if p]
-        return [*groups, {"params": words, "lr": recipe.word_rate, "weight_decay": 0.0}] if words else groups
+        groups: list[dict[str, object]] = [
+            {"params": p, "lr": r, "weight_decay": decay, "words": False} for p, r in rates if p
+        ]
+        last: dict[str, object] = {"params": words, "lr": recipe.word_rate, "weight_decay": 0.0, "words": True}
+        return [*groups, last] if words else groups
 
     @property
     def learned(self) -> LearnedWords:
@@ -88,7 +91,7 @@ def trained_on(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> I
     vectors = _vectors(model, teachings, recipe)
     with ExitStack() as stack:
         if recipe.unet == "lora":
-            factors["unet"] = stack.enter_context(low_rank(model.unet, UNET_LAYERS, rank, alpha))
+            factors["unet"] = stack.enter_context(low_rank(model.unet, UNET_LAYERS[recipe.layers], rank, alpha))
         elif recipe.unet != "none":
             ends = KEYS_VALUES if recipe.unet == "keys_values" else ()
             weights = stack.enter_context(own_weights(model.unet, ends))

@@ -74,7 +74,7 @@ def read_captions(
     """Captions with words of so many vectors; brackets mean brackets. Raises TrainError for one that is too long."""
     each = []
     for encoder in encoders:
-        read_by = [read(encoder.tokenizer, _literal(caption), counts) for caption in captions]
+        read_by = [read(encoder.tokenizer, literal(caption), counts) for caption in captions]
         for caption, words in zip(captions, read_by, strict=True):
             if len(words.ids) > 1:
                 room = encoder.tokenizer.model_max_length - 2
@@ -83,7 +83,8 @@ def read_captions(
     return Captions(each, layers)
 
 
-def _literal(caption: str) -> str:
+def literal(caption: str) -> str:
+    """A caption as a prompt: its brackets mean brackets."""
     return re.sub(r"([\\()\[\]])", r"\\\1", caption)
 
 

@@ -1,0 +1,224 @@
+"""Words and masks learned together from pictures that show several concepts (VCD, after Break-a-Scene).
+
+Where each concept is in a picture is hidden. In turns the masks are taken from where its words look (E-step,
+masks.py), and the words, later low-rank layers too, learn what lies in the masks (M-step, this objective).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from costars.errors import TrainError
+from costars.model.model import Model
+from costars.model.words import needle
+from costars.sample.rules import grid_of
+from costars.train.batches import encode
+from costars.train.data import Example
+from costars.train.gaze import Gaze, gazing
+from costars.train.lessons import Teaching
+from costars.train.loss import cell_weights, levels_of, noise_errors, peaked
+from costars.train.masks import disjoint
+from costars.train.objective import Masks
+from costars.train.recipes import Em, Recipe
+from costars.train.trained import Trained
+from costars.train.words import Captions, read_captions
+from costars.types import MaskArray
+
+Draw = tuple[int, tuple[str, ...]]  # a picture, and some of its concepts
+
+
+@dataclass(frozen=True)
+class Entangled:
+    """A picture with the names of the concepts in it, and where they are if somebody said."""
+
+    image: Image.Image
+    names: tuple[str, ...]
+    given: Mapping[str, MaskArray]
+
+
+@dataclass
+class EmObjective:
+    """The masked noise error and the attention error of some of a picture's concepts at a time (union sampling)."""
+
+    model: Model
+    recipe: Recipe
+    em: Em
+    trained: Trained
+    pictures: Sequence[Entangled]
+    latents: Sequence[Tensor]  # (1, c, h, w) each
+    size_ids: Sequence[Tensor]
+    captions: Captions
+    numbers: Mapping[tuple[str, ...], int]  # which caption names these concepts
+    needles: Mapping[str, tuple[int, ...]]  # how the first text encoder spells what a concept is called
+    gaze: Gaze
+    queries: frozenset[int]  # of the attention layers that are looked at
+    masks: Masks = field(default_factory=dict)
+
+    def before(self, step: int) -> None:
+        """Make the masks anew where it is time for it."""
+        em = self.em
+        if em.masks == "given":
+            self.masks = {(i, n): p.given[n] for i, p in enumerate(self.pictures) for n in p.names}
+        elif step == 0 or (em.masks == "learned" and step % em.refresh == 0):
+            self.masks = self._estep(step)
+
+    def state(self) -> dict[str, Tensor]:
+        """The masks, for a checkpoint."""
+        return {f"{i}.{name}": torch.from_numpy(mask) for (i, name), mask in self.masks.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The masks of a checkpoint."""
+        self.masks = {(int(k.partition(".")[0]), k.partition(".")[2]): t.numpy() for k, t in tensors.items()}
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Of one batch: so many draws of a picture and some of its concepts."""
+        draws = [self._draw(generator) for _ in range(self.recipe.batch)]
+        by_size: dict[torch.Size, list[Draw]] = {}
+        for i, names in draws:
+            by_size.setdefault(self.latents[i].shape, []).append((i, names))
+        losses = [self._loss(rows, generator) * len(rows) for rows in by_size.values()]
+        return torch.stack(losses).sum() / len(draws)
+
+    def _draw(self, generator: torch.Generator) -> Draw:
+        i = int(torch.randint(len(self.pictures), (1,), generator=generator))
+        names = self.pictures[i].names
+        count = int(torch.randint(len(names), (1,), generator=generator)) + 1
+        pick = torch.randperm(len(names), generator=generator)[:count].tolist()
+        return i, tuple(names[j] for j in sorted(pick))
+
+    def _loss(self, rows: Sequence[Draw], generator: torch.Generator) -> Tensor:
+        latents = torch.cat([self.latents[i] for i, _ in rows])
+        most = max(len(names) for _, names in rows)
+        masks = torch.stack([self._masks(i, names, most) for i, names in rows]).to(latents.device)
+        h, w = latents.shape[-2:]
+        weights = cell_weights(masks.amax(dim=1, keepdim=True), (h, w), self.recipe.outside_weight)
+        errors = self._errors(rows, latents, generator, weights)
+        strayed = self._strayed(rows, masks)
+        self.gaze.at(())
+        return errors.mean() + self.recipe.attention_weight * strayed
+
+    def _strayed(self, rows: Sequence[Draw], masks: Tensor) -> Tensor:
+        """Equation 4: the error of each concept's map, its peak 1, against its mask (b, n, H, W)."""
+        most = masks.shape[1]
+        there = torch.tensor([[j < len(names) for j in range(most)] for _, names in rows], device=masks.device)
+        maps = self.gaze.by_size(self.latents[rows[0][0]].shape)
+        errors = []
+        for looked in (found for queries, found in maps.items() if queries in self.queries):
+            wanted = interpolate(masks, looked.shape[-2:], mode="area")
+            errors.append((peaked(looked) - wanted).square().mean(dim=(2, 3)))
+        return (torch.stack(errors).mean(dim=0) * there).sum() / len(rows)
+
+    def _errors(self, rows: Sequence[Draw], latents: Tensor, generator: torch.Generator, weights: Tensor) -> Tensor:
+        text = self._text([names for _, names in rows])
+        size_ids = torch.cat([self.size_ids[i] for i, _ in rows])
+        gamma, offset = self.recipe.gamma, self.recipe.noise_offset
+        levels = levels_of(self.model.scheduler)
+        return noise_errors(self.model.unet, levels, latents, text, size_ids, generator, gamma, weights, offset)
+
+    def _text(self, named: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor | None]:
+        """The texts that name these concepts; the gaze looks at each one's words."""
+        numbers = [self.numbers[names] for names in named]
+        columns = [
+            [self.captions.read[0][number].spans(self.needles[name])[0] for name in names]
+            for number, names in zip(numbers, named, strict=True)
+        ]
+        text = self.captions.features(self.model.encoders, numbers, self.trained.vectors)
+        self.gaze.at(columns, text[0].shape[1])
+        return text
+
+    def _masks(self, i: int, names: tuple[str, ...], most: int) -> Tensor:
+        found = [torch.from_numpy(self.masks[i, name]) for name in names]
+        return torch.stack(found + [torch.zeros_like(found[0])] * (most - len(found)))
+
+    @torch.no_grad()
+    def _estep(self, step: int) -> Masks:
+        masks: Masks = {}
+        for i, picture in enumerate(self.pictures):
+            maps = self._mean_maps(i, torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step * 101 + i))
+            before = {name: self.masks[i, name] for name in picture.names if (i, name) in self.masks}
+            found = disjoint(maps, picture.image, self.em.estep, before)
+            masks |= {(i, name): mask for name, mask in found.items()}
+        return masks
+
+    def _mean_maps(self, i: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """{concept: (h, w)} where its words look in a picture, the mean over random timesteps."""
+        names, sums, taken = self.pictures[i].names, dict[str, Tensor](), 0
+        h, w = self.latents[i].shape[-2:]
+        while taken < self.em.estep.timesteps:
+            count = min(self.em.rows, self.em.estep.timesteps - taken)
+            text = self._text([names] * count)
+            latents = self.latents[i].expand(count, -1, -1, -1)
+            size_ids = self.size_ids[i].expand(count, 6)
+            noise_errors(self.model.unet, levels_of(self.model.scheduler), latents, text, size_ids, generator, None)
+            for layer, looked in self.gaze.maps.items():
+                if looked.shape[-1] in self.queries:
+                    sums[layer] = looked.sum(dim=0) + sums.get(layer, 0)
+            self.gaze.at(())
+            taken += count
+        each = [_on_grid(total, (h, w)) for total in sums.values()]
+        return dict(zip(names, torch.stack(each).mean(dim=0), strict=True))
+
+
+def _on_grid(looked: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, h, w) of one layer's (n, queries), each of mean 0 and spread 1: layers look with unlike strength."""
+    even = (looked - looked.mean(dim=1, keepdim=True)) / looked.std(dim=1, keepdim=True).clamp_min(1e-12)
+    maps = even.unflatten(1, grid_of(looked.shape[1], size))[None]
+    return interpolate(maps, size, mode="bicubic", align_corners=False)[0]
+
+
+def entangled(teachings: Sequence[Teaching]) -> tuple[Entangled, ...]:
+    """The pictures that the teachings share, by file; a mask is of the concept whose teaching has it."""
+    names: dict[str, list[str]] = {}
+    images, given = dict[str, Image.Image](), dict[str, dict[str, MaskArray]]()
+    for teaching in teachings:
+        for example in teaching.examples:
+            images[example.name] = example.image
+            names.setdefault(example.name, []).append(teaching.name)
+            if example.mask is not None:
+                given.setdefault(example.name, {})[teaching.name] = example.mask
+    return tuple(Entangled(images[file], tuple(names[file]), given.get(file, {})) for file in images)
+
+
+def caption_of(names: Sequence[str], called: Mapping[str, str], template: str) -> str:
+    """A caption that names these concepts and nothing else."""
+    return template.format(" and ".join(f"a {called[name]}" for name in names))
+
+
+@contextmanager
+def em_objective(
+    model: Model, teachings: Sequence[Teaching], recipe: Recipe, trained: Trained, em: Em
+) -> Iterator[EmObjective]:
+    """Within the block this is what the EM recipe trains on; raises TrainError where given masks are not given."""
+    pictures = entangled(teachings)
+    for i, picture in enumerate(pictures):
+        missing = [name for name in picture.names if name not in picture.given]
+        if em.masks == "given" and missing:
+            raise TrainError(
+                f"em.masks=given: picture {i + 1} has no mask of {', '.join(missing)}; put PICTURE.NAME.mask.png "
+                "beside it, or set masks=learned"
+            )
+    called = {t.name: f"{t.trigger} {t.class_name}" for t in teachings}
+    numbers: dict[tuple[str, ...], int] = {}
+    for picture in pictures:
+        for count in range(1, len(picture.names) + 1):
+            for names in combinations(picture.names, count):
+                numbers.setdefault(names, len(numbers))
+    counts = {word: recipe.vectors for t in teachings for word in t.words}
+    captions = read_captions(model.encoders, [caption_of(names, called, em.caption) for names in numbers], counts)
+    needles = {name: needle(model.encoders[0].tokenizer, words, counts) for name, words in called.items()}
+    each = [encode(model, [Example(p.image)], longest=recipe.longest, own_size=recipe.own_size) for p in pictures]
+    latents, size_ids = [e.buckets[0].latents for e in each], [e.buckets[0].size_ids for e in each]
+    with gazing(model.unet, 1) as gaze:
+        sides = {model.facts.size_px[0] // px for px in em.cells_px}
+        queries = frozenset(side * side for side in sides)
+        yield EmObjective(
+            model, recipe, em, trained, pictures, latents, size_ids, captions, numbers, needles, gaze, queries
+        )

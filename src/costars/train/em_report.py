@@ -1,0 +1,69 @@
+"""How masks came to be where they were learned: their agreement with the truth and with themselves, step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from costars.errors import TrainError
+from costars.sheets import grid, masks_in_colour
+from costars.train.em import entangled
+from costars.train.lessons import Teaching
+from costars.train.masks import mean_iou
+from costars.train.objective import Masks
+from costars.types import MaskArray, Region
+
+Row = dict[str, Any]
+
+
+def row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks, teachings: Sequence[Teaching]) -> Row:
+    """{step, iou {concept: with the masks that were given}, same {concept: with the masks before}}."""
+    pictures = entangled(teachings)
+    iou, same = dict[str, float](), dict[str, float]()
+    for teaching in teachings:
+        name = teaching.name
+        own = [i for i, picture in enumerate(pictures) if name in picture.names]
+        given = [pictures[i].given[name] for i in own if name in pictures[i].given]
+        if len(given) == len(own):
+            iou[name] = round(mean_iou([masks[i, name] for i in own], given), 4)
+        if all((i, name) in before for i in own):
+            same[name] = round(mean_iou([masks[i, name] for i in own], [before[i, name] for i in own]), 4)
+    return {"step": step, "iou": iou, "same": same}
+
+
+def write(rows: Sequence[Row], masks: Masks, teachings: Sequence[Teaching], folder: Path) -> None:
+    """masks/PICTURE.CONCEPT.png, sheet of masks, report.json, and report.png where there is a truth to plot."""
+    pictures = entangled(teachings)
+    (folder / "masks").mkdir(parents=True, exist_ok=True)
+    files = list(dict.fromkeys(example.name for teaching in teachings for example in teaching.examples))
+    for (i, name), mask in masks.items():
+        drawn = Image.fromarray((mask * 255).astype(np.uint8))
+        drawn.save(folder / "masks" / f"{Path(files[i]).stem}.{name}.png")
+    shown = [
+        masks_in_colour(p.image, {n: Region(n, masks[i, n], 1.0, k) for k, n in enumerate(p.names) if (i, n) in masks})
+        for i, p in enumerate(pictures)
+    ]
+    grid([[p.image for p in pictures], shown]).save(folder / "masks.png")
+    (folder / "report.json").write_text(json.dumps({"masks": list(rows)}, indent=2) + "\n")
+    if any(row["iou"] for row in rows):
+        _plot(rows, folder / "report.png")
+
+
+def _plot(rows: Sequence[Row], path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise TrainError("report.png: needs matplotlib; pip install 'costars[eval]'; all else is written") from None
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name in rows[0]["iou"]:
+        axes.plot([row["step"] for row in rows], [row["iou"][name] for row in rows], "o-", label=name)
+    axes.set(xlabel="step", ylabel="mask IoU with the truth", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)
