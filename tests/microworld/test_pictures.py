@@ -9,6 +9,7 @@ from PIL import Image
 from costars.microworld.identity import identity_from_seed
 from costars.microworld.pictures import main, portraits
 from costars.microworld.places import PLACES
+from costars.train.data import read_folder
 
 
 def ask(out, *changes: str) -> None:
@@ -28,13 +29,16 @@ def test_pictures_masks_and_truth_are_written(tmp_path, capsys):
             assert image.size == (128, 128)
         with Image.open(tmp_path / "new" / entry["file"].replace(".png", ".mask.png")) as mask:
             assert 0.05 < np.asarray(mask).mean() < 0.9
+    read = read_folder(tmp_path / "new").examples
+    assert [(e.name, e.caption) for e in read] == [(p["file"], p["caption"]) for p in truth["pictures"]]
+    assert all(e.mask is not None for e in read)
 
 
 def test_the_same_request_gives_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         ask(tmp_path / name)
     files = sorted(p.name for p in (tmp_path / "one").iterdir())
-    assert len(files) == 7
+    assert len(files) == 8
     assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
 
 

@@ -138,47 +138,6 @@ def first_release() -> Callable[[Any], dict[str, Tensor]]:
     return of
 
 
-@pytest.fixture(scope="session")
-def sd15_folder(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random SD 1.5 checkpoint, four levels deep as the real one is, as diffusers writes it."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(golden / "tiny-sdxl" / "tokenizer")
-    unet = UNet2DConditionModel(
-        sample_size=32,
-        block_out_channels=(8, 16, 16, 16),
-        norm_num_groups=4,
-        cross_attention_dim=768,
-        attention_head_dim=2,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=256,
-    )
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=768,
-            intermediate_size=32,
-            num_attention_heads=4,
-            num_hidden_layers=2,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, beta_schedule="scaled_linear")
-    folder = tmp_path_factory.mktemp("sd15") / "model"
-    pipeline = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
-    pipeline.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def copied(tmp_path: Path) -> Callable[[Path], Path]:
     """A private copy of a folder."""

@@ -66,6 +66,8 @@ def train(
     kept = folder / CHECKPOINT
     if kept.exists() and not (resume or replace):
         raise TrainError(f"{kept}: a run was stopped there; go on with --resume, or begin anew with --replace")
+    if resume and not kept.exists():
+        raise TrainError(f"--resume: no run was stopped in {folder}; leave it out to begin one")
     with console.status("loading"):
         lesson = studio.lesson(spec, path.parent if path.suffix else None)
     for line in lesson.skipped:

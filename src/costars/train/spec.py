@@ -54,7 +54,7 @@ class TrainSpec(BaseModel):
         """A spec of one concept has its fields beside the others."""
         if not isinstance(data, dict) or "concepts" in data:
             return data
-        own = {"name", "class_name", "class", "trigger"}
+        own = {"name", "class_name", "class", "images", "trigger"}
         return {k: v for k, v in data.items() if k not in own} | {
             "concepts": [{k: v for k, v in data.items() if k in own}]
         }
@@ -79,11 +79,16 @@ def parse_spec(data: Any, origin: str = "training") -> TrainSpec:
 def recipe_of(spec: TrainSpec, family: str) -> Recipe:
     """The spec's recipe for a model of this family; raises TrainError for a setting it does not have."""
     known = asdict(recipe_for(spec.recipe, family, spec.model))
-    for name in spec.settings:
-        if name not in known:
-            raise TrainError(f"settings.{name}: no such setting; {nearest(name, known)}")
+    for name, value in spec.settings.items():
+        *places, last = name.split(".")
+        inner = known
+        for place in places:
+            inner = inner[place] if isinstance(inner.get(place), dict) else {}
+        if last not in inner:
+            raise TrainError(f"settings.{name}: no such setting; {nearest(last, inner or known)}")
+        inner[last] = value
     try:
-        recipe = TypeAdapter(Recipe).validate_python(known | spec.settings)
+        recipe = TypeAdapter(Recipe).validate_python(known)
     except ValidationError as error:
         raise TrainError(f"settings.{_one_line(error)}") from None
     _check(recipe)
@@ -99,6 +104,8 @@ def _check(recipe: Recipe) -> None:
         raise TrainError(f"settings.vectors: {recipe.vectors}; a word of each layer has one vector, set vectors=1")
     if recipe.prior_weight and recipe.prior_pictures < 1:
         raise TrainError(f"settings.prior_pictures: {recipe.prior_pictures}; prior_weight wants some, such as 200")
+    if recipe.attention_weight and recipe.em is None and recipe.words != 2:
+        raise TrainError(f"settings.attention_weight: is of two words, this recipe has {recipe.words}; set it to 0")
     if recipe.unet == recipe.text == "none" and (not recipe.words or recipe.norm_stop):
         wrong = "norm_stop: nothing would be left to learn" if recipe.words else "words: 0, so nothing is learned"
         raise TrainError(f"settings.{wrong}; train the unet, the text encoders or words")

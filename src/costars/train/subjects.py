@@ -38,6 +38,10 @@ def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Descr
         folder = _folder(subject, spec, base)
         material = read_folder(folder)
         skipped |= dict.fromkeys(material.skipped)
+        if recipe.words and subject.trigger is not None:
+            raise TrainError(
+                f"{subject.name}: trigger {subject.trigger!r}, but {spec.recipe} learns words of its own; leave it out"
+            )
         trigger = new_words(subject.name, recipe.words) if recipe.words else subject.trigger or subject.name
         if recipe.em is None:
             examples = tuple(_described(subject, trigger, material.examples, spec.add_trigger, describe))

@@ -26,7 +26,6 @@ class Trained:
     weights: Mapping[str, nn.Parameter] = field(default_factory=dict)
     vectors: Vectors = field(default_factory=dict)
     scale: float = 1.0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter under a name of its own."""
@@ -99,7 +98,7 @@ def trained_on(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> I
             factors[encoder.name] = stack.enter_context(low_rank(encoder.module, TEXT_LAYERS, rank, alpha))
         if recipe.checkpointing:
             stack.enter_context(_checkpointing(model))
-        yield Trained(factors, weights, vectors, alpha / rank, model.device)
+        yield Trained(factors, weights, vectors, alpha / rank)
 
 
 def _vectors(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> Vectors:

@@ -1,0 +1,124 @@
+"""A training run: its steps, and how it is kept and gone on with."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from costars.errors import TrainError
+from costars.model.model import Model
+from costars.train import checkpoint
+from costars.train.objective import Objective
+from costars.train.optimizers import optimizer_of, rate_at
+from costars.train.recipes import Recipe
+from costars.train.trained import Trained
+
+_OBJECTIVE = "objective/"
+# What may be another when a run is gone on with.
+FREE = ("steps", "unet_rate", "text_rate", "word_rate", "clip_norm", "decay_share", "precision")
+
+
+@dataclass
+class Run:
+    """Parameters, optimizer and objective, and how far they are; losses are of every step so far."""
+
+    model: Model
+    recipe: Recipe
+    trained: Trained
+    objective: Objective
+    processes: PartialState
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def take_step(self) -> None:
+        """One step of the optimizer; raises TrainError, and changes nothing, where loss or gradients are no numbers."""
+        self.objective.before(self.step)
+        for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss = sum(self._part(part) for part in range(self.recipe.accumulate))
+        live = self._averaged()
+        norm = nn.utils.clip_grad_norm_(live, self.recipe.clip_norm or math.inf, foreach=True)
+        if not math.isfinite(loss) or not bool(norm.isfinite()):
+            raise TrainError(
+                f"step {self.step + 1}: the loss is {loss:.3g} and its slope {float(norm):.3g}, so it stops here; "
+                "go on from the checkpoint with lower rates, or with precision=fp32"
+            )
+        self.optimizer.step()
+        self.step += 1
+        self.losses.append(loss)
+        self._stop_words()
+
+    def _part(self, part: int) -> float:
+        """The loss of one batch of a step, its gradients added up."""
+        turn = (self.step * self.recipe.accumulate + part) * self.processes.num_processes
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + turn + self.processes.process_index)
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            error = self.objective.loss(generator) / self.recipe.accumulate
+        error.backward()  # type: ignore[no-untyped-call]
+        return float(error.detach())
+
+    def _averaged(self) -> list[nn.Parameter]:
+        """What moves in this step, its gradients the mean over the processes; other gradients are dropped."""
+        groups = self.optimizer.param_groups
+        live = [p for group in groups if group["lr"] for p in group["params"] if p.grad is not None]
+        for parameter in {*self.parameters.values()} - {*live}:
+            parameter.grad = None
+        for parameter in live if self.processes.num_processes > 1 else ():
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= self.processes.num_processes  # type: ignore[operator]
+        return live
+
+    def _rates(self) -> list[float]:
+        """The groups' rates; what is not words waits until they have learned alone."""
+        share, waits = rate_at(self.step, self.recipe), self.step < self.recipe.words_first
+        return [g["initial_lr"] * share * float(g["words"] or not waits) for g in self.optimizer.param_groups]
+
+    def _stop_words(self) -> None:
+        if self.recipe.norm_stop and self.trained.words_norm() >= self.recipe.norm_stop:
+            self.trained.freeze_words()
+
+    def save(self, kept: Path) -> None:
+        """Write all that the run needs to go on."""
+        facts = {"step": str(self.step), "seconds": str(self.seconds), "losses": json.dumps(self.losses)}
+        facts |= {"recipe": json.dumps(asdict(self.recipe)), "base_sha256": self.model.facts.sha256}
+        own = {f"{_OBJECTIVE}{key}": tensor for key, tensor in self.objective.state().items()}
+        checkpoint.save(kept, checkpoint.state_of(self.parameters, self.optimizer) | own, facts)
+
+    def restore(self, kept: Path) -> None:
+        """Be where a checkpoint is; raises TrainError for one of another run."""
+        tensors, facts = checkpoint.load(kept)
+        before, now = (json.loads(text) for text in (facts.get("recipe", "{}"), json.dumps(asdict(self.recipe))))
+        for name, value in now.items():
+            if before.get(name) != value and name not in FREE:
+                raise TrainError(
+                    f"{kept.name}: was begun with {name}={before.get(name)}, now it is {value}; "
+                    "begin anew without --resume"
+                )
+        if facts.get("base_sha256") != self.model.facts.sha256:
+            raise TrainError(f"{kept.name}: was begun on another model; begin anew without --resume")
+        checkpoint.put_state(tensors, self.parameters, self.optimizer)
+        own = {key.removeprefix(_OBJECTIVE): t for key, t in tensors.items() if key.startswith(_OBJECTIVE)}
+        self.objective.restore(own)
+        self.step, self.seconds, self.losses = int(facts["step"]), float(facts["seconds"]), json.loads(facts["losses"])
+        self._stop_words()
+
+
+def begun(
+    model: Model, recipe: Recipe, trained: Trained, objective: Objective, processes: PartialState, kept: Path | None
+) -> Run:
+    """A run at its beginning, or where its checkpoint is."""
+    optimizer = optimizer_of(trained.groups(recipe), recipe)
+    run = Run(model, recipe, trained, objective, processes, trained.parameters(), optimizer)
+    if kept is not None and kept.exists():
+        run.restore(kept)
+    return run

@@ -1,0 +1,242 @@
+"""costars train: what is written, what is refused in one line before anything is taught, and how it goes on."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from costars.concepts.formats import load_concept, read_card
+from costars.train import prior
+from costars.train.checkpoint import load
+from costars.train.run import Run
+
+LORA = ("train", "lora", "--images", "mia", "--name", "mia", "--class", "woman", "--model", "tiny-sdxl")
+SHORT = ("--set", "steps=2", "--set", "rank=2", "--set", "alpha=2", "--set", "checkpointing=false")
+SHORT = (*SHORT, "--set", "accumulate=1", "--set", "longest=1")
+WORD = ("train", "textual-inversion", *LORA[2:], *SHORT, "--set", "word_rate=0.01")
+
+
+@pytest.fixture(autouse=True)
+def pictures(folder, monkeypatch) -> Path:
+    """Two pictures without a caption, beside the model."""
+    monkeypatch.setattr(prior, "STEPS", 2)
+    home = folder / "mia"
+    home.mkdir()
+    for colour in ("red", "green"):
+        Image.new("RGB", (64, 64), colour).save(home / f"{colour}.png")
+    return home
+
+
+@pytest.fixture
+def work(library) -> Path:
+    """Where a run keeps its checkpoint and its sheets."""
+    return library.parent / "training" / "mia"
+
+
+def made(library: Path) -> list[str]:
+    return sorted(path.name for path in library.iterdir() if not path.name.startswith("char_"))
+
+
+def test_a_lora_is_taught_written_shown_and_cast(cli, library, work, write):
+    code, out, err = cli(*LORA, *SHORT)
+    target = library / "mia.safetensors"
+    assert (code, out) == (0, f"{target}\n"), err
+    assert err.splitlines()[-1].startswith("mia: ") and err.rstrip().endswith("called 'mia' in prompts")
+    assert made(library) == ["mia.safetensors"]
+    assert [path.name for path in work.iterdir()] == ["sheet-000002.png"]
+    with Image.open(work / "sheet-000002.png") as sheet:
+        assert sheet.width > 2 * 64
+    card = read_card(target)
+    assert (card["recipe"]["steps"], card["recipe"]["rank"], card["pictures"]) == (2, 2, 2)
+    listed = cli("concepts", "list")[1]
+    assert ["mia", "woman"] in [line.split()[:2] for line in listed.splitlines()]
+    write(b={"concept": "mia"})
+    code, _, err = cli("render", "scene.yaml", "--out", "out")
+    assert code == 0, err
+
+
+def test_a_file_says_the_same_as_the_options(cli, library, folder):
+    assert cli(*WORD)[0] == 0
+    spec = {"recipe": "textual-inversion", "model": "tiny-sdxl", "name": "bob", "class": "woman", "images": "mia"}
+    settings = {"steps": 9, "rank": 2, "alpha": 2, "checkpointing": False, "accumulate": 1, "longest": 1}
+    (folder / "bob.yaml").write_text(yaml.safe_dump(spec | {"settings": settings | {"word_rate": 0.01}}))
+    code, out, err = cli("train", "bob.yaml", "--set", "steps=2", "--out", "made", "--sheet-every", "1")
+    assert (code, out) == (0, "made/bob.safetensors\n"), err
+    first, second = load_file(library / "mia.safetensors"), load_file("made/bob.safetensors")
+    assert [tuple(t.shape) for t in first.values()] == [tuple(t.shape) for t in second.values()]
+    one, other = (
+        load_concept(library / "mia.safetensors", "", ""),
+        load_concept(folder / "made/bob.safetensors", "", ""),
+    )
+    assert one.tokens["<mia>"]["text_encoder"].equal(other.tokens["<bob>"]["text_encoder"])
+    sheets = library.parent / "training" / "bob"
+    assert sorted(path.name for path in sheets.iterdir()) == ["sheet-000001.png", "sheet-000002.png"]
+
+
+def test_two_concepts_of_a_file_are_taught_together(cli, library, folder):
+    each = [{"name": name, "class": word, "images": "mia"} for name, word in (("mia", "woman"), ("rex", "dog"))]
+    settings = {"steps": 2, "checkpointing": False, "accumulate": 1, "longest": 1}
+    spec = {"recipe": "textual-inversion", "model": "tiny-sdxl", "concepts": each, "settings": settings}
+    (folder / "both.yaml").write_text(yaml.safe_dump(spec))
+    code, out, err = cli("train", "both.yaml")
+    assert code == 0, err
+    assert out.splitlines() == [str(library / f"{name}.safetensors") for name in ("mia", "rex")]
+    assert load_concept(library / "rex.safetensors", "", "").trigger == "<rex>"
+
+
+@pytest.fixture
+def refused_early(refused, library, work, monkeypatch):
+    """Refused in one line, nothing written, and nothing taught."""
+
+    def of(*words, said):
+        before = made(library)
+        monkeypatch.setattr(Run, "take_step", None)
+        refused(*words, said=said)
+        assert made(library) == before and not work.exists()
+
+    return of
+
+
+def test_a_concept_that_is_there_is_kept_unless_it_is_to_be_replaced(refused_early, library):
+    target = library / "mia.safetensors"
+    target.write_bytes(b"mine")
+    said = f"{target}: is there already; choose another --name or --out, or --replace it"
+    refused_early(*LORA, *SHORT, said=said)
+    assert target.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "lorra", *LORA[2:]), "lorra: recipe 'lorra': did you mean 'lora' or"),
+        ((*LORA, "--set", "step=2"), "settings.step: no such setting; did you mean 'steps'"),
+        ((*LORA, "--set", "steps"), "--set 'steps': want key=value, e.g. steps=500"),
+        ((*LORA, "--set", "steps=["), "--set 'steps=[': '[' is no number, word or true"),
+        ((*LORA, "--set", "steps=0"), "settings.steps: 0; want at least 1"),
+        ((*LORA, "--set", "words=two"), "settings.words: Input should be a valid integer"),
+        (("train", "lora", "--images", "mia"), "concepts.0.name: Field required"),
+        ((*LORA, "--images", "nowhere"), "nowhere': no such folder; give one with pictures"),
+        ((*LORA, "--name", "../mia"), "concepts.0.name: String should match pattern"),
+        ((*LORA, "--model", "nowhere"), "model 'nowhere'"),
+        (("train", "none.yaml"), "none.yaml: cannot be read (No such file or directory)"),
+        (("train", "ed-lora", *LORA[2:]), "keeps words in masks, but a picture has none"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused_in_one_line(refused_early, words, said):
+    refused_early(*words, said=said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recipe: [", "odd.yaml: is no YAML"),
+        ("- lora", "odd.yaml: holds list, want keys and values"),
+        ("recipe: lora\nsettings: [steps]", "odd.yaml: holds settings: ['steps'], want keys and values"),
+        ("recipe: lora\nname: mia\nclass: woman", "mia: no pictures are named; give images"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_in_one_line(refused_early, folder, text, said):
+    (folder / "odd.yaml").write_text(text)
+    refused_early("train", "odd.yaml", "--model", str(folder / "tiny-sdxl"), said=said)
+
+
+def test_a_folder_without_pictures_is_refused(refused_early, pictures):
+    for path in pictures.iterdir():
+        path.rename(path.with_suffix(".tif"))
+    refused_early(*LORA, said="no usable picture there")
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_left_out(cli, pictures, library):
+    (pictures / "torn.png").write_bytes((pictures / "red.png").read_bytes()[:40])
+    code, _, err = cli(*WORD)
+    assert code == 0 and any(line.startswith("'torn.png': ") and "skipped" in line for line in err.splitlines())
+    assert read_card(library / "mia.safetensors")["pictures"] == 2
+
+
+def test_captions_must_hold_the_trigger(refused_early, pictures):
+    (pictures / "red.txt").write_text("a woman in a park")
+    said = "mia: the caption of red.png, 'a woman in a park', lacks the trigger '<mia>'; write it before the word"
+    refused_early(*WORD, said=said)
+
+
+def test_add_trigger_puts_the_trigger_into_captions(cli, pictures, library):
+    (pictures / "red.txt").write_text("a woman in a park")
+    code, _, err = cli(*WORD, "--add-trigger")
+    assert code == 0, err
+    assert load_concept(library / "mia.safetensors", "", "").trigger == "<mia>"
+
+
+def test_a_class_of_several_tokens_is_refused(refused_early):
+    words = [word if word != "woman" else "zxqvrobot" for word in WORD]
+    refused_early(*words, said="class 'zxqvrobot': the tokenizer splits it into")
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C comes in the second step."""
+    real = Run.take_step
+
+    def of(run):
+        if run.step == 1:
+            raise KeyboardInterrupt
+        real(run)
+
+    monkeypatch.setattr(Run, "take_step", of)
+    return lambda: monkeypatch.setattr(Run, "take_step", real)
+
+
+def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrupted):
+    assert cli(*WORD, "--name", "bob")[0] == 130
+    code, out, err = cli(*WORD)
+    assert (code, out, err.splitlines()[-1]) == (130, "", "costars: stopped")
+    assert made(library) == [] and [path.name for path in work.iterdir()] == ["checkpoint.safetensors"]
+    interrupted()
+    kept = work / "checkpoint.safetensors"
+    assert load(kept)[1]["step"] == "1"
+    refused(*WORD, said=f"{kept}: a run was stopped there; go on with --resume, or begin anew with --replace")
+    said = "checkpoint.safetensors: was begun with seed=0, now it is 3; begin anew without --resume"
+    refused(*WORD, "--resume", "--set", "seed=3", said=said)
+    code, _, err = cli(*WORD, "--resume")
+    assert code == 0, err
+    assert made(library) == ["mia.safetensors"] and [p.name for p in work.iterdir()] == ["sheet-000002.png"]
+    code, _, err = cli(*WORD, "--name", "eve")
+    assert code == 0, err
+    one, other = (load_concept(library / f"{name}.safetensors", "", "") for name in ("mia", "eve"))
+    assert one.tokens["<mia>"]["text_encoder"].equal(other.tokens["<eve>"]["text_encoder"])
+    code, _, err = cli(*WORD, "--name", "bob", "--replace")
+    assert code == 0, err
+
+
+def test_class_pictures_are_cleared_away_at_the_end(cli, library, work):
+    words = [*WORD, "--set", "prior_pictures=1"]
+    words[1] = "custom-diffusion"
+    code, _, err = cli(*words)
+    assert code == 0, err
+    assert [path.name for path in work.iterdir()] == ["sheet-000002.png"]
+
+
+def test_the_loss_is_written_for_tensorboard(cli, folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    code, _, err = cli(*WORD, "--tensorboard", "events")
+    assert code == 0, err
+    assert [name.startswith("events.out.tfevents") for name in os.listdir(folder / "events")] == [True]
+    events = EventAccumulator(str(folder / "events"))
+    events.Reload()
+    scalars = events.Scalars("loss")
+    assert [scalar.step for scalar in scalars] == [1, 2] and all(0 < scalar.value < 10 for scalar in scalars)
+
+
+def test_with_less_memory_than_all_a_model_is_not_taught(refused_early, monkeypatch):
+    monkeypatch.setenv("COSTARS_MEMORY", "sequential")
+    refused_early(*LORA, said="a model is taught whole; set COSTARS_MEMORY=full")
+
+
+def test_the_card_holds_what_is_needed_to_teach_it_again(cli, library):
+    assert cli(*WORD)[0] == 0
+    shown = json.loads(cli("concepts", "show", "mia")[1])
+    assert (shown["recipe"]["word_rate"], shown["recipe"]["seed"], shown["trigger"]) == (0.01, 0, "<mia>")

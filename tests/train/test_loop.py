@@ -1,0 +1,428 @@
+"""The loop: what it yields, that it goes on where it was stopped, and that the model stays as it was."""
+
+import errno
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState
+
+from costars.errors import TrainError
+from costars.train.checkpoint import load
+from costars.train.loop import CLASS_PICTURES, TEACHING, Progress, Taught, teach
+from costars.train.optimizers import OPTIMIZERS
+from costars.train.run import Run
+
+NAMES = ("lora", "dreambooth", "textual-inversion", "custom-diffusion", "ed-lora")
+forks = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used CUDA cannot be forked")
+
+
+@pytest.fixture
+def run(small, teaching):
+    """Teach mia; returns (losses, concept)."""
+
+    def of(recipe, *args, model=small, **options):
+        *steps, taught = teach(model, [teaching(recipe)], recipe, *args, **options)
+        (concept,) = taught.concepts
+        return [step.loss for step in steps if step.stage == TEACHING], concept
+
+    return of
+
+
+def stopped(model, teachings, recipe, kept, after, **options):
+    """Stop after so many steps; returns their losses."""
+    events, losses = teach(model, teachings, recipe, kept, **options), []
+    for event in events:
+        if event.stage == TEACHING:
+            losses.append(event.loss)
+        if len(losses) == after:
+            events.close()
+    return losses
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_step_yields_its_loss_and_the_last_thing_is_what_was_taught(small, teaching, brief):
+    recipe = brief("custom-diffusion", prior_pictures=2)
+    *steps, taught = teach(small, [teaching(recipe)], recipe)
+    assert all(isinstance(step, Progress) for step in steps) and isinstance(taught, Taught)
+    told = [(step.stage, step.step, step.of) for step in steps]
+    assert told == [*((CLASS_PICTURES, i, 2) for i in (1, 2)), *((TEACHING, i, 3) for i in (1, 2, 3))]
+    losses = [step.loss for step in steps[2:]]
+    assert all(0 < loss < 10 for loss in losses)
+    assert 0 < steps[2].seconds < steps[3].seconds < steps[4].seconds
+    assert steps[-1].learned["<mia>"]["text_encoder"].shape == (1, 1, 32)
+    card, (concept,) = taught.card, taught.concepts
+    assert (concept.name, concept.class_name, concept.trigger, concept.family) == ("mia", "woman", "<mia>", "sdxl")
+    assert (card["base_sha256"], card["pictures"], card["recipe"]["rank"]) == (small.facts.sha256, 2, 2)
+    assert card["loss"] == pytest.approx(sum(losses) / 3, abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_concept_and_another_seed_another(run, brief, same):
+    losses, concept = run(brief("ed-lora", steps=2))
+    again, second = run(brief("ed-lora", steps=2))
+    others, other = run(brief("ed-lora", steps=2, seed=1))
+    assert again == losses and same(concept, second)
+    assert others != losses and not same(concept, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_is_as_it_was_also_when_the_teaching_is_stopped(small, teaching, brief, trace, name):
+    parts = (small.unet, *(e.module for e in small.encoders), small.vae)
+    before = [trace(part) for part in parts]
+    recipe = brief(name, checkpointing=True)
+    events = teach(small, [teaching(recipe)], recipe)
+    next(event for event in events if event.stage == TEACHING)
+    assert [trace(part) for part in parts] != before
+    events.close()
+    assert [trace(part) for part in parts] == before
+    assert not small.unet.is_gradient_checkpointing
+
+
+def test_gradient_checkpointing_changes_nothing(run, brief, same):
+    """Also where words are looked at: what is computed twice is looked at as it was."""
+    plain, spared = (
+        run(brief("ed-lora", steps=1, prior_weight=1.0, prior_pictures=1, checkpointing=on)) for on in (False, True)
+    )
+    assert plain[0] == spared[0] and same(plain[1], spared[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("lora", {"optimizer": "adafactor"}),
+        ("dreambooth", {}),
+        ("textual-inversion", {"warmup_steps": 3, "decay_share": 0.5, "accumulate": 2}),
+        ("custom-diffusion", {}),
+        ("ed-lora", {"norm_stop": 0.01}),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_losses_as_an_unbroken_one(
+    small, run, teaching, brief, same, trace, tmp_path, name, changes
+):
+    recipe, kept = brief(name, **changes), tmp_path / "work" / "checkpoint.safetensors"
+    before = [trace(module) for module in (small.unet, *(e.module for e in small.encoders))]
+    losses, concept = run(recipe)
+    assert [trace(module) for module in (small.unet, *(e.module for e in small.encoders))] == before
+    assert stopped(small, [teaching(recipe)], recipe, kept, 1) == losses[:1]
+    rest, resumed = run(recipe, kept, resume=True)
+    assert rest == losses[1:] and same(resumed, concept)
+
+
+def test_a_run_that_had_ended_is_taken_up_at_its_end(run, brief, same, tmp_path):
+    recipe, kept = brief("textual-inversion"), tmp_path / "checkpoint.safetensors"
+    _, concept = run(recipe, kept)
+    rest, again = run(recipe, kept, resume=True)
+    assert rest == [] and same(again, concept)
+
+
+def test_seconds_and_steps_count_all_pieces_of_a_run(small, teaching, brief, tmp_path):
+    recipe, kept = brief("textual-inversion"), tmp_path / "checkpoint.safetensors"
+    stopped(small, [teaching(recipe)], recipe, kept, 1)
+    spent = float(load(kept)[1]["seconds"])
+    first, *_, taught = teach(small, [teaching(recipe)], recipe, kept, resume=True)
+    assert first.step == 2 and first.seconds > spent > 0
+    assert taught.card["seconds"] >= round(spent, 1)
+
+
+def test_without_resume_a_run_begins_anew(small, run, teaching, brief, tmp_path):
+    recipe, kept = brief("textual-inversion"), tmp_path / "checkpoint.safetensors"
+    begun = stopped(small, [teaching(recipe)], recipe, kept, 1)
+    losses, _ = run(recipe, kept)
+    assert len(losses) == 3 and losses[:1] == begun
+
+
+def test_class_pictures_are_kept_beside_the_checkpoint_and_drawn_once(small, teaching, brief, tmp_path, monkeypatch):
+    recipe, kept = brief("dreambooth", prior_pictures=2), tmp_path / "checkpoint.safetensors"
+    begun = stopped(small, [teaching(recipe)], recipe, kept, 1)
+    assert files(tmp_path) == ["checkpoint.prior", "checkpoint.safetensors"]
+    monkeypatch.setattr("costars.train.prior.draw", None)
+    assert stopped(small, [teaching(recipe)], recipe, kept, 1) == begun
+
+
+@pytest.mark.parametrize("change", ["seed", "class", "model"])
+def test_class_pictures_of_another_run_are_not_taken(small, teaching, brief, tmp_path, change):
+    recipe, kept = brief("dreambooth"), tmp_path / "checkpoint.safetensors"
+    events = teach(small, [teaching(recipe)], recipe, kept)
+    next(event for event in events if event.stage == TEACHING)
+    events.close()
+    before = load(kept.with_suffix(".prior"))[0]["0"]
+    model, class_name = small, "woman"
+    if change == "seed":
+        recipe = replace(recipe, seed=1)
+    elif change == "class":
+        class_name = "dog"
+    else:
+        model = replace(small, facts=replace(small.facts, sha256="other"))
+    stopped(model, [teaching(recipe, class_name=class_name)], recipe, kept, 1)
+    after, facts = load(kept.with_suffix(".prior"))
+    assert facts["base_sha256"] == model.facts.sha256
+    assert torch.equal(after["0"], before) == (change == "model")  # it only says that it is another
+
+
+def _child(model, teachings, recipe, kept):
+    for _ in teach(model, teachings, recipe, kept, save_every_s=0):
+        pass
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_run_that_is_killed_goes_on_from_its_checkpoint(small, run, teaching, brief, same, tmp_path):
+    recipe, kept = brief("textual-inversion", steps=12), tmp_path / "checkpoint.safetensors"
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(small, [teaching(recipe)], recipe, kept))
+    child.start()
+    until = time.monotonic() + 60
+    while not (kept.exists() and int(load(kept)[1]["step"]) >= 2) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    done = int(load(kept)[1]["step"])
+    assert 2 <= done < recipe.steps
+    rest, resumed = run(recipe, kept, resume=True)
+    losses, concept = run(recipe)
+    assert rest == losses[done:] and same(resumed, concept)
+
+
+def test_ctrl_c_between_and_within_steps_keeps_what_was_learned(small, run, teaching, brief, tmp_path, monkeypatch):
+    recipe, kept = brief("textual-inversion"), tmp_path / "checkpoint.safetensors"
+    events = teach(small, [teaching(recipe)], recipe, kept)
+    next(events)
+    with pytest.raises(KeyboardInterrupt):
+        events.throw(KeyboardInterrupt)
+    assert load(kept)[1]["step"] == "1"
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        events = teach(small, [teaching(recipe)], recipe, kept, resume=True)
+        next(events)
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(events)
+    assert load(kept)[1]["step"] == "2"
+    rest, _ = run(recipe, kept, resume=True)
+    assert rest == run(recipe)[0][2:]
+
+
+@pytest.fixture
+def broken_at(monkeypatch):
+    """Make the loss of one step something else."""
+    real = Run._part
+
+    def of(step, value):
+        class Broken:
+            def __init__(self, objective):
+                self.objective = objective
+
+            def __getattr__(self, name):
+                return getattr(self.objective, name)
+
+            def loss(self, generator):
+                return self.objective.loss(generator) * value
+
+        def broken(run, part):
+            if run.step + 1 == step:
+                monkeypatch.setattr(run, "objective", Broken(run.objective))
+            return real(run, part)
+
+        monkeypatch.setattr(Run, "_part", broken)
+        return lambda: monkeypatch.setattr(Run, "_part", real)
+
+    return of
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state_before_it(
+    small, run, teaching, brief, same, trace, tmp_path, broken_at, value
+):
+    recipe, kept = brief("textual-inversion", steps=4), tmp_path / "checkpoint.safetensors"
+    losses, concept = run(recipe)
+    before = trace(small.unet)
+    mended = broken_at(3, value)
+    with pytest.raises(TrainError, match=r"step 3: the loss is (nan|inf)") as caught:
+        list(teach(small, [teaching(recipe)], recipe, kept))
+    assert "\n" not in str(caught.value) and trace(small.unet) == before
+    mended()
+    rest, resumed = run(recipe, kept, resume=True)
+    assert rest == losses[2:] and same(resumed, concept)
+
+
+def test_an_absurd_rate_is_found_out(small, teaching, brief):
+    recipe = brief("dreambooth", unet_rate=1e30, steps=5)
+    with pytest.raises(TrainError, match=r"the loss is .* with lower rates"):
+        list(teach(small, [teaching(recipe)], recipe))
+
+
+def _full_disk(monkeypatch):
+    real = Path.write_bytes
+
+    def full(path, data):
+        real(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+
+def test_a_full_disk_takes_nothing_away(small, run, teaching, brief, same, trace, tmp_path, monkeypatch):
+    recipe, kept = brief("textual-inversion", steps=4), tmp_path / "checkpoint.safetensors"
+    stopped(small, [teaching(recipe)], recipe, kept, 2)
+    saved, before = kept.read_bytes(), trace(small.unet)
+    with monkeypatch.context() as patch:
+        _full_disk(patch)
+        with pytest.raises(OSError, match="No space left"):
+            list(teach(small, [teaching(recipe)], recipe, kept, resume=True, save_every_s=0))
+    assert kept.read_bytes() == saved and files(tmp_path) == ["checkpoint.safetensors"]
+    assert trace(small.unet) == before
+    (losses, concept), (rest, resumed) = run(recipe), run(recipe, kept, resume=True)
+    assert rest == losses[2:] and same(resumed, concept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rank": 4}, "was begun with rank=2, now it is 4; begin anew without --resume"),
+        ({"words": 1}, "was begun with words=0, now it is 1"),
+    ],
+)
+def test_a_checkpoint_of_another_recipe_is_refused(small, teaching, brief, trace, tmp_path, changes, said):
+    recipe, kept = brief("lora"), tmp_path / "checkpoint.safetensors"
+    stopped(small, [teaching(recipe)], recipe, kept, 1)
+    saved, before = kept.read_bytes(), trace(small.unet)
+    other = replace(recipe, **changes)
+    with pytest.raises(TrainError) as caught:
+        list(teach(small, [teaching(other)], other, kept, resume=True))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert kept.read_bytes() == saved and trace(small.unet) == before
+
+
+def test_a_checkpoint_of_another_model_other_words_or_a_damaged_one_is_refused(small, teaching, brief, tmp_path):
+    recipe, kept = brief("textual-inversion"), tmp_path / "checkpoint.safetensors"
+    stopped(small, [teaching(recipe)], recipe, kept, 1)
+    other = replace(small, facts=replace(small.facts, sha256="other"))
+
+    def refused(model, name, said):
+        with pytest.raises(TrainError) as caught:
+            list(teach(model, [teaching(recipe, name)], recipe, kept, resume=True))
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+
+    refused(other, "mia", "checkpoint.safetensors: was begun on another model; begin anew without --resume")
+    refused(small, "bob", "is of other layers or words")
+    kept.write_bytes(kept.read_bytes()[:-10])
+    refused(small, "mia", "not a readable checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        (None, "mia: no pictures; want at least one"),
+        ("a miami woman", "mia: the caption of red.png, 'a miami woman', lacks the trigger 'mia'"),
+    ],
+)
+def test_pictures_without_their_words_are_refused_before_anything_is_done(
+    small, teaching, brief, tmp_path, caption, said
+):
+    recipe = brief("lora")
+    whole = teaching(recipe)
+    examples = [replace(e, caption=caption) for e in whole.examples] if caption else []
+    with pytest.raises(TrainError) as caught:
+        next(teach(small, [replace(whole, examples=examples)], recipe, tmp_path / "checkpoint.safetensors"))
+    assert said in str(caught.value) and files(tmp_path) == []
+
+
+def test_words_kept_in_masks_want_masks(small, teaching, brief, trace):
+    recipe, before = brief("ed-lora"), trace(small.unet)
+    with pytest.raises(TrainError, match=r"a picture has none; put NAME\.mask\.png beside each"):
+        list(teach(small, [teaching(recipe, masked=False)], recipe))
+    assert trace(small.unet) == before
+
+
+def test_what_lies_outside_the_masks_is_not_learned_where_it_does_not_count(small, teaching, brief):
+    def losses(outside, masked=True):
+        recipe = brief("textual-inversion", steps=1, outside_weight=outside)
+        return [e.loss for e in teach(small, [teaching(recipe, masked=masked)], recipe) if isinstance(e, Progress)]
+
+    assert losses(1.0) == losses(1.0, masked=False) != losses(0.0)
+
+
+def test_words_stop_where_their_norm_is_reached(small, teaching, brief):
+    def drift(**changes):
+        recipe = brief("custom-diffusion", steps=2, **changes)
+        steps = (e for e in teach(small, [teaching(recipe)], recipe) if isinstance(e, Progress) and e.learned)
+        first, second = (step.learned["<mia>"]["text_encoder"].clone() for step in steps)
+        return float((first - second).abs().max())
+
+    assert drift(norm_stop=0.01) == 0 < drift()
+
+
+def test_two_concepts_are_taught_together_and_each_has_words_of_its_own(small, teaching, brief):
+    recipe = brief("custom-diffusion")
+    each = [teaching(recipe), teaching(recipe, "rex", "dog")]
+    *_, taught = teach(small, each, recipe)
+    assert [c.trigger for c in taught.concepts] == ["<mia>", "<rex>"]
+    assert [list(c.tokens) for c in taught.concepts] == [["<mia>"], ["<rex>"]]
+    assert taught.card["pictures"] == 4
+
+
+def _process(rank, port, model, teachings, recipe, kept, told):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    PartialState._reset_state()
+    *steps, taught = teach(model, teachings, recipe, kept, save_every_s=0)
+    (concept,) = taught.concepts
+    vectors = {part: tensor.tolist() for part, tensor in concept.tokens["<mia>"].items()}
+    told.put((rank, [step.loss for step in steps if step.stage == TEACHING], vectors))
+    told.close()
+    told.join_thread()
+    torch.distributed.destroy_process_group()
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_two_processes_average_their_gradients(small, run, teaching, brief, tmp_path, monkeypatch):
+    """Each takes batches of its own: together they are one process that takes both before it steps."""
+    # Adam divides by the size of the gradients, and clipping by their norm: neither would see a sum.
+    monkeypatch.setitem(OPTIMIZERS, "adamw", lambda groups, recipe: torch.optim.SGD(groups))
+    rates = {"word_rate": 10.0, "unet_rate": 1e-2, "clip_norm": 0.0}
+    recipe, kept = brief("custom-diffusion", **rates), tmp_path / "checkpoint.safetensors"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+    both = [
+        context.Process(target=_process, args=(rank, port, small, [teaching(recipe)], recipe, kept, told))
+        for rank in (0, 1)
+    ]
+    for process in both:
+        process.start()
+    (_, first, left), (_, second, right) = sorted((told.get(timeout=100) for _ in both), key=lambda one: one[0])
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert left == right and first != second
+    losses, concept = run(replace(recipe, accumulate=2))
+    assert [(a + b) / 2 for a, b in zip(first, second, strict=True)] == pytest.approx(losses, rel=1e-3)
+    for encoder in small.encoders:
+        table, word = encoder.module.get_input_embeddings().weight, concept.tokens["<mia>"][encoder.name]
+        moved = (word - table[encoder.tokenizer("woman").input_ids[1]]).abs().max()
+        assert (torch.tensor(left[encoder.name]) - word).abs().max() < 0.02 * moved
+    assert files(tmp_path) == ["checkpoint.prior", "checkpoint.safetensors"]
+
+
+def test_class_pictures_that_were_drawn_before_a_stop_are_kept(small, teaching, brief, tmp_path):
+    recipe, kept = brief("dreambooth", prior_pictures=3), tmp_path / "checkpoint.safetensors"
+    events = teach(small, [teaching(recipe)], recipe, kept)
+    next(events), next(events)
+    events.close()
+    assert files(tmp_path) == ["checkpoint.prior"] and sorted(load(tmp_path / "checkpoint.prior")[0]) == ["0", "1"]

@@ -1,0 +1,109 @@
+"""What a person may ask to be taught, and what each mistake is called."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from costars.errors import TrainError
+from costars.train.recipes import RECIPES
+from costars.train.spec import folder_of, parse_spec, recipe_of
+from costars.train.subjects import prepared
+
+MIA = {"name": "mia", "class": "woman", "images": "mia"}
+REX = {"name": "rex", "class": "dog", "images": "rex"}
+
+
+def fails(do, *args) -> str:
+    with pytest.raises(TrainError) as caught:
+        do(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_one_concept_may_be_written_without_the_list():
+    spec = parse_spec({"recipe": "lora", **MIA, "settings": {"steps": 5}})
+    assert spec == parse_spec({"recipe": "lora", "concepts": [MIA], "settings": {"steps": 5}})
+    assert spec == parse_spec(
+        {"recipe": "lora", "name": "mia", "class_name": "woman", "images": "mia", "settings": {"steps": 5}}
+    )
+    assert (spec.model, spec.concepts[0].class_name, spec.concepts[0].trigger) == ("builtin", "woman", None)
+
+
+def test_settings_change_single_numbers_of_the_recipe():
+    spec = parse_spec({"recipe": "ed-lora", **MIA, "settings": {"steps": 5, "unet_rate": "1e-3", "start": "class"}})
+    for family, model in (("sdxl", "mine"), ("sd15", "mine"), ("sdxl", "builtin")):
+        recipe = recipe_of(spec.model_copy(update={"model": model}), family)
+        default = RECIPES["ed-lora"]["builtin" if model == "builtin" else family]
+        assert (recipe.steps, recipe.unet_rate, recipe.start) == (5, 1e-3, "class")
+        assert (recipe.rank, recipe.vectors, recipe.word_rate) == (default.rank, default.vectors, default.word_rate)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([], "training: holds list, want keys and values: recipe, name, class and images"),
+        ({"recipe": "lora"}, "training: concepts.0.name: Field required; concepts.0.class_name: Field required"),
+        ({"recipe": "lora", **MIA, "steps": 5}, "training: steps: Extra inputs are not permitted"),
+        ({"recipe": "lora", "concepts": [MIA | {"size": 1}]}, "training: concepts.0.size: Extra inputs"),
+        ({"recipe": "lora", "concepts": []}, "training: concepts: Tuple should have at least 1 item"),
+        ({"recipe": "lora", **MIA, "name": "../mia"}, "training: concepts.0.name: String should match"),
+        ({"recipe": "lora", **MIA, "name": "mia rose"}, "(got 'mia rose')"),
+        ({"recipe": "dreamboth", **MIA}, "recipe 'dreamboth': did you mean 'dreambooth'? known: "),
+        ({"recipe": "lora", "concepts": [MIA, MIA]}, "['mia', 'mia'] holds a name twice; give each concept a name"),
+        ({"recipe": "lora", **MIA, "settings": {"steps": [1]}}, "training: settings.steps"),
+        ({"recipe": "lora", **MIA, "settings": 3}, "training: settings: Input should be a valid dictionary (got 3)"),
+    ],
+)
+def test_a_spec_that_is_wrong_says_where(data, said):
+    assert said in fails(parse_spec, data)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"step": 5}, "settings.step: no such setting; did you mean 'steps'"),
+        ({"steps": "many"}, "settings.steps: Input should be a valid integer"),
+        ({"steps": 2.5}, "settings.steps: "),
+        ({"optimizer": "sgd"}, "settings.optimizer: Input should be 'adamw', 'adafactor' or 'adamw8bit' (got 'sgd')"),
+        ({"steps": 0}, "settings.steps: 0; want at least 1"),
+        ({"batch": 0}, "settings.batch: 0; want at least 1"),
+        ({"rank": -1}, "settings.rank: -1; want at least 1"),
+        ({"unet": "none", "text": "none"}, "settings.words: 0, so nothing is learned"),
+        ({"unet": "none", "text": "none", "words": 1, "norm_stop": 1}, "settings.norm_stop: nothing would be left"),
+        ({"prior_weight": 1}, "settings.prior_pictures: 0; prior_weight wants some, such as 200"),
+        ({"words": 1, "per_layer": True, "vectors": 2}, "settings.vectors: 2; a word of each layer has one vector"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(settings, said):
+    assert said in fails(recipe_of, parse_spec({"recipe": "lora", **MIA, "settings": settings}), "sdxl")
+
+
+def test_folders_are_beside_the_file_that_names_them(tmp_path):
+    assert folder_of("mia", tmp_path) == tmp_path / "mia"
+    assert folder_of("/mia", tmp_path) == Path("/mia") and folder_of("mia", None) == Path("mia")
+    assert folder_of("~/mia", tmp_path) == Path.home() / "mia"
+
+
+def test_pictures_are_described_by_their_captions_a_model_or_their_class(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "mia").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "mia" / f"{name}.png")
+    (tmp_path / "mia" / "a.txt").write_text("a woman in a park")
+
+    def captions(describe=None, **changes):
+        spec = parse_spec({"recipe": "lora", **MIA} | changes)
+        recipe = recipe_of(spec, "sdxl")
+        (teaching,) = prepared(spec, recipe, tmp_path, describe).teachings
+        return teaching.trigger, [example.caption for example in teaching.examples]
+
+    assert captions() == ("mia", ["a woman in a park", "a mia woman"])
+    assert captions(add_trigger=True)[1] == ["a mia woman in a park", "a mia woman"]
+    assert captions(lambda image: "a woman at sea")[1] == ["a woman in a park", "a mia woman at sea"]
+    assert captions(trigger="zxa", add_trigger=True) == ("zxa", ["a zxa woman in a park", "a zxa woman"])
+    assert captions(recipe="ed-lora", add_trigger=True) == (
+        "<mia1> <mia2>",
+        ["a <mia1> <mia2> woman in a park", "a <mia1> <mia2> woman"],
+    )
+    spec = parse_spec({"recipe": "lora", "name": "mia", "class": "woman"})
+    assert "mia: no pictures are named; give images" in fails(prepared, spec, recipe_of(spec, "sdxl"), tmp_path)
