@@ -6,6 +6,7 @@ import argparse
 import json
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -14,17 +15,24 @@ from costars.microworld.identity import CLASSES, Identity, identity_from_seed
 from costars.microworld.places import PLACES
 from costars.microworld.world import WorldPicture, sample_picture
 
+# How large a figure is drawn that one learns from: as alone, as one of two, of three, and of four.
+SIZES = ((1.1, 1.32), (0.95, 1.1), (0.8, 0.95), (0.66, 0.8))
 SEED = 500_000_000  # far from the pictures that the models are trained and tested on
 
 
-def portraits(who: Identity, count: int, seed: int = 0) -> list[WorldPicture]:
-    """Pictures of one identity alone, each place before any place again; captions hold class words only."""
+def portraits(
+    who: Identity, count: int, seed: int = 0, sizes: Sequence[tuple[float, float] | None] = (None,)
+) -> list[WorldPicture]:
+    """Pictures of one identity alone, each place before any place again; captions hold class words only.
+
+    The sizes are taken in turns.
+    """
     rng = random.Random(f"portraits {seed}")
     places: list[str] = []
     while len(places) < count:
         places += rng.sample(list(PLACES), len(PLACES))
     return [
-        sample_picture(SEED + 1000 * seed + i, cast=[who], place=place, detail=0.0)
+        sample_picture(SEED + 1000 * seed + i, cast=[who], place=place, detail=0.0, sizes=sizes[i % len(sizes)])
         for i, place in enumerate(places[:count])
     ]
 
@@ -67,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--out {options.out}: holds what this did not write; choose a new or empty folder")
     who = identity_from_seed(options.identity_seed, options.class_name)
     try:
-        write(portraits(who, options.count, options.identity_seed), who, options.out)
+        write(portraits(who, options.count, options.identity_seed, SIZES), who, options.out)
     except OSError as error:
         parser.error(f"--out {options.out}: cannot be written ({error.strerror}); choose another")
     print(options.out / "truth.json", file=sys.stdout)

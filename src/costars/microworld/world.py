@@ -68,11 +68,13 @@ def sample_picture(
     cast: Sequence[Identity] | None = None,
     place: str | None = None,
     detail: float | None = None,
+    sizes: tuple[float, float] | None = None,
 ) -> WorldPicture:
     """Draw the picture with this seed.
 
     count fixes the number of figures, cast their identities, place the place; detail is the
-    probability that an attribute is named in the caption (drawn anew for each picture if None).
+    probability that an attribute is named in the caption (drawn anew for each picture if None); sizes are
+    the least and the largest a figure is drawn at, by their number if None.
     """
     rng = random.Random(f"picture {seed}")
     if cast is None:
@@ -81,7 +83,7 @@ def sample_picture(
         cast = [sample_identity(rng) for _ in range(count)]
     place = rng.choice(list(PLACES)) if place is None else place
     relation = _relation(rng, len(cast))
-    spots, depths = _arrange(rng, len(cast), relation)
+    spots, depths = _arrange(rng, len(cast), relation, sizes or _SCALES[len(cast)])
     image, masks = draw(rng, cast, place, spots, depths)
     covered = np.zeros((SIZE_PX, SIZE_PX), dtype=bool)
     visible: dict[int, Mask] = {}
@@ -132,9 +134,9 @@ def _relation(rng: random.Random, count: int) -> str:
     return rng.choice(("row", "row", "front"))
 
 
-def _arrange(rng: random.Random, count: int, relation: str) -> tuple[list[Spot], list[int]]:
+def _arrange(rng: random.Random, count: int, relation: str, sizes: tuple[float, float]) -> tuple[list[Spot], list[int]]:
     """Spots and depths; figure 0 is the one the caption names first."""
-    low, high = _SCALES[count]
+    low, high = sizes
     if count == 1:
         return [Spot(rng.uniform(42, 86), rng.uniform(113, 122), rng.uniform(low, high), rng.random() < 0.5)], [0]
     if count == 2:

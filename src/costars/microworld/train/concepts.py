@@ -1,4 +1,4 @@
-"""The concept pack: eight inhabitants taught to the built-in model, each from ten pictures."""
+"""The concept pack: eight inhabitants taught to the built-in model, each from twelve pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from costars.concepts.formats import read_card
 from costars.methods.prompts import article
 from costars.microworld.identity import Identity
-from costars.microworld.pictures import portraits, write
+from costars.microworld.pictures import SIZES, portraits, write
+from costars.microworld.world import WorldPicture
 from costars.model.model import Model
 from costars.train.data import Example
 from costars.train.lessons import Teaching
@@ -21,7 +22,7 @@ from costars.train.recipes import BUILTIN, RECIPES, Recipe
 from costars.train.results import write as write_taught
 
 RECIPE = RECIPES["lora"][BUILTIN]
-PICTURES = 10
+PICTURES = 12
 # Each of the pack was taught with and without counting what lies around it; these came out better with a tenth of it.
 MOSTLY_INSIDE = ("ana", "bo", "rex", "mochi")
 
@@ -94,13 +95,17 @@ PACK: dict[str, Identity] = {
 }
 
 
+def _pictures(name: str) -> list[WorldPicture]:
+    return portraits(PACK[name], PICTURES, seed=list(PACK).index(name), sizes=SIZES)
+
+
 def teaching(name: str) -> Teaching:
     """The pictures and captions that one concept of the pack is taught from."""
     who = PACK[name]
     stranger, known = article(who.class_name), article(f"{name} {who.class_name}")
     examples = [
         Example(p.image, p.caption.replace(stranger, known, 1), p.figures[0].visible_mask.astype(np.float32))
-        for p in portraits(who, PICTURES, seed=list(PACK).index(name))
+        for p in _pictures(name)
     ]
     return Teaching(name, who.class_name, name, examples)
 
@@ -121,7 +126,7 @@ def is_of(folder: Path, name: str, model: Model) -> bool:
 
 def teach(model: Model, folder: Path, name: str) -> Iterator[Progress]:
     """Teach one concept of the pack; writes NAME.safetensors and its reference pictures in NAME/."""
-    write(portraits(PACK[name], PICTURES, seed=list(PACK).index(name)), PACK[name], folder / name)
+    write(_pictures(name), PACK[name], folder / name)
     for event in lesson(model, [teaching(name)], recipe_of(name)):
         if isinstance(event, Taught):
             write_taught(event, [folder / f"{name}.safetensors"])
