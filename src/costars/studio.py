@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -290,8 +291,8 @@ def open_studio(
 ) -> Studio:
     """A studio on a device; what is not given comes from the settings.
 
-    auto is cuda with bfloat16 where torch sees a GPU, else the CPU with float32. Raises ModelError
-    where the device that was asked for is not there.
+    auto is cuda with bfloat16 where torch sees a GPU, else the CPU with float32; under a launcher each
+    process has a GPU of its own. Raises ModelError where the device that was asked for is not there.
     """
     given = {"library": library, "max_rows": max_rows, "memory": memory, "offline": offline}
     settings = machine_settings(**{name: value for name, value in given.items() if value is not None})
@@ -301,7 +302,8 @@ def open_studio(
             raise ModelError(f"{name} {value!r}: want one of {', '.join(allowed)}")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ModelError("device 'cuda': torch sees no CUDA device here; use --device cpu, or install a CUDA build")
-    chosen = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    on_gpu = wanted != "cpu" and torch.cuda.is_available()
+    chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     if kind == "auto":
         kind = "bfloat16" if chosen.type == "cuda" else "float32"
     return Studio(chosen, DTYPES[kind], settings, settings.max_rows, settings.memory)

@@ -240,3 +240,44 @@ def test_the_card_holds_what_is_needed_to_teach_it_again(cli, library):
     assert cli(*WORD)[0] == 0
     shown = json.loads(cli("concepts", "show", "mia")[1])
     assert (shown["recipe"]["word_rate"], shown["recipe"]["seed"], shown["trigger"]) == (0.01, 0, "<mia>")
+
+
+EM = (
+    "train",
+    "em",
+    "--images",
+    "mia",
+    "--model",
+    "tiny-sdxl",
+    "--concept",
+    "ana=woman",
+    "--concept",
+    "rex=dog",
+    *SHORT,
+)
+FEW = ("--set", "em.estep.timesteps=2", "--set", "em.estep.grid_px=16", "--set", "em.cells_px=[16,32]")
+
+
+def test_several_concepts_are_taught_from_pictures_that_show_them_together(cli, library, pictures):
+    for colour in ("red", "green"):
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (0, 0, 32, 64))
+        mask.save(pictures / f"{colour}.ana.mask.png")
+    code, out, err = cli(*EM, *FEW)
+    assert code == 0, err
+    assert out.splitlines() == [str(library / f"{name}.safetensors") for name in ("ana", "rex")]
+    assert list(load_concept(library / "rex.safetensors", "", "").tokens) == ["<rex>"]
+    work = library.parent / "training" / "ana-rex"
+    left = sorted(path.name for path in work.iterdir())
+    assert left == ["masks", "masks.png", "report.json", "report.png", "sheet-000002.png"]
+    files = {f"{picture}.{name}.png" for picture in ("red", "green") for name in ("ana", "rex")}
+    assert {path.name for path in (work / "masks").iterdir()} == files
+    (row,) = json.loads((work / "report.json").read_text())["masks"]
+    assert row["step"] == 0 and list(row["iou"]) == ["ana"] and 0 <= row["iou"]["ana"] <= 1
+
+
+def test_who_is_in_no_picture_is_told(refused, pictures):
+    for colour in ("red", "green"):
+        (pictures / f"{colour}.txt").write_text("{ana}\n")
+    refused(*EM, said="rex: no picture names {rex}; write it into a caption")
+    refused("train", "em", "--images", "mia", "--concept", "ana", said="--concept 'ana': want NAME=CLASS")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 CHECKPOINT = "checkpoint.safetensors"
+FIRST = int(os.environ.get("RANK", "0")) == 0  # of several processes the first alone writes and speaks
 
 
 def train(
@@ -72,8 +74,9 @@ def train(
         lesson = studio.lesson(spec, path.parent if path.suffix else None)
     for line in lesson.skipped:
         console.print(line, highlight=False, soft_wrap=True)
-    taught = _taught(lesson, kept, resume, sheet_every, tensorboard)
-    _finish(lesson, taught, targets, kept)
+    taught = _taught(lesson, kept, resume, sheet_every if FIRST else 0, tensorboard if FIRST else None)
+    if FIRST:
+        _finish(lesson, taught, targets, kept)
 
 
 def _named(said: str) -> dict[str, str]:
@@ -133,13 +136,13 @@ def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorbo
     said = TextColumn("{task.fields[said]}")
     with (
         closing(lesson.steps(kept, resume)) as events,
-        Bars(*columns, said, console=console, disable=not console.is_terminal) as bars,
+        Bars(*columns, said, console=console, disable=not (FIRST and console.is_terminal)) as bars,
     ):
         tasks: dict[str, Any] = {}
         before, smooth = time.monotonic(), 0.0
         for event in events:
             if isinstance(event, Taught):
-                if story:
+                if story and FIRST:
                     em_report.write(story, masks, lesson.teachings, kept.parent)
                 return event
             assert isinstance(event, Progress)
@@ -154,7 +157,7 @@ def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorbo
                 if any(masks.get(key) is not mask for key, mask in event.masks.items()):
                     story.append(em_report.row_of(event.step - 1, event.masks, masks, lesson.teachings))
                     masks = dict(event.masks)
-                if event.step == event.of or (sheet_every and event.step % sheet_every == 0):
+                if (FIRST and event.step == event.of) or (sheet_every and event.step % sheet_every == 0):
                     shown = preview(lesson.model, lesson.teachings, event.learned)
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     shown.save(kept.parent / f"sheet-{event.step:06d}.png")

@@ -163,6 +163,11 @@ class EmObjective:
                     sums[layer] = looked.sum(dim=0) + sums.get(layer, 0)
             self.gaze.at(())
             taken += count
+        if not sums:
+            raise TrainError(
+                f"em.cells_px {list(self.em.cells_px)}: no attention of this model has cells of that size; "
+                "give those that it has, such as 8, 16, 32 or 64 px"
+            )
         each = [_on_grid(total, (h, w)) for total in sums.values()]
         return dict(zip(names, torch.stack(each).mean(dim=0), strict=True))
 

@@ -47,13 +47,14 @@ def disjoint(
     labels = torch.cat([(1 - own).prod(dim=0, keepdim=True), own])
     small = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BOX)
     colours = torch.from_numpy(np.array(small)).permute(2, 0, 1)
-    belief = dense_crf((labels / labels.sum(dim=0)).float(), colours, how.crf).argmax(dim=0).numpy()
-    out: dict[str, MaskArray] = {}
-    for i, name in enumerate(maps):
-        found = _without_crumbs(belief == i + 1, how.smallest)
-        fits = 0 < found.mean() <= how.largest
-        out[name] = _sized(found, image.size) if fits or name not in before else before[name]
-    return out
+    belief = dense_crf((labels / labels.sum(dim=0)).float(), colours, how.crf)
+    large = interpolate(belief[None], (image.height, image.width), mode="bilinear", align_corners=False)[0]
+    label = large.argmax(dim=0).numpy()
+    found = {name: _without_crumbs(label == i + 1, how.smallest) for i, name in enumerate(maps)}
+    kept = {name for name, mask in found.items() if not 0 < mask.mean() <= how.largest and name in before}
+    taken = np.any([mask for name, mask in found.items() if name not in kept], axis=0)
+    masks = {name: (before[name] >= 0.5) & ~taken if name in kept else mask for name, mask in found.items()}
+    return {name: mask.astype(np.float32) for name, mask in masks.items()}
 
 
 def _spread(each: Tensor) -> Tensor:
@@ -75,11 +76,6 @@ def _without_crumbs(mask: NDArray[np.bool_], smallest: float) -> NDArray[np.bool
     pieces, number = ndimage.label(mask)
     kept = [i + 1 for i in range(number) if (pieces == i + 1).mean() >= smallest]
     return np.isin(pieces, kept)
-
-
-def _sized(mask: NDArray[np.bool_], size: tuple[int, int]) -> MaskArray:
-    large = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
-    return (np.asarray(large) >= 128).astype(np.float32)
 
 
 def mean_iou(found: Sequence[MaskArray], truth: Sequence[MaskArray]) -> float:

@@ -13,7 +13,7 @@ from costars.options import Checkpoint
 from costars.train.recipes import RECIPES, Recipe, recipe_for
 
 _FORBID = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-Setting = bool | int | float | str | None
+Setting = bool | int | float | str | list[int] | None
 
 
 class Subject(BaseModel):

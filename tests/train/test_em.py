@@ -1,0 +1,158 @@
+"""Words and masks learned together: what is drawn of a picture, when masks are made, and what comes out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from costars.errors import TrainError
+from costars.train.data import Example
+from costars.train.em import caption_of, em_objective, entangled
+from costars.train.lessons import Teaching
+from costars.train.loop import TEACHING, Taught, teach
+from costars.train.recipes import RECIPES, Em, Recipe
+from costars.train.trained import trained_on
+
+
+def half(left: bool) -> np.ndarray:
+    mask = np.zeros((64, 64), dtype=np.float32)
+    mask[:, :32] = left
+    mask[:, 32:] = not left
+    return mask
+
+
+def lessons(masked: bool = True) -> tuple[Teaching, Teaching]:
+    """ana is on the left of both pictures, rex on the right of the first."""
+    pictures = [Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "green")]
+    for each in pictures:
+        each.paste("blue", (32, 0, 64, 64))
+    files = ("one.png", "two.png")
+    ana = [Example(p, None, half(True) if masked else None, f) for p, f in zip(pictures, files, strict=True)]
+    rex = [Example(pictures[0], None, half(False) if masked else None, files[0])]
+    return Teaching("ana", "woman", "<ana>", ana), Teaching("rex", "dog", "<rex>", rex)
+
+
+@pytest.fixture
+def brief() -> Recipe:
+    em = Em(cells_px=(16, 32), refresh=2, rows=2, estep=replace(Em().estep, timesteps=3, grid_px=16))
+    builtin = RECIPES["em"]["builtin"]
+    return replace(builtin, steps=4, batch=3, rank=2, alpha=2, words_first=2, vectors=1, em=em, decay_share=0.0)
+
+
+@pytest.fixture
+def objective(small, brief):
+    """The objective of both lessons, with masks made in this way."""
+
+    def of(masks: str):
+        em = replace(brief.em, masks=masks)
+        with (
+            trained_on(small, lessons(), brief) as trained,
+            em_objective(small, lessons(), brief, trained, em) as made,
+        ):
+            yield made
+
+    return of
+
+
+def test_pictures_know_who_is_in_them_and_where():
+    one, two = entangled(lessons())
+    assert (one.names, two.names) == (("ana", "rex"), ("ana",))
+    assert np.array_equal(one.given["rex"], half(False)) and "rex" not in two.given
+
+
+def test_a_caption_names_the_concepts_and_nothing_else():
+    called = {"ana": "<ana> woman", "rex": "<rex> dog"}
+    assert caption_of(("ana", "rex"), called, "a photo of {}") == "a photo of a <ana> woman and a <rex> dog"
+
+
+def test_every_subset_of_a_picture_is_drawn(objective):
+    for made in objective("given"):
+        draws = {made._draw(torch.Generator().manual_seed(seed)) for seed in range(60)}
+        assert draws == {(0, ("ana",)), (0, ("rex",)), (0, ("ana", "rex")), (1, ("ana",))}
+
+
+def test_given_masks_are_taken_as_they_are(objective):
+    for made in objective("given"):
+        made.before(0)
+        assert np.array_equal(made.masks[0, "ana"], half(True)) and set(made.masks) == {
+            (0, "ana"),
+            (0, "rex"),
+            (1, "ana"),
+        }
+        assert made.loss(torch.Generator().manual_seed(0)).isfinite()
+
+
+@pytest.mark.parametrize(("masks", "when"), [("learned", [0, 2, 4]), ("frozen", [0])])
+def test_masks_are_made_when_it_is_time(objective, masks, when, monkeypatch):
+    for made in objective(masks):
+        monkeypatch.setattr(type(made), "_estep", lambda self, step: {(step, "made"): half(True)})
+        made_at = []
+        for step in range(6):
+            made.before(step)
+            made_at += [at for at, _ in made.masks if at not in made_at]
+        assert made_at == when
+
+
+def test_the_words_of_each_concept_are_looked_at(objective):
+    """A concept's map is of its own words: another caption has them elsewhere."""
+    for made in objective("given"):
+        made._text([("ana", "rex"), ("rex",)])
+        picked = made.gaze.picked
+        assert picked.shape[:2] == (2, 2) and torch.allclose(picked.sum(dim=2), torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
+        assert not (picked[0, 0] * picked[0, 1]).any()
+        made.gaze.at(())
+
+
+def test_only_what_lies_in_the_masks_of_the_drawn_concepts_counts(objective, monkeypatch):
+    for made in objective("given"):
+        made.before(0)
+        real, weights = type(made)._errors, []
+        monkeypatch.setattr(
+            type(made), "_errors", lambda *args, real=real, into=weights: into.append(args) or real(*args)
+        )
+        made.loss(torch.Generator().manual_seed(0))
+        for rows, _, _, counted in (args[1:] for args in weights):
+            for (_, names), own in zip(rows, counted, strict=True):
+                left, right = own[0, :, :4], own[0, :, 4:]
+                assert bool(left.any()) == ("ana" in names) and bool(right.any()) == ("rex" in names)
+
+
+def test_words_learn_first_then_the_layers(small, brief):
+    steps = []
+    for event in teach(small, lessons(), brief):
+        if isinstance(event, Taught):
+            concepts = event.concepts
+        elif event.stage == TEACHING:
+            steps.append({w: parts["text_encoder"].clone() for w, parts in event.learned.items()})
+    assert [concept.name for concept in concepts] == ["ana", "rex"]
+    assert [list(concept.tokens) for concept in concepts] == [["<ana>"], ["<rex>"]]
+    assert not torch.equal(steps[0]["<ana>"], steps[1]["<ana>"])
+    ups = [float(entry.up.abs().max()) for entry in concepts[0].adapter.values()]
+    assert max(ups) > 0
+    alone = replace(brief, steps=2)
+    *_, taught = teach(small, lessons(), alone)
+    assert all(float(entry.up.abs().max()) == 0 for entry in taught.concepts[0].adapter.values())
+
+
+def test_a_stopped_run_goes_on_with_the_masks_it_had(small, brief, tmp_path):
+    unbroken = [e.loss for e in teach(small, lessons(False), brief) if not isinstance(e, Taught)]
+    kept = tmp_path / "checkpoint.safetensors"
+    events = teach(small, lessons(False), brief, kept)
+    before = [next(events).loss for _ in range(3)]
+    events.close()
+    rest = [e.loss for e in teach(small, lessons(False), brief, kept, resume=True) if not isinstance(e, Taught)]
+    assert before + rest == unbroken
+
+
+def test_masks_that_are_to_be_given_must_be(small, brief):
+    recipe = replace(brief, em=replace(brief.em, masks="given"))
+    with pytest.raises(TrainError, match=r"em.masks=given: picture 1 has no mask of ana, rex; put PICTURE.NAME.mask"):
+        list(teach(small, lessons(False), recipe))
+
+
+def test_cells_that_no_attention_has_are_told(small, brief):
+    recipe = replace(brief, em=replace(brief.em, cells_px=(7,)))
+    with pytest.raises(TrainError, match=r"em.cells_px \[7\]: no attention of this model has cells of that size"):
+        list(teach(small, lessons(False), recipe))
