@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from costars.train.masks import Estep, disjoint, mean_iou, otsu
+from costars.segment.labels import otsu
+from costars.train.masks import Estep, disjoint, mean_iou
 
 HOW = Estep(grid_px=32)
 SIZE = (64, 48)

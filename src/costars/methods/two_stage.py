@@ -38,7 +38,8 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
     steps = sampler_of(model, scene, scheduler)
     latents, rows = [steps.noise(model)], 0
     size = model.latent_size(steps.size_px)
-    words = RecordWords(row=0, columns=_columns(path), size=size, tokens=word_tokens(steps.size_px))
+    tokens = word_tokens(steps.size_px)
+    words = RecordWords(row=0, columns=_columns(path), size=size, tokens=tokens, even=tokens is None)
     of = len(steps.timesteps)
     keep = keeping(method, model, first_step(scene, of), of)
     rule = words if keep is None else both(keep, words)

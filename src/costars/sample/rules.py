@@ -114,37 +114,58 @@ class RecordWords:
 
     columns {word: token positions}; maps are brought to size (h, w) and averaged over heads, layers
     and steps, as attention-based localisation does (Hertz et al. 2022, arXiv 2208.01626, section 3).
-    With tokens, only layers of so many queries count, those of the way down and up.
+    With tokens, only layers of so many queries count, those of the way down and up. With even, layers of
+    at least a quarter of the cells count, each map with mean 0 and spread 1: layers look with unlike strength.
     """
 
     row: int
     columns: Mapping[str, list[int]]
     size: tuple[int, int]
     tokens: int | None = None
-    total: Tensor | None = None
-    count: int = 0
+    even: bool = False
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     words: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.words = list(self.columns)
 
     def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
-        counts = self.tokens is None or (query.shape[2] == self.tokens and not where.layer.startswith("mid_block"))
-        if where.cross and self.words and counts and where.rows.start <= self.row < where.rows.stop:
-            self._record(query[self.row - where.rows.start], key[self.row - where.rows.start])
+        mine = where.cross and bool(self.words) and where.rows.start <= self.row < where.rows.stop
+        if mine and self._counts(query.shape[2], where.layer):
+            self._record(where.layer, query[self.row - where.rows.start], key[self.row - where.rows.start])
         return attend(query, key, value)
 
-    def _record(self, query: Tensor, key: Tensor) -> None:
+    def _counts(self, tokens: int, layer: str) -> bool:
+        if self.even and tokens * 4 < self.size[0] * self.size[1]:
+            return False
+        return self.tokens is None or (tokens == self.tokens and not layer.startswith("mid_block"))
+
+    def _record(self, layer: str, query: Tensor, key: Tensor) -> None:
         grid = grid_of(query.shape[1], self.size)
         logits = query.float() @ key.float().transpose(1, 2) / math.sqrt(query.shape[-1])
         seen = logits.softmax(dim=-1).mean(dim=0)
         maps = torch.stack([seen[:, self.columns[w]].mean(dim=1).view(grid) for w in self.words])
-        maps = interpolate(maps[None], self.size, mode="bilinear", align_corners=False)[0]
-        self.total = maps if self.total is None else self.total + maps
-        self.count += 1
+        self.totals[layer] = maps + self.totals.get(layer, 0)
+        self.counts[layer] = self.counts.get(layer, 0) + 1
 
     def means(self) -> dict[str, NDArray[np.float32]]:
         """{word: (h, w)} mean attention."""
-        if self.total is None:
+        if not self.totals:
             return {}
-        return {w: m.cpu().numpy() for w, m in zip(self.words, self.total / self.count, strict=True)}
+        if self.even:
+            each = [evened(total) for total in self.totals.values()]
+            shares = [1 / len(each)] * len(each)
+        else:
+            each, calls = list(self.totals.values()), sum(self.counts.values())
+            shares = [1 / calls] * len(each)
+        sized = [interpolate(m[None], self.size, mode="bilinear", align_corners=False)[0] for m in each]
+        mean = sum(one * share for one, share in zip(sized, shares, strict=True))
+        assert isinstance(mean, Tensor)
+        return {w: m.cpu().numpy() for w, m in zip(self.words, mean, strict=True)}
+
+
+def evened(maps: Tensor) -> Tensor:
+    """Each of (n, ..., h, w) with mean 0 and spread 1."""
+    mean, spread = maps.mean(dim=(-2, -1), keepdim=True), maps.std(dim=(-2, -1), keepdim=True)
+    return (maps - mean) / spread.clamp_min(1e-12)

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 from costars.errors import RegionError
 from costars.segment.crf import CrfWeights, dense_crf
+from costars.segment.labels import SOFTNESS, soft_labels
 from costars.types import Layout, MaskArray, Region
 
 GRID_PX = 96  # the longer side on which the CRF runs: 0.7 GB and about a second
@@ -21,12 +22,9 @@ GRID_PX = 96  # the longer side on which the CRF runs: 0.7 GB and about a second
 
 @dataclass(frozen=True)
 class AttentionSegmenter:
-    """Cross-attention maps of the class words, refined by a DenseCRF, split into instances.
+    """Cross-attention maps of the class words, refined by a DenseCRF, split into instances."""
 
-    background is the score a pixel needs to belong to a figure, where 1 is the map's own peak.
-    """
-
-    background: float = 0.5
+    softness: float = SOFTNESS
     smallest_area: float = 0.01
     crf: CrfWeights = CrfWeights()
 
@@ -35,8 +33,7 @@ class AttentionSegmenter:
         wanted = {name: class_names.count(name) for name in dict.fromkeys(class_names)}
         maps = {name: _map_of(layout, name) for name in wanted}
         image, scores = _on_grid(layout.image, np.stack(list(maps.values())))
-        labels = torch.cat([torch.full_like(scores[:1], self.background), scores])
-        belief = dense_crf(labels / labels.sum(dim=0), image, self.crf).argmax(dim=0).numpy()
+        belief = dense_crf(soft_labels(scores, self.softness), image, self.crf).argmax(dim=0).numpy()
         found: list[tuple[str, NDArray[np.bool_], float]] = []
         for i, (name, count) in enumerate(wanted.items()):
             for part in split_instances(belief == i + 1, count, self.smallest_area):

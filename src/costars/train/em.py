@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 from costars.errors import TrainError
 from costars.model.model import Model
 from costars.model.words import needle
-from costars.sample.rules import grid_of
+from costars.sample.rules import evened, grid_of
 from costars.train.batches import encode
 from costars.train.data import Example
 from costars.train.gaze import Gaze, gazing
@@ -173,9 +173,8 @@ class EmObjective:
 
 
 def _on_grid(looked: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, h, w) of one layer's (n, queries), each of mean 0 and spread 1: layers look with unlike strength."""
-    even = (looked - looked.mean(dim=1, keepdim=True)) / looked.std(dim=1, keepdim=True).clamp_min(1e-12)
-    maps = even.unflatten(1, grid_of(looked.shape[1], size))[None]
+    """(n, h, w) of one layer's (n, queries), evened."""
+    maps = evened(looked.unflatten(1, grid_of(looked.shape[1], size)))[None]
     return interpolate(maps, size, mode="bicubic", align_corners=False)[0]
 
 

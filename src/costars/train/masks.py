@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from costars.segment.crf import CrfWeights, dense_crf
+from costars.segment.labels import SOFTNESS, soft_labels
 from costars.types import MaskArray
 
 
@@ -24,7 +24,7 @@ class Estep:
     other numbers are ours, tried on the built-in world."""
 
     timesteps: int = 50
-    softness: float = 0.1  # of belief around a map's threshold (Otsu 1979), of its height
+    softness: float = SOFTNESS
     smallest: float = 0.005  # pieces under this share of the picture are dropped
     largest: float = 0.9  # a mask over more than this is no mask, the one before stays
     grid_px: int = 96  # longer side on which the CRF runs
@@ -41,13 +41,10 @@ def disjoint(
     share = min(1.0, how.grid_px / max(image.size))
     size = (max(1, round(image.height * share)), max(1, round(image.width * share)))
     each = torch.stack([one.float().cpu() for one in maps.values()])[None]
-    scores = torch.stack([_spread(one) for one in interpolate(each, size, mode="bicubic", align_corners=False)[0]])
-    levels = torch.tensor([otsu(one.numpy()) for one in scores]).view(-1, 1, 1)
-    own = torch.sigmoid((scores - levels) / how.softness)
-    labels = torch.cat([(1 - own).prod(dim=0, keepdim=True), own])
+    shown = interpolate(each, size, mode="bicubic", align_corners=False)[0]
     small = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BOX)
     colours = torch.from_numpy(np.array(small)).permute(2, 0, 1)
-    belief = dense_crf((labels / labels.sum(dim=0)).float(), colours, how.crf)
+    belief = dense_crf(soft_labels(shown, how.softness), colours, how.crf)
     large = interpolate(belief[None], (image.height, image.width), mode="bilinear", align_corners=False)[0]
     label = large.argmax(dim=0).numpy()
     found = {name: _without_crumbs(label == i + 1, how.smallest) for i, name in enumerate(maps)}
@@ -55,21 +52,6 @@ def disjoint(
     taken = np.any([mask for name, mask in found.items() if name not in kept], axis=0)
     masks = {name: (before[name] >= 0.5) & ~taken if name in kept else mask for name, mask in found.items()}
     return {name: mask.astype(np.float32) for name, mask in masks.items()}
-
-
-def _spread(each: Tensor) -> Tensor:
-    """From 0 at the lowest to 1 at the peak."""
-    low = each - each.min()
-    return low / low.max().clamp_min(1e-12)
-
-
-def otsu(values: NDArray[np.floating[Any]], bins: int = 64) -> float:
-    """The level that parts a histogram best in two (Otsu 1979)."""
-    counts, edges = np.histogram(values, bins)
-    below, moment = np.cumsum(counts)[:-1], np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)
-    above = counts.sum() - below
-    between = (moment[-1] * below / counts.sum() - moment[:-1]) ** 2 / np.maximum(below * above, 1)
-    return float(edges[1 + int(np.argmax(between))])
 
 
 def _without_crumbs(mask: NDArray[np.bool_], smallest: float) -> NDArray[np.bool_]:
