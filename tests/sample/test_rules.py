@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from costars.sample.attention import Moment, attend, attention_layers, attention_rule
-from costars.sample.rules import BorrowLayout, OwnWords, RecordWords, both
+from costars.sample.rules import BorrowLayout, OwnWords, RecordWords, both, evened
 from costars.types import Where
 
 ALL = slice(0, 4)
@@ -136,7 +136,8 @@ def test_of_both_rules_the_second_attends_as_the_first_asks():
 def test_the_maps_of_all_tokens_sum_to_one_in_every_cell():
     rule = RecordWords(row=1, columns={str(i): [i] for i in range(5)}, size=(6, 4))
     for tokens in (24, 6):
-        rule(attend, heads(2, tokens, tokens), heads(2, 5, 1), heads(2, 5, 2), Where("layer", True, 0.0, slice(0, 2)))
+        where = Where(f"layer of {tokens}", True, 0.0, slice(0, 2))
+        rule(attend, heads(2, tokens, tokens), heads(2, 5, 1), heads(2, 5, 2), where)
     maps = np.stack(list(rule.means().values()))
     assert maps.shape == (5, 6, 4)
     assert np.allclose(maps.sum(axis=0), 1, atol=1e-5)
@@ -170,4 +171,17 @@ def test_only_the_layers_of_one_resolution_count_where_that_is_asked():
     rule = RecordWords(row=0, columns={"man": [1]}, size=(8, 8), tokens=16)
     for layer, tokens in (("down_blocks.1", 16), ("down_blocks.0", 64), ("mid_block.0", 16), ("up_blocks.0", 16)):
         rule(attend, heads(1, tokens, 0), heads(1, 5, 1), heads(1, 5, 2), Where(layer, True, 0.0, slice(0, 1)))
-    assert rule.count == 2
+    assert rule.counts == {"down_blocks.1": 1, "up_blocks.0": 1}
+
+
+def test_evened_maps_count_every_layer_alike_and_leave_coarse_ones_out():
+    rule = RecordWords(row=0, columns={"man": [1]}, size=(8, 8), even=True)
+    for layer, tokens, strength in (("fine", 64, 0.1), ("half", 16, 9.0), ("coarse", 4, 1.0)):
+        query = strength * heads(1, tokens, tokens)
+        rule(attend, query, heads(1, 5, 1), heads(1, 5, 2), Where(layer, True, 0.0, slice(0, 1)))
+    assert set(rule.counts) == {"fine", "half"}
+    (mean,) = rule.means().values()
+    fine, half = (evened(rule.totals[layer]) for layer in ("fine", "half"))
+    assert fine.std().item() == pytest.approx(1) == pytest.approx(half.std().item())
+    larger = torch.nn.functional.interpolate(half[None], (8, 8), mode="bilinear", align_corners=False)[0]
+    assert np.allclose(mean, ((fine + larger) / 2)[0], atol=1e-5)
