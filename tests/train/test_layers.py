@@ -19,7 +19,7 @@ def sample(tiny):
 
 def test_low_rank_layers_begin_as_nothing_and_go_also_where_the_block_fails(tiny, sample, trace):
     before, plain = trace(tiny.unet), sample()
-    with pytest.raises(RuntimeError, match="stop"), low_rank(tiny.unet, UNET_LAYERS, 2, 2) as factors:
+    with pytest.raises(RuntimeError, match="stop"), low_rank(tiny.unet, UNET_LAYERS["attention"], 2, 2) as factors:
         assert torch.equal(sample(), plain)
         assert len(factors) == 2 * 4 * len(tiny.unet.attn_processors)
         assert all(p.requires_grad and p.dtype is torch.float32 for p in factors.values())

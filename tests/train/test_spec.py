@@ -51,7 +51,7 @@ def test_settings_change_single_numbers_of_the_recipe():
         ({"recipe": "lora", **MIA, "name": "mia rose"}, "(got 'mia rose')"),
         ({"recipe": "dreamboth", **MIA}, "recipe 'dreamboth': did you mean 'dreambooth'? known: "),
         ({"recipe": "lora", "concepts": [MIA, MIA]}, "['mia', 'mia'] holds a name twice; give each concept a name"),
-        ({"recipe": "lora", **MIA, "settings": {"steps": [1]}}, "training: settings.steps"),
+        ({"recipe": "lora", **MIA, "settings": {"steps": {"of": 1}}}, "training: settings.steps"),
         ({"recipe": "lora", **MIA, "settings": 3}, "training: settings: Input should be a valid dictionary (got 3)"),
     ],
 )
@@ -65,6 +65,8 @@ def test_a_spec_that_is_wrong_says_where(data, said):
         ({"step": 5}, "settings.step: no such setting; did you mean 'steps'"),
         ({"steps": "many"}, "settings.steps: Input should be a valid integer"),
         ({"steps": 2.5}, "settings.steps: "),
+        ({"steps": [1]}, "settings.steps: "),
+        ({"em.steps": 1}, "settings.em.steps: no such setting"),
         ({"optimizer": "sgd"}, "settings.optimizer: Input should be 'adamw', 'adafactor' or 'adamw8bit' (got 'sgd')"),
         ({"steps": 0}, "settings.steps: 0; want at least 1"),
         ({"batch": 0}, "settings.batch: 0; want at least 1"),
