@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from string import Formatter
 
@@ -10,6 +9,7 @@ from transformers import CLIPTokenizer
 
 from costars.errors import SceneError
 from costars.model.text import word_spans
+from costars.model.words import unemphasised
 from costars.scene import Scene
 from costars.types import Concept, LearnedWords
 
@@ -17,11 +17,6 @@ from costars.types import Concept, LearnedWords
 def article(noun: str) -> str:
     """The noun with "a" or "an"."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
-
-
-def unemphasised(words: str) -> str:
-    """Words with brackets that are meant as brackets, not as emphasis."""
-    return re.sub(r"([\\()\[\]])", r"\\\1", words)
 
 
 def class_names(scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, str]:

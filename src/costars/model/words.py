@@ -65,6 +65,11 @@ def emphasised(prompt: str) -> list[tuple[str, float]]:
     return _joined(parts)
 
 
+def unemphasised(words: str) -> str:
+    """Words with brackets that are meant as brackets, not as emphasis."""
+    return re.sub(r"([\\()\[\]])", r"\\\1", words)
+
+
 def _close(parts: list[tuple[str, float]], start: int, factor: float) -> None:
     parts[start:] = [(text, weight * factor) for text, weight in parts[start + 1 :]]
 

@@ -153,7 +153,7 @@ def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorbo
             line = f"loss {event.loss:.4f}, {1 / max(smooth, 1e-9):.1f} steps/s" if event.stage == TEACHING else ""
             bars.update(tasks[event.stage], completed=event.step, said=line)
             if event.stage == TEACHING:
-                write(event.step, event.loss, now)
+                write(event.step, event.loss)
                 if any(masks.get(key) is not mask for key, mask in event.masks.items()):
                     story.append(em_report.row_of(event.step - 1, event.masks, masks, lesson.teachings))
                     masks = dict(event.masks)
@@ -167,14 +167,14 @@ def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorbo
 def _scalars(folder: Path | None) -> Any:
     """What writes a step's loss for TensorBoard, or does nothing."""
     if folder is None:
-        return lambda step, loss, when: None
+        return lambda step, loss: None
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise TrainError("--tensorboard: needs the tensorboard package; pip install 'costars[train]'") from None
     writer = SummaryWriter(str(folder))
 
-    def write(step: int, loss: float, when: float) -> None:
+    def write(step: int, loss: float) -> None:
         writer.add_scalar("loss", loss, step)
         writer.flush()
 

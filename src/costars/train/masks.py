@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from costars.segment.assign import mask_iou
 from costars.segment.crf import CrfWeights, dense_crf
 from costars.segment.labels import SOFTNESS, soft_labels
 from costars.types import MaskArray
@@ -62,8 +63,5 @@ def _without_crumbs(mask: NDArray[np.bool_], smallest: float) -> NDArray[np.bool
 
 def mean_iou(found: Sequence[MaskArray], truth: Sequence[MaskArray]) -> float:
     """Mean intersection over union of pairs of masks, each concept counting alike."""
-    shares = []
-    for one, other in zip(found, truth, strict=True):
-        a, b = one >= 0.5, other >= 0.5
-        shares.append(float((a & b).sum() / max(1, (a | b).sum())))
-    return float(np.mean(shares))
+    pairs = (((a >= 0.5).astype(np.float32), (b >= 0.5).astype(np.float32)) for a, b in zip(found, truth, strict=True))
+    return float(np.mean([mask_iou(*pair) for pair in pairs]))

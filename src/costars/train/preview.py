@@ -8,11 +8,11 @@ from PIL import Image
 
 from costars.model.model import Model
 from costars.model.text import NOTHING_LEARNED
+from costars.model.words import unemphasised
 from costars.sheets import grid
 from costars.train.data import Example
 from costars.train.lessons import Teaching
 from costars.train.prior import draw
-from costars.train.words import literal
 from costars.types import LearnedWords
 
 COLUMNS = 4
@@ -26,7 +26,7 @@ def preview(
     for teaching in teachings:
         shown = teaching.examples[:COLUMNS]
         captions = [_said(example, teaching) for example in shown]
-        drawn = [draw(model, literal(caption), seed + i, learned) for i, caption in enumerate(captions)]
+        drawn = [draw(model, unemphasised(caption), seed + i, learned) for i, caption in enumerate(captions)]
         rows += [[e.image for e in shown], [model.decode(latent) for latent in drawn]]
     return grid(rows, captions=[f"{t.name}: {what}" for t in teachings for what in ("as given", "as drawn")])
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from costars.model.model import Model
 from costars.model.text import NOTHING_LEARNED
+from costars.model.words import unemphasised
 from costars.sample.denoise import denoise, sampler
 from costars.train.batches import Batch, Encoded
 from costars.train.checkpoint import load, save
-from costars.train.words import literal
 from costars.types import LearnedWords, Path
 
 STEPS = 30
@@ -44,7 +44,7 @@ def class_latents(
         for i in range(count):
             key = f"{i}"
             if key not in found:
-                found[key] = draw(model, literal(prompts[i % len(prompts)]), seed + i).float().cpu()
+                found[key] = draw(model, unemphasised(prompts[i % len(prompts)]), seed + i).float().cpu()
             yield found[key].to(model.device)
     finally:
         if kept is not None and PartialState().is_main_process:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from costars.errors import TrainError
 from costars.model.text import TextEncoder, TextEncoders, features
-from costars.model.words import Words, read
+from costars.model.words import Words, read, unemphasised
 from costars.types import LearnedWords
 
 Vectors = Mapping[str, Mapping[str, nn.Parameter]]  # {word: {encoder: (l, n, d)}}
@@ -74,18 +73,13 @@ def read_captions(
     """Captions with words of so many vectors; brackets mean brackets. Raises TrainError for one that is too long."""
     each = []
     for encoder in encoders:
-        read_by = [read(encoder.tokenizer, literal(caption), counts) for caption in captions]
+        read_by = [read(encoder.tokenizer, unemphasised(caption), counts) for caption in captions]
         for caption, words in zip(captions, read_by, strict=True):
             if len(words.ids) > 1:
                 room = encoder.tokenizer.model_max_length - 2
                 raise TrainError(f"caption of {len(words.tokens)} tokens, at most {room} are read; shorten {caption!r}")
         each.append(read_by)
     return Captions(each, layers)
-
-
-def literal(caption: str) -> str:
-    """A caption as a prompt: its brackets mean brackets."""
-    return re.sub(r"([\\()\[\]])", r"\\\1", caption)
 
 
 @contextmanager

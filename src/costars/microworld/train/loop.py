@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from costars.train.checkpoint import load, put_state, state_of
+from costars.train.checkpoint import save as write
+
+_AVERAGE = "average/"
 
 
 @dataclass(frozen=True)
@@ -125,34 +129,16 @@ def _rate(step: int, recipe: Recipe) -> float:
 
 def save(run: Run, checkpoint: Path) -> None:
     """Write the parameters, their running mean and the optimizer's moments as safetensors."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in run.parameters.items():
-        tensors[f"parameter/{name}"] = parameter.detach()
-        tensors[f"average/{name}"] = run.average[name]
-        for key, value in run.optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    partial = checkpoint.with_suffix(".part")
     facts = {"step": str(run.step), "seconds": str(run.seconds), "loss": str(run.loss)}
-    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, partial, metadata=facts)
-    partial.rename(checkpoint)
+    averages = {_AVERAGE + name: tensor for name, tensor in run.average.items()}
+    write(checkpoint, state_of(run.parameters, run.optimizer) | averages, facts)
 
 
 def _restore(run: Run, checkpoint: Path) -> None:
-    from safetensors import safe_open
-
-    tensors = load_file(checkpoint)
-    with safe_open(checkpoint, framework="pt") as file:  # type: ignore[no-untyped-call]
-        facts = file.metadata()
-    for name, parameter in run.parameters.items():
-        parameter.data.copy_(tensors[f"parameter/{name}"])
-        run.average[name].copy_(tensors[f"average/{name}"])
-        if f"step/{name}" not in tensors:
-            continue  # a layer that the loss does not reach, such as a text encoder's last, has no moments
-        run.optimizer.state[parameter] = {
-            key: tensors[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu")
-            for key in ("step", "exp_avg", "exp_avg_sq")
-        }
+    tensors, facts = load(checkpoint)
+    for name in run.average:
+        run.average[name].copy_(tensors.pop(_AVERAGE + name))
+    put_state(tensors, run.parameters, run.optimizer)
     run.step, run.seconds = int(facts["step"]), float(facts["seconds"])
     run.loss = float(facts["loss"])
 
