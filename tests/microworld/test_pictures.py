@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from costars.microworld.identity import identity_from_seed
-from costars.microworld.pictures import main, portraits
+from costars.microworld.pictures import CROWDS, MOST_HIDDEN, main, portraits
 from costars.microworld.places import PLACES
 from costars.train.data import read_folder
 
@@ -24,7 +24,7 @@ def test_pictures_masks_and_truth_are_written(tmp_path, capsys):
     assert truth["attributes"] == dict(identity_from_seed(7, "woman").attributes)
     assert [p["file"] for p in truth["pictures"]] == ["00.png", "01.png", "02.png"]
     for entry in truth["pictures"]:
-        assert entry["caption"] == f"a woman {PLACES[entry['place']].phrase}"
+        assert "a woman" in entry["caption"] and entry["caption"].endswith(PLACES[entry["place"]].phrase)
         with Image.open(tmp_path / "new" / entry["file"]) as image:
             assert image.size == (128, 128)
         with Image.open(tmp_path / "new" / entry["file"].replace(".png", ".mask.png")) as mask:
@@ -50,6 +50,18 @@ def test_each_place_comes_before_any_comes_again():
 def test_all_pictures_show_the_one_identity():
     who = identity_from_seed(4, "man")
     assert all([f.identity for f in p.figures] == [who] for p in portraits(who, 5))
+
+
+def test_company_is_of_other_classes_and_hides_little():
+    who = identity_from_seed(4, "man")
+    pictures = portraits(who, 12, crowds=CROWDS)
+    assert [len(p.figures) for p in pictures] == [*CROWDS, *CROWDS]
+    for picture in pictures:
+        figure = picture.figure(who)
+        classes = [f.identity.class_name for f in picture.figures]
+        assert len(set(classes)) == len(classes) and picture.caption.count("a man") == 1
+        assert figure.visible_mask.sum() >= (1 - MOST_HIDDEN) * figure.full_mask.sum()
+    assert len({[f.identity for f in p.figures].index(who) for p in pictures}) > 1  # not always named first
 
 
 @pytest.mark.parametrize("wrong", [("--count", "0"), ("--class", "cow"), ("--identity-seed", "x")])

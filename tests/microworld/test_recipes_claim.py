@@ -13,6 +13,7 @@ def test_a_recipe_is_taught_drawn_and_scored_once(tmp_path, monkeypatch, capsys)
     brief = replace(RECIPES["textual-inversion"][BUILTIN], steps=1, batch=1)
     monkeypatch.setattr(recipes, "RECIPES", {"textual-inversion": {BUILTIN: brief}})
     monkeypatch.setattr(recipes, "TAUGHT", ("ana",))
+    monkeypatch.setattr("costars.microworld.claims.score.OTHERS", 4)
     command = ["--out", str(tmp_path), "--recipe", "textual-inversion", "--pictures", "2"]
     recipes.main(command)
     (row,) = json.loads((tmp_path / "recipes.json").read_text())
@@ -36,3 +37,6 @@ def test_captions_say_what_the_recipe_teaches():
     words = recipes.lesson("ana", RECIPES["ed-lora"][BUILTIN])
     assert words.trigger == "<ana1> <ana2>"
     assert all("<ana1> <ana2> woman" in (example.caption or "") for example in words.examples)
+    beside = [e.caption or "" for e in recipes.lesson("bo", RECIPES["textual-inversion"][BUILTIN]).examples]
+    assert all(caption.count("<bo> man") == caption.count("<bo>") == 1 for caption in beside)
+    assert any("robot" in caption for caption in beside)  # whose letters are bo's too

@@ -11,30 +11,41 @@ from pathlib import Path
 
 from PIL import Image
 
-from costars.microworld.identity import CLASSES, Identity, identity_from_seed
+from costars.microworld.identity import CLASSES, Identity, identity_from_seed, sample_identity
 from costars.microworld.places import PLACES
 from costars.microworld.world import WorldPicture, sample_picture
 
-# How large a figure is drawn that one learns from: as alone, as one of two, of three, and of four.
-SIZES = ((1.1, 1.32), (0.95, 1.1), (0.8, 0.95), (0.66, 0.8))
+CROWDS = (1, 2, 1, 3, 1, 4)  # how many figures there are in the pictures that one learns from
+MOST_HIDDEN = 0.25
 SEED = 500_000_000  # far from the pictures that the models are trained and tested on
 
 
-def portraits(
-    who: Identity, count: int, seed: int = 0, sizes: Sequence[tuple[float, float] | None] = (None,)
-) -> list[WorldPicture]:
-    """Pictures of one identity alone, each place before any place again; captions hold class words only.
+def portraits(who: Identity, count: int, seed: int = 0, crowds: Sequence[int] = (1,)) -> list[WorldPicture]:
+    """Pictures of one identity, each place before any place again; captions hold class words only.
 
-    The sizes are taken in turns.
+    How many figures there are is taken from crowds in turns; the others are strangers of other classes, who
+    hide no more than MOST_HIDDEN of the figure.
     """
     rng = random.Random(f"portraits {seed}")
     places: list[str] = []
     while len(places) < count:
         places += rng.sample(list(PLACES), len(PLACES))
     return [
-        sample_picture(SEED + 1000 * seed + i, cast=[who], place=place, detail=0.0, sizes=sizes[i % len(sizes)])
+        _portrait(rng, who, SEED + 1000 * seed + i, place, crowds[i % len(crowds)])
         for i, place in enumerate(places[:count])
     ]
+
+
+def _portrait(rng: random.Random, who: Identity, seed: int, place: str, crowd: int) -> WorldPicture:
+    for attempt in range(100):
+        classes = rng.sample([c for c in CLASSES if c != who.class_name], crowd - 1)
+        cast = [who, *(sample_identity(rng, c) for c in classes)]
+        rng.shuffle(cast)
+        picture = sample_picture(seed + 100 * attempt, cast=cast, place=place, detail=0.0)
+        figure = picture.figure(who)
+        if figure.visible_mask.sum() >= (1 - MOST_HIDDEN) * figure.full_mask.sum():
+            return picture
+    raise AssertionError(f"{who} is always hidden")
 
 
 def write(pictures: list[WorldPicture], who: Identity, folder: Path) -> None:
@@ -51,7 +62,7 @@ def write(pictures: list[WorldPicture], who: Identity, folder: Path) -> None:
     for i, picture in enumerate(pictures):
         name = f"{i:02d}.png"
         picture.image.save(folder / name)
-        mask = picture.figures[0].visible_mask
+        mask = picture.figure(who).visible_mask
         Image.fromarray(mask).save(folder / f"{i:02d}.mask.png")
         entries.append({"file": name, "caption": picture.caption, "place": picture.place})
     truth = {"class_name": who.class_name, "attributes": dict(who.attributes), "pictures": entries}
@@ -75,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--out {options.out}: holds what this did not write; choose a new or empty folder")
     who = identity_from_seed(options.identity_seed, options.class_name)
     try:
-        write(portraits(who, options.count, options.identity_seed, SIZES), who, options.out)
+        write(portraits(who, options.count, options.identity_seed, CROWDS), who, options.out)
     except OSError as error:
         parser.error(f"--out {options.out}: cannot be written ({error.strerror}); choose another")
     print(options.out / "truth.json", file=sys.stdout)

@@ -45,6 +45,10 @@ class WorldPicture:
     place: str
     figures: tuple[Figure, ...]
 
+    def figure(self, who: Identity) -> Figure:
+        """The figure that is this inhabitant."""
+        return next(figure for figure in self.figures if figure.identity == who)
+
 
 @dataclass(frozen=True)
 class Spot:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from costars.train.masks import Estep
 
+MaskSource = Literal["learned", "frozen", "given"]
+
 
 @dataclass(frozen=True)
 class Em:
@@ -18,7 +20,7 @@ class Em:
     how many timesteps go through the UNet at once. caption names the concepts of a picture.
     """
 
-    masks: Literal["learned", "frozen", "given"] = "learned"
+    masks: MaskSource = "learned"
     refresh: int = 50  # steps
     cells_px: tuple[int, ...] = (32,)  # SD at 512 px: 16 x 16, as Break-a-Scene
     caption: str = "a photo of {}"
@@ -44,7 +46,7 @@ class Recipe:
     per_layer: bool = False  # a vector for each cross-attention layer (P+, Voynov et al. 2023)
     start: Literal["class", "random"] = "class"
     rank: int = 8
-    alpha: float | None = None  # change = alpha / rank * up @ down; None: rank
+    alpha: float = 8.0  # change = alpha / rank * up @ down
     steps: int = 1000
     batch: int = 1
     accumulate: int = 1
@@ -75,19 +77,15 @@ class Recipe:
     seed: int = 0
 
 
-# OMG (section 4.1): all attention layers of UNet and text encoders, rank 256, Adafactor at constant rates.
-# Its 3e-3 for the UNet is 10 to 30 times what adapters of this kind bear, so it is not the default:
-# docs/decisions/0012 says what is.
-OMG_PAPER = Recipe(
-    text="lora", rank=256, unet_rate=3e-3, text_rate=3e-5, optimizer="adafactor", weight_decay=0.0, checkpointing=True
-)
 _LORA = Recipe(text="lora", rank=32, alpha=16, unet_rate=1e-4, text_rate=5e-6, steps=1000, clip_norm=1.0)
-# The built-in model was trained on squares of one size, and told of nothing else.
-_SMALL: Mapping[str, Any] = {"longest": 1.0, "own_size": False}
+# The built-in model was trained on squares of one size, and told of nothing else; its pictures come with masks, and
+# a tenth of what lies outside keeps the place (docs/decisions/0014).
+_SMALL: Mapping[str, Any] = {"longest": 1.0, "own_size": False, "outside_weight": 0.1}
 _BUILTIN_LORA = Recipe(
     text="lora",
     layers="transformer",
     rank=5,
+    alpha=5,
     steps=320,
     batch=8,
     unet_rate=2e-3,
@@ -100,8 +98,8 @@ _BUILTIN_LORA = Recipe(
     **_SMALL,
 )
 _DREAMBOOTH = Recipe(unet="whole", unet_rate=5e-6, steps=800, prior_weight=1.0, prior_pictures=200)
-_INVERSION = Recipe(unet="none", words=1, word_rate=5e-4, steps=3000, accumulate=4)
-# The rate of diffusers' script is multiplied by the batch of 2 (--scale_lr).
+# diffusers' scripts multiply the rates of both by the batch, accumulation included (--scale_lr): 5e-4 by 4, 1e-5 by 2.
+_INVERSION = Recipe(unet="none", words=1, word_rate=2e-3, steps=3000, accumulate=4)
 _CUSTOM = Recipe(
     unet="keys_values",
     words=1,
@@ -155,6 +153,7 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
     },
     "dreambooth": {  # Ruiz et al. 2023, arXiv 2208.12242; numbers of diffusers' README
         "sd15": _DREAMBOOTH,
+        # Nobody published numbers for all of SDXL's UNet: rate and optimizer are ours, to be tried.
         "sdxl": replace(_DREAMBOOTH, unet_rate=1e-6, optimizer="adafactor", checkpointing=True),
         "builtin": replace(
             _DREAMBOOTH, unet_rate=1e-4, steps=320, batch=4, prior_pictures=32, decay_share=0.5, **_SMALL
@@ -172,8 +171,11 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             _CUSTOM, steps=320, batch=4, unet_rate=1e-3, word_rate=1e-2, prior_pictures=32, decay_share=0.5, **_SMALL
         ),
     },
-    "ed-lora": {  # Gu et al. 2023, arXiv 2305.18292; the numbers for SDXL are Concept Conductor's
+    "ed-lora": {  # Gu et al. 2023, arXiv 2305.18292
         "sd15": _EDLORA,
+        # Concept Conductor's rates, batch and rank of the UNet and of the first encoder's words. It gives each text
+        # encoder its own, where here the first one's rates (1e-3, 1e-5) and the second one's rank (32; its first has 4)
+        # and norm (1.5; its first stops at 0.55) are both's, and it takes 2000 steps for each picture.
         "sdxl": replace(
             _EDLORA, rank=32, alpha=32, unet_rate=5e-5, steps=2000, batch=1, norm_stop=1.5, checkpointing=True
         ),
@@ -189,7 +191,6 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             word_rate=1e-2,
             weight_decay=0.0,
             decay_share=0.5,
-            outside_weight=0.1,
             norm_stop=0.0,
             **_SMALL,
         ),
@@ -201,7 +202,7 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             _EM,
             words=1,
             vectors=2,
-            steps=400,
+            steps=240,
             batch=8,
             word_rate=1e-2,
             unet_rate=1e-3,
@@ -209,11 +210,12 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             layers="transformer",
             rank=5,
             alpha=5,
-            words_first=200,
+            words_first=100,  # masks are as good as they get
             attention_weight=0.1,  # at 0.01 masks got worse with every refresh, at 0.1 better, at 1 less so
             decay_share=0.5,
             em=Em(cells_px=(8, 16), caption="{}", estep=Estep(grid_px=64)),
-            **_SMALL,
+            longest=1.0,
+            own_size=False,
         ),
     },
 }

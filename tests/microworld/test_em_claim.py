@@ -1,0 +1,70 @@
+"""claims em: what is learned from, learned once, drawn once, and scored in one table."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from costars.microworld.claims import em
+from costars.microworld.claims.taught import drawing_of
+from costars.microworld.segmenter import load_segmenter
+from costars.settings import Settings
+from costars.train.em import entangled
+from costars.train.recipes import BUILTIN, RECIPES, Em
+
+
+def hasty(*args):
+    """A drawing of four steps."""
+    wanted = drawing_of(*args)
+    return replace(wanted, scene=wanted.scene.model_copy(update={"steps": 4}))
+
+
+@pytest.mark.parametrize("number", range(len(em.SETS)))
+def test_a_set_shows_all_of_it_in_every_picture(number):
+    teachings = em.lessons(number)
+    names = em.SETS[number].split()
+    assert [t.class_name for t in teachings] == names
+    pictures = entangled(teachings)
+    assert len(pictures) == em.TOGETHER
+    for picture in pictures:
+        assert set(picture.given) == set(names)
+        assert np.sum(list(picture.given.values()), axis=0).max() == 1  # true masks share no pixel
+        assert min(mask.mean() for mask in picture.given.values()) > 0.01
+
+
+def test_the_ways_are_those_of_the_recipe():
+    assert em.MASKS == ("learned", "frozen", "given")
+
+
+def test_a_set_is_learned_drawn_and_scored_once(tmp_path, monkeypatch, capsys):
+    known = RECIPES["em"][BUILTIN]
+    estep = replace(Em().estep, timesteps=2, grid_px=16)
+    brief = replace(known, steps=2, batch=1, words_first=1, em=replace(known.em, refresh=1, rows=2, estep=estep))
+    monkeypatch.setattr(em, "RECIPES", {"em": {BUILTIN: brief}})
+    monkeypatch.setattr(em, "PLACES", {"park": em.PLACES["park"]})
+    monkeypatch.setattr(em, "drawing_of", hasty)
+    monkeypatch.setattr("costars.microworld.claims.score.OTHERS", 4)
+    command = ["--out", str(tmp_path), "--set", "1", "--seeds", "2"]
+    em.main(command)
+    rows = json.loads((tmp_path / "em.json").read_text())
+    assert [row["masks"] for row in rows] == list(em.MASKS) and {row["of"] for row in rows} == {4}
+    assert rows[2]["last masks"] == 1.0 and rows[1]["first masks"] == rows[1]["last masks"] < 1
+    assert all(row["diversity"] > 0 for row in rows)
+    assert "| man+dog | learned |" in capsys.readouterr().out
+    with Image.open(tmp_path / "em-1.png") as sheet:
+        assert sheet.height > 4 * 128
+    monkeypatch.setattr(em, "teach", None)
+    monkeypatch.setattr("costars.studio.Studio.render", None)
+    em.main(command)
+    assert json.loads((tmp_path / "em.json").read_text()) == rows
+
+
+def test_pictures_alike_are_close_and_others_far(tmp_path):
+    segmenter = load_segmenter(Settings().builtin / "segmenter" / "model.safetensors", torch.device("cpu"))
+    for i, picture in enumerate(em.together(0)[:2]):
+        picture.image.save(tmp_path / f"{i}.png")
+    one, other = (tmp_path / f"{i}.png" for i in range(2))
+    assert em.diversity(segmenter, [one, one]) == 0 < em.diversity(segmenter, [one, other])
