@@ -65,10 +65,12 @@ def test_pictures_know_who_is_in_them_and_where():
 def test_a_caption_names_the_concepts_and_nothing_else():
     called = {"ana": "<ana> woman", "rex": "<rex> dog"}
     assert caption_of(("ana", "rex"), called, "a photo of {}") == "a photo of a <ana> woman and a <rex> dog"
+    assert caption_of(("ana", "rex", "ana"), called, "{}") == "a <ana> woman, a <rex> dog and a <ana> woman"
 
 
 def test_every_subset_of_a_picture_is_drawn(objective):
     for made in objective("given"):
+        made.before(0)
         draws = {made._draw(torch.Generator().manual_seed(seed)) for seed in range(60)}
         assert draws == {(0, ("ana",)), (0, ("rex",)), (0, ("ana", "rex")), (1, ("ana",))}
 
@@ -84,14 +86,76 @@ def test_given_masks_are_taken_as_they_are(objective):
         assert made.loss(torch.Generator().manual_seed(0)).isfinite()
 
 
+def wide(image: Image.Image, mask: np.ndarray | None, name: str) -> Example:
+    """The example as 200 x 50 px, of which the model's buckets leave 150 x 50 in the middle."""
+    whole = np.zeros((50, 200), dtype=np.float32)
+    whole[:, :100], whole[:, 100:] = (0, 0) if mask is None else (mask[0, 0], mask[0, -1])
+    return Example(image.resize((200, 50)), None, whole, name)
+
+
+@pytest.mark.parametrize("masks", ["learned", "given"])
+def test_pictures_of_any_shape_are_learned_from(small, brief, masks, monkeypatch):
+    """What is cut away of a picture is in no mask that is learned from, and masks are of the picture's own size."""
+    each = [replace(t, examples=[wide(e.image, e.mask, e.name) for e in t.examples]) for t in lessons()]
+    square = Teaching(
+        "bo", "man", "<bo>", [Example(Image.new("RGB", (96, 96), "red"), None, np.ones((96, 96), "f"), "3")]
+    )
+    monkeypatch.setattr(
+        "costars.train.em.disjoint",
+        lambda maps, image, *_: {name: np.ones(image.size[::-1], dtype=np.float32) for name in maps},
+    )
+    recipe = replace(brief, longest=3.0, em=replace(brief.em, masks=masks))
+    with (
+        trained_on(small, [*each, square], recipe) as trained,
+        em_objective(small, [*each, square], recipe, trained, recipe.em) as made,
+    ):
+        made.before(0)
+        assert {mask.shape for mask in made.masks.values()} == {(50, 200), (96, 96)}
+        assert made.sizes == [(96, 32), (96, 32), (64, 64)]
+        assert all(mask.shape == made.sizes[i][::-1] for (i, _), mask in made.cut.items())
+        if masks == "given":
+            assert made.cut[0, "ana"].mean() == pytest.approx(0.5, abs=0.02)
+        else:
+            found = made.masks[0, "ana"]
+            cut_away = [not found[:, column].any() for column in range(200)]
+            assert cut_away[:25] == cut_away[175:] == [True] * 25 and not any(cut_away[25:175])
+        assert made.loss(torch.Generator().manual_seed(0)).isfinite()
+
+
+def test_two_pictures_of_one_name_are_refused():
+    ana, rex = lessons()
+    other = replace(rex, examples=[replace(rex.examples[0], image=Image.new("RGB", (64, 64)))])
+    with pytest.raises(TrainError, match=r"one\.png: two pictures are called so; rename one"):
+        entangled((ana, other))
+
+
+def test_a_concept_that_is_found_nowhere_is_told(objective, monkeypatch):
+    for made in objective("learned"):
+        nothing = {(i, name): half(True) * (name == "ana") for i, name in ((0, "ana"), (0, "rex"), (1, "ana"))}
+        monkeypatch.setattr(type(made), "_estep", lambda self, step, masks=nothing: masks)
+        with pytest.raises(
+            TrainError, match=r"rex: its words look nowhere in particular, in no picture; draw PICTURE\.rex"
+        ):
+            made.before(0)
+
+
+def test_who_was_not_found_in_a_picture_is_not_learned_from_it(objective, monkeypatch):
+    for made in objective("learned"):
+        some = {(0, "ana"): half(True) * 0, (0, "rex"): half(False), (1, "ana"): half(True)}
+        monkeypatch.setattr(type(made), "_estep", lambda self, step, masks=some: masks)
+        made.before(0)
+        draws = {made._draw(torch.Generator().manual_seed(seed)) for seed in range(40)}
+        assert draws == {(0, ("rex",)), (1, ("ana",))}
+
+
 @pytest.mark.parametrize(("masks", "when"), [("learned", [0, 2, 4]), ("frozen", [0])])
 def test_masks_are_made_when_it_is_time(objective, masks, when, monkeypatch):
     for made in objective(masks):
-        monkeypatch.setattr(type(made), "_estep", lambda self, step: {(step, "made"): half(True)})
+        monkeypatch.setattr(type(made), "_estep", lambda self, step: {(0, str(step)): half(True)})
         made_at = []
         for step in range(6):
             made.before(step)
-            made_at += [at for at, _ in made.masks if at not in made_at]
+            made_at += [int(at) for _, at in made.masks if int(at) not in made_at]
         assert made_at == when
 
 

@@ -12,15 +12,16 @@ from torch import Tensor
 SOFTNESS = 0.1  # of belief around a map's threshold, of the map's height; tried on the built-in world
 
 
-def soft_labels(maps: Tensor, softness: float = SOFTNESS) -> Tensor:
+def soft_labels(maps: Tensor, softness: float = SOFTNESS, above: float = 0.0) -> Tensor:
     """(n, h, w) maps to (1 + n, h, w) probabilities, first that a pixel is nobody's.
 
-    Each map is parted at its own threshold (Otsu 1979), softly; what is nobody's is what no map claims.
+    Each map is parted so much of its height above its own threshold (Otsu 1979), softly; what is nobody's is
+    what no map claims.
     """
     low = maps - maps.amin(dim=(1, 2), keepdim=True)
     scores = low / low.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     levels = torch.tensor([otsu(one.numpy()) for one in scores]).view(-1, 1, 1)
-    own = torch.sigmoid((scores - levels) / softness)
+    own = torch.sigmoid((scores - levels - above) / softness)
     labels = torch.cat([(1 - own).prod(dim=0, keepdim=True), own])
     return (labels / labels.sum(dim=0)).float()
 

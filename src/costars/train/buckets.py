@@ -47,15 +47,27 @@ def fitted(example: Example, size_px: Size) -> tuple[Example, tuple[int, int, in
     That is (original height, original width, crop top, crop left), the crop in px of the scaled picture
     (Podell et al. 2023, arXiv 2307.01952, section 2.2).
     """
-    (width, height), (w, h) = example.image.size, size_px
-    scale = max(w / width, h / height)
-    wide, high = min(width, w / scale), min(height, h / scale)
-    left, top = (width - wide) / 2, (height - high) / 2
+    scale, box = _cut(example.image.size, size_px)
     # Only the part that stays is scaled: a narrow strip would grow past all memory.
-    box = (left, top, min(width, left + wide), min(height, top + high))
     image = example.image.resize(size_px, Image.Resampling.LANCZOS, box=box)
     mask = None if example.mask is None else _scaled(example.mask, size_px, box)
+    (width, height), (left, top) = example.image.size, box[:2]
     return replace(example, image=image, mask=mask), (height, width, round(top * scale), round(left * scale))
+
+
+def cut(mask: MaskArray, size_px: Size) -> MaskArray:
+    """A picture's mask as one of the picture fitted to this size."""
+    return _scaled(mask, size_px, _cut((mask.shape[1], mask.shape[0]), size_px)[1])
+
+
+def put_back(mask: MaskArray, size_px: Size) -> MaskArray:
+    """A mask of a fitted picture as one of the picture of this size that it was cut from: 0 where it was cut."""
+    _, box = _cut(size_px, (mask.shape[1], mask.shape[0]))
+    left, top, right, bottom = map(round, box)
+    whole = np.zeros((size_px[1], size_px[0]), dtype=np.float32)
+    part = Image.fromarray(mask).resize((right - left, bottom - top), Image.Resampling.NEAREST)
+    whole[top:bottom, left:right] = np.asarray(part)
+    return whole
 
 
 def in_buckets(examples: Sequence[Example], sizes: Sequence[Size]) -> dict[Size, list[int]]:
@@ -74,6 +86,15 @@ def _check(size_px: int, step_px: int, longest: float) -> None:
         raise TrainError(f"size {size_px} px: not a multiple of {step_px} px; give one, such as {near}")
     if not longest >= 1:
         raise TrainError(f"longest {longest}: a longer side over the shorter; give at least 1, such as 2")
+
+
+def _cut(picture_px: Size, size_px: Size) -> tuple[float, tuple[float, float, float, float]]:
+    """How much a picture is scaled to cover a size, and the box of it in px (left, top, right, bottom) that stays."""
+    (width, height), (w, h) = picture_px, size_px
+    scale = max(w / width, h / height)
+    wide, high = min(width, w / scale), min(height, h / scale)
+    left, top = (width - wide) / 2, (height - high) / 2
+    return scale, (left, top, min(width, left + wide), min(height, top + high))
 
 
 def _shape(size_px: Size) -> float:

@@ -6,6 +6,7 @@ masks.py), and the words, later low-rank layers too, learn what lies in the mask
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from costars.model.model import Model
 from costars.model.words import needle
 from costars.sample.rules import evened, grid_of
 from costars.train.batches import encode
+from costars.train.buckets import Size, cut, fitted, put_back
 from costars.train.data import Example
 from costars.train.gaze import Gaze, gazing
 from costars.train.lessons import Teaching
@@ -53,22 +55,33 @@ class EmObjective:
     em: Em
     trained: Trained
     pictures: Sequence[Entangled]
+    sizes: Sequence[Size]  # px, at which each is learned from
     latents: Sequence[Tensor]  # (1, c, h, w) each
     size_ids: Sequence[Tensor]
     captions: Captions
     numbers: Mapping[tuple[str, ...], int]  # which caption names these concepts
     needles: Mapping[str, tuple[int, ...]]  # how the first text encoder spells what a concept is called
     gaze: Gaze
-    queries: frozenset[int]  # of the attention layers that are looked at
-    masks: Masks = field(default_factory=dict)
+    masks: Masks = field(default_factory=dict)  # of each picture's own size
+    cut: dict[tuple[int, str], Tensor] = field(default_factory=dict)  # the same, as the pictures are learned from
 
     def before(self, step: int) -> None:
         """Make the masks anew where it is time for it."""
         em = self.em
         if em.masks == "given":
-            self.masks = {(i, n): p.given[n] for i, p in enumerate(self.pictures) for n in p.names}
+            self._take({(i, n): p.given[n] for i, p in enumerate(self.pictures) for n in p.names})
         elif step == 0 or (em.masks == "learned" and step % em.refresh == 0):
-            self.masks = self._estep(step)
+            self._take(self._estep(step))
+
+    def _take(self, masks: Masks) -> None:
+        self.masks = masks
+        self.cut = {(i, name): torch.from_numpy(cut(mask, self.sizes[i])) for (i, name), mask in masks.items()}
+        for name in dict.fromkeys(name for _, name in masks):
+            if not any(bool(mask.any()) for (_, other), mask in self.cut.items() if other == name):
+                raise TrainError(
+                    f"{name}: its words look nowhere in particular, in no picture; draw PICTURE.{name}.mask.png and "
+                    "set em.masks=given, or give it a class that the model knows"
+                )
 
     def state(self) -> dict[str, Tensor]:
         """The masks, for a checkpoint."""
@@ -76,7 +89,7 @@ class EmObjective:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The masks of a checkpoint."""
-        self.masks = {(int(k.partition(".")[0]), k.partition(".")[2]): t.numpy() for k, t in tensors.items()}
+        self._take({(int(k.partition(".")[0]), k.partition(".")[2]): t.numpy() for k, t in tensors.items()})
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Of one batch: so many draws of a picture and some of its concepts."""
@@ -89,7 +102,9 @@ class EmObjective:
 
     def _draw(self, generator: torch.Generator) -> Draw:
         i = int(torch.randint(len(self.pictures), (1,), generator=generator))
-        names = self.pictures[i].names
+        names = [name for name in self.pictures[i].names if self.cut[i, name].any()]
+        if not names:  # nobody was found in this one
+            return self._draw(generator)
         count = int(torch.randint(len(names), (1,), generator=generator)) + 1
         pick = torch.randperm(len(names), generator=generator)[:count].tolist()
         return i, tuple(names[j] for j in sorted(pick))
@@ -109,9 +124,9 @@ class EmObjective:
         """Equation 4: the error of each concept's map, its peak 1, against its mask (b, n, H, W)."""
         most = masks.shape[1]
         there = torch.tensor([[j < len(names) for j in range(most)] for _, names in rows], device=masks.device)
-        maps = self.gaze.by_size(self.latents[rows[0][0]].shape)
-        errors = []
-        for looked in (found for queries, found in maps.items() if queries in self.queries):
+        shape, errors = self.latents[rows[0][0]].shape, []
+        maps = self.gaze.by_size(shape)
+        for looked in (found for queries, found in maps.items() if self._counts(queries, shape)):
             wanted = interpolate(masks, looked.shape[-2:], mode="area")
             errors.append((peaked(looked) - wanted).square().mean(dim=(2, 3)))
         return (torch.stack(errors).mean(dim=0) * there).sum() / len(rows)
@@ -134,8 +149,13 @@ class EmObjective:
         self.gaze.at(columns, text[0].shape[1])
         return text
 
+    def _counts(self, queries: int, shape: torch.Size) -> bool:
+        """Whether attention of so many queries, on latents (..., h, w), has cells of a size that is looked at."""
+        cell = self.model.facts.cell_px * math.sqrt(shape[-2] * shape[-1] / queries)
+        return round(cell) in self.em.cells_px
+
     def _masks(self, i: int, names: tuple[str, ...], most: int) -> Tensor:
-        found = [torch.from_numpy(self.masks[i, name]) for name in names]
+        found = [self.cut[i, name] for name in names]
         return torch.stack(found + [torch.zeros_like(found[0])] * (most - len(found)))
 
     @torch.no_grad()
@@ -143,9 +163,9 @@ class EmObjective:
         masks: Masks = {}
         for i, picture in enumerate(self.pictures):
             maps = self._mean_maps(i, torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step * 101 + i))
-            before = {name: self.masks[i, name] for name in picture.names if (i, name) in self.masks}
-            found = disjoint(maps, picture.image, self.em.estep, before)
-            masks |= {(i, name): mask for name, mask in found.items()}
+            before = {name: self.cut[i, name].numpy() for name in picture.names if (i, name) in self.cut}
+            found = disjoint(maps, fitted(Example(picture.image), self.sizes[i])[0].image, self.em.estep, before)
+            masks |= {(i, name): put_back(mask, picture.image.size) for name, mask in found.items()}
         return masks
 
     def _mean_maps(self, i: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -159,7 +179,7 @@ class EmObjective:
             size_ids = self.size_ids[i].expand(count, 6)
             noise_errors(self.model.unet, levels_of(self.model.scheduler), latents, text, size_ids, generator, None)
             for layer, looked in self.gaze.maps.items():
-                if looked.shape[-1] in self.queries:
+                if self._counts(looked.shape[-1], latents.shape):
                     sums[layer] = looked.sum(dim=0) + sums.get(layer, 0)
             self.gaze.at(())
             taken += count
@@ -184,7 +204,11 @@ def entangled(teachings: Sequence[Teaching]) -> tuple[Entangled, ...]:
     images, given = dict[str, Image.Image](), dict[str, dict[str, MaskArray]]()
     for teaching in teachings:
         for example in teaching.examples:
-            images[example.name] = example.image
+            known = images.setdefault(example.name, example.image)
+            if known is not example.image and known.tobytes() != example.image.tobytes():
+                raise TrainError(
+                    f"{example.name}: two pictures are called so; rename one, they are told by their names"
+                )
             names.setdefault(example.name, []).append(teaching.name)
             if example.mask is not None:
                 given.setdefault(example.name, {})[teaching.name] = example.mask
@@ -193,7 +217,8 @@ def entangled(teachings: Sequence[Teaching]) -> tuple[Entangled, ...]:
 
 def caption_of(names: Sequence[str], called: Mapping[str, str], template: str) -> str:
     """A caption that names these concepts and nothing else."""
-    return template.format(" and ".join(f"a {called[name]}" for name in names))
+    each = [f"a {called[name]}" for name in names]
+    return template.format(each[0] if len(each) == 1 else f"{', '.join(each[:-1])} and {each[-1]}")
 
 
 @contextmanager
@@ -220,9 +245,8 @@ def em_objective(
     needles = {name: needle(model.encoders[0].tokenizer, words, counts) for name, words in called.items()}
     each = [encode(model, [Example(p.image)], longest=recipe.longest, own_size=recipe.own_size) for p in pictures]
     latents, size_ids = [e.buckets[0].latents for e in each], [e.buckets[0].size_ids for e in each]
+    sizes = [(latent.shape[-1] * model.facts.cell_px, latent.shape[-2] * model.facts.cell_px) for latent in latents]
     with gazing(model.unet, 1) as gaze:
-        sides = {model.facts.size_px[0] // px for px in em.cells_px}
-        queries = frozenset(side * side for side in sides)
         yield EmObjective(
-            model, recipe, em, trained, pictures, latents, size_ids, captions, numbers, needles, gaze, queries
+            model, recipe, em, trained, pictures, sizes, latents, size_ids, captions, numbers, needles, gaze
         )

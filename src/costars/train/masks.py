@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 from costars.segment.assign import mask_iou
 from costars.segment.crf import CrfWeights, dense_crf
-from costars.segment.labels import SOFTNESS, soft_labels
+from costars.segment.labels import soft_labels
 from costars.types import MaskArray
 
 
@@ -25,7 +25,9 @@ class Estep:
     other numbers are ours, tried on the built-in world."""
 
     timesteps: int = 50
-    softness: float = SOFTNESS
+    contrast: float = 0.3  # how much of the mean of the other concepts' maps is taken from each
+    softness: float = 0.2  # of belief around a map's threshold, of its height
+    above: float = 0.1  # how far over Otsu's threshold a map claims a pixel, of its height
     smallest: float = 0.005  # pieces under this share of the picture are dropped
     largest: float = 0.9  # a mask over more than this is no mask, the one before stays
     grid_px: int = 96  # longer side on which the CRF runs
@@ -41,11 +43,11 @@ def disjoint(
     """
     share = min(1.0, how.grid_px / max(image.size))
     size = (max(1, round(image.height * share)), max(1, round(image.width * share)))
-    each = torch.stack([one.float().cpu() for one in maps.values()])[None]
-    shown = interpolate(each, size, mode="bicubic", align_corners=False)[0]
+    each = contrasted(torch.stack([one.float().cpu() for one in maps.values()]), how.contrast)
+    shown = interpolate(each[None], size, mode="bicubic", align_corners=False)[0]
     small = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BOX)
     colours = torch.from_numpy(np.array(small)).permute(2, 0, 1)
-    belief = dense_crf(soft_labels(shown, how.softness), colours, how.crf)
+    belief = dense_crf(soft_labels(shown, how.softness, how.above), colours, how.crf)
     large = interpolate(belief[None], (image.height, image.width), mode="bilinear", align_corners=False)[0]
     label = large.argmax(dim=0).numpy()
     found = {name: _without_crumbs(label == i + 1, how.smallest) for i, name in enumerate(maps)}
@@ -55,10 +57,18 @@ def disjoint(
     return {name: mask.astype(np.float32) for name, mask in masks.items()}
 
 
+def contrasted(maps: Tensor, share: float) -> Tensor:
+    """(n, h, w) less this share of the mean of the others: where all words look, each looks less."""
+    others = (maps.sum(dim=0) - maps) / max(1, len(maps) - 1)
+    return maps - share * others
+
+
 def _without_crumbs(mask: NDArray[np.bool_], smallest: float) -> NDArray[np.bool_]:
     pieces, number = ndimage.label(mask)
-    kept = [i + 1 for i in range(number) if (pieces == i + 1).mean() >= smallest]
-    return np.isin(pieces, kept)
+    large = np.bincount(pieces.ravel(), minlength=number + 1) >= smallest * mask.size
+    large[0] = False
+    found: NDArray[np.bool_] = large[pieces]
+    return found
 
 
 def mean_iou(found: Sequence[MaskArray], truth: Sequence[MaskArray]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Descr
     A picture that nobody and nothing describes is "a <trigger> <class>" (DreamBooth, section 3.1).
     Raises TrainError for a concept without pictures.
     """
-    teachings, skipped = [], dict[str, None]()
+    teachings, skipped, known = [], dict[str, None](), [subject.name for subject in spec.concepts]
     for subject in spec.concepts:
         folder = _folder(subject, spec, base)
         material = read_folder(folder)
@@ -46,7 +47,7 @@ def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Descr
         if recipe.em is None:
             examples = tuple(_described(subject, trigger, material.examples, spec.add_trigger, describe))
         else:
-            examples = tuple(_shared(subject, material.examples, folder))
+            examples = tuple(_shared(subject, known, material.examples, folder))
         if not examples:
             raise TrainError(f"{subject.name}: no picture names {{{subject.name}}}; write it into a caption")
         teachings.append(Teaching(subject.name, subject.class_name, trigger, examples))
@@ -60,12 +61,18 @@ def _folder(subject: Subject, spec: TrainSpec, base: Path | None) -> Path:
     return folder_of(images, base)
 
 
-def _shared(subject: Subject, examples: Sequence[Example], folder: Path) -> Iterator[Example]:
+def _shared(subject: Subject, known: Sequence[str], examples: Sequence[Example], folder: Path) -> Iterator[Example]:
     """The pictures that show a concept beside others, with its own mask from PICTURE.NAME.mask.png if it is there.
 
     A caption says who is in a picture, as "{ana} and {bo}"; one without a caption shows everybody.
     """
     for example in examples:
+        named = re.findall(r"{(.*?)}", example.caption or "")
+        if example.caption is not None and (not named or set(named) - {*known}):
+            raise TrainError(
+                f"{example.name}: its caption {example.caption!r} does not say who of {', '.join(known)} is in it; "
+                f"name them as {{{known[0]}}}, or leave the caption out where everybody is"
+            )
         if example.caption is None or f"{{{subject.name}}}" in example.caption:
             path = (folder / example.name).with_suffix(f".{subject.name}{MASK_SUFFIX}")
             mask = read_mask(path, example.image, example.name) if path.exists() else None
