@@ -241,6 +241,8 @@ ODD = {"unet.encoder_hid_proj": LowRank(torch.ones(2, 6), torch.ones(5, 2))}
         ("diffusers", {"weights": PAIR | {KEYS[:-1] + "q": torch.ones(4, 4)}}, "attn2.to_q' whole, not keys with"),
         ("diffusers", {"weights": PAIR, "tokens": {"a/b": WORD["<mia>"]}}, "its word 'a/b' cannot name a file"),
         ("diffusers", {"weights": PAIR, "tokens": {"..": WORD["<mia>"]}}, "its word '..' cannot name a file"),
+        ("kohya", {}, "mia: has neither layers nor words to write; teach or import it again"),
+        ("diffusers", {}, "mia: has neither layers nor words to write"),
         ("onnx", {"adapter": LAYER}, "--format 'onnx': no such format; known: diffusers, kohya"),
     ],
 )

@@ -13,6 +13,12 @@ def chances(labels: int, height: int, width: int, seed: int = 0) -> torch.Tensor
     return torch.rand(labels, height, width, generator=torch.Generator().manual_seed(seed)).softmax(dim=0)
 
 
+def test_half_precision_around_it_changes_nothing():
+    plain = dense_crf(chances(3, 12, 12), picture(12, 12))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(dense_crf(chances(3, 12, 12), picture(12, 12)), plain)
+
+
 def picture(height: int, width: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed))
 

@@ -7,6 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from costars.concepts.formats import load_concept
+from costars.concepts.saving import write_concept
+from costars.types import Concept
+
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 
 
@@ -55,6 +59,26 @@ def test_a_concept_of_words_becomes_a_folder(cli, refused, folder):
     assert (code, out, err) == (0, "for others/learned_embeds.safetensors\n", "")
     assert torch.equal(load_file(out.rstrip())["<zxa>"].float(), torch.ones(2, 768))
     refused("concepts", "export", "zxa", "--format", "kohya", "--out", "zxa2.safetensors", said="has learned words")
+
+
+def test_concepts_that_were_taught_apart_get_common_weights(cli, refused, folder, library, tiny):
+    keys = {n: m.weight for n, m in tiny.unet.named_modules() if n.endswith(("attn2.to_k", "attn2.to_v"))}
+    for i, name in enumerate(("mia", "rex")):
+        weights = {f"unet.{path}": weight.detach() * (1.5 + i) for path, weight in keys.items()}
+        words = {f"<{name}>": {e.name: torch.ones(1, 32) * (i + 1) for e in tiny.encoders}}
+        said = {"name": name, "class_name": "cat", "trigger": f"<{name}>", "family": "sdxl"}
+        facts = {"adapter": {}, "source": name, "sha256": "", "tokens": words, "weights": weights}
+        write_concept(Concept(**said, **facts), said, library / f"{name}.safetensors")
+    (folder / "captions.txt").write_text("a photo of the forest\n\na street at night\n")
+    words = ["concepts", "merge", "mia", "rex", "--model", "tiny-sdxl", "--captions", "captions.txt", "--out", "both"]
+    assert cli(*words) == (0, "both/mia.safetensors\nboth/rex.safetensors\n", "")
+    one, other = (load_concept(folder / "both" / f"{name}.safetensors", "", "") for name in ("mia", "rex"))
+    assert all(torch.equal(weight, other.weights[path]) for path, weight in one.weights.items())
+    assert (one.trigger, list(one.tokens), other.trigger) == ("<mia>", ["<mia>"], "<rex>")
+    refused(*words, said="both/mia.safetensors: is there already; name each concept once, give another --out")
+    refused(*words[:3], "char_a", *words[4:], "--replace", said="char_a: has 0 whole layers")
+    (folder / "captions.txt").write_text("\n")
+    refused(*words, "--replace", said="--captions captions.txt: holds none; write a caption on each line")
 
 
 def test_what_a_file_does_not_say_is_told_with_what_to_do(cli, kohya):

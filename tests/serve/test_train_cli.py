@@ -2,9 +2,11 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
@@ -77,6 +79,24 @@ def test_a_file_says_the_same_as_the_options(cli, library, folder):
     assert sorted(path.name for path in sheets.iterdir()) == ["sheet-000001.png", "sheet-000002.png"]
 
 
+def test_a_model_on_the_command_line_is_beside_where_one_works(cli, library, folder):
+    (folder / "specs").mkdir()
+    spec = {"recipe": "textual-inversion", "model": "elsewhere", "name": "mia", "class": "woman"}
+    (folder / "specs" / "mia.yaml").write_text(yaml.safe_dump(spec))
+    code, _, err = cli("train", "specs/mia.yaml", "--images", "mia", "--model", "./tiny-sdxl", *SHORT)
+    assert code == 0, err
+    assert made(library) == ["mia.safetensors"]
+
+
+def test_out_of_memory_is_one_line_that_train_can_follow(refused, work, monkeypatch):
+    def full(run):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Run, "take_step", full)
+    refused(*WORD, said="out of memory (CUDA out of memory); --set a smaller batch (with accumulate for it)")
+    assert not work.exists()
+
+
 def test_two_concepts_of_a_file_are_taught_together(cli, library, folder):
     each = [{"name": name, "class": word, "images": "mia"} for name, word in (("mia", "woman"), ("rex", "dog"))]
     settings = {"steps": 2, "checkpointing": False, "accumulate": 1, "longest": 1}
@@ -134,13 +154,14 @@ def test_what_cannot_be_taught_is_refused_in_one_line(refused_early, words, said
     ("text", "said"),
     [
         ("recipe: [", "odd.yaml: is no YAML"),
+        ("# caf\udce9", "odd.yaml: is no YAML"),
         ("- lora", "odd.yaml: holds list, want keys and values"),
         ("recipe: lora\nsettings: [steps]", "odd.yaml: holds settings: ['steps'], want keys and values"),
         ("recipe: lora\nname: mia\nclass: woman", "mia: no pictures are named; give images"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_in_one_line(refused_early, folder, text, said):
-    (folder / "odd.yaml").write_text(text)
+    (folder / "odd.yaml").write_bytes(text.encode(errors="surrogateescape"))
     refused_early("train", "odd.yaml", "--model", str(folder / "tiny-sdxl"), said=said)
 
 
@@ -198,7 +219,7 @@ def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrup
     kept = work / "checkpoint.safetensors"
     assert load(kept)[1]["step"] == "1"
     refused(*WORD, said=f"{kept}: a run was stopped there; go on with --resume, or begin anew with --replace")
-    said = "checkpoint.safetensors: was begun with seed=0, now it is 3; begin anew without --resume"
+    said = "checkpoint.safetensors: was begun with seed=0, now it is 3; begin anew with --replace in place of --resume"
     refused(*WORD, "--resume", "--set", "seed=3", said=said)
     code, _, err = cli(*WORD, "--resume")
     assert code == 0, err
@@ -256,6 +277,7 @@ EM = (
     *SHORT,
 )
 FEW = ("--set", "em.estep.timesteps=2", "--set", "em.estep.grid_px=16", "--set", "em.cells_px=[16,32]")
+FEW = (*FEW, "--set", "words_first=1")
 
 
 def test_several_concepts_are_taught_from_pictures_that_show_them_together(cli, library, pictures):
@@ -276,8 +298,18 @@ def test_several_concepts_are_taught_from_pictures_that_show_them_together(cli, 
     assert row["step"] == 0 and list(row["iou"]) == ["ana"] and 0 <= row["iou"]["ana"] <= 1
 
 
+def test_a_plot_that_cannot_be_drawn_takes_no_concept_away(cli, library, pictures, monkeypatch):
+    Image.new("L", (64, 64), 255).save(pictures / "red.ana.mask.png")
+    Image.new("L", (64, 64), 255).save(pictures / "green.ana.mask.png")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = cli(*EM, *FEW)
+    assert code == 0 and "report.png: needs matplotlib" in err, err
+    assert made(library) == ["ana.safetensors", "rex.safetensors"]
+    assert not (library.parent / "training" / "ana-rex" / "checkpoint.safetensors").exists()
+
+
 def test_who_is_in_no_picture_is_told(refused, pictures):
     for colour in ("red", "green"):
         (pictures / f"{colour}.txt").write_text("{ana}\n")
-    refused(*EM, said="rex: no picture names {rex}; write it into a caption")
+    refused(*EM, *FEW, said="rex: no picture names {rex}; write it into a caption")
     refused("train", "em", "--images", "mia", "--concept", "ana", said="--concept 'ana': want NAME=CLASS")

@@ -84,6 +84,14 @@ def test_maps_are_the_probabilities_of_a_words_tokens(tiny_double, call):
 
 
 @torch.no_grad()
+def test_the_middle_is_looked_at_where_it_is_wanted(tiny_double, call):
+    with gazing(tiny_double.unet, 1, middle=True) as gaze:
+        gaze.at(COLUMNS, 77)
+        call()
+    assert gaze.maps.keys() == probabilities(tiny_double.unet, call).keys()
+
+
+@torch.no_grad()
 def test_maps_of_one_resolution_are_their_mean_on_the_grid(tiny_double, call):
     with gazing(tiny_double.unet, 1) as gaze:
         gaze.at(COLUMNS, 77)

@@ -1,6 +1,5 @@
 """The loop: what it yields, that it goes on where it was stopped, and that the model stays as it was."""
 
-import errno
 import math
 import multiprocessing
 import os
@@ -13,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 
 from costars.errors import TrainError
+from costars.train import checkpoint
 from costars.train.checkpoint import load
 from costars.train.loop import CLASS_PICTURES, TEACHING, Progress, Taught, teach
 from costars.train.optimizers import OPTIMIZERS
@@ -249,6 +250,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state_before_it(
     recipe, kept = brief("textual-inversion", steps=4), tmp_path / "checkpoint.safetensors"
     losses, concept = run(recipe)
     before = trace(small.unet)
+    older = replace(recipe, seed=7)  # what it left must not be what one goes on from
+    stopped(small, [teaching(older)], older, kept, 1)
     mended = broken_at(3, value)
     with pytest.raises(TrainError, match=r"step 3: the loss is (nan|inf)") as caught:
         list(teach(small, [teaching(recipe)], recipe, kept))
@@ -258,6 +261,37 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state_before_it(
     assert rest == losses[2:] and same(resumed, concept)
 
 
+def test_a_first_step_that_goes_wrong_leaves_nothing_to_go_on_from(small, teaching, brief, tmp_path, broken_at):
+    recipe = brief("textual-inversion")
+    broken_at(1, math.nan)
+    with pytest.raises(TrainError, match="so it stops here; begin anew with lower rates"):
+        list(teach(small, [teaching(recipe)], recipe, tmp_path / "checkpoint.safetensors"))
+    assert files(tmp_path) == []
+
+
+def test_a_step_that_is_half_taken_is_not_kept(small, teaching, brief, tmp_path, monkeypatch):
+    recipe, kept, real = brief("textual-inversion"), tmp_path / "checkpoint.safetensors", torch.optim.AdamW.step
+    events = teach(small, [teaching(recipe)], recipe, kept, save_every_s=0)
+    next(events)
+
+    def interrupted(optimizer):
+        real(optimizer)
+        raise KeyboardInterrupt
+
+    next(events)
+    saved = kept.read_bytes()
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(events)
+    assert kept.read_bytes() == saved
+
+
+def test_other_random_numbers_are_as_if_nothing_was_taught(run, brief):
+    before = torch.get_rng_state()
+    run(brief("lora", steps=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_absurd_rate_is_found_out(small, teaching, brief):
     recipe = brief("dreambooth", unet_rate=1e30, steps=5)
     with pytest.raises(TrainError, match=r"the loss is .* with lower rates"):
@@ -265,13 +299,11 @@ def test_an_absurd_rate_is_found_out(small, teaching, brief):
 
 
 def _full_disk(monkeypatch):
-    real = Path.write_bytes
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    def full(path, data):
-        real(path, data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
 
 
 def test_a_full_disk_takes_nothing_away(small, run, teaching, brief, same, trace, tmp_path, monkeypatch):
@@ -291,7 +323,7 @@ def test_a_full_disk_takes_nothing_away(small, run, teaching, brief, same, trace
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rank": 4}, "was begun with rank=2, now it is 4; begin anew without --resume"),
+        ({"rank": 4}, "was begun with rank=2, now it is 4; begin anew with --replace in place of --resume"),
         ({"words": 1}, "was begun with words=0, now it is 1"),
     ],
 )
@@ -311,15 +343,44 @@ def test_a_checkpoint_of_another_model_other_words_or_a_damaged_one_is_refused(s
     stopped(small, [teaching(recipe)], recipe, kept, 1)
     other = replace(small, facts=replace(small.facts, sha256="other"))
 
-    def refused(model, name, said):
+    def refused(model, said, *changes):
         with pytest.raises(TrainError) as caught:
-            list(teach(model, [teaching(recipe, name)], recipe, kept, resume=True))
+            list(teach(model, [teaching(recipe, *changes)], recipe, kept, resume=True))
         assert said in str(caught.value) and "\n" not in str(caught.value)
 
-    refused(other, "mia", "checkpoint.safetensors: was begun on another model; begin anew without --resume")
-    refused(small, "bob", "is of other layers or words")
+    refused(other, "checkpoint.safetensors: was begun on another model; begin anew with --replace in place of")
+    others = "checkpoint.safetensors: the pictures or captions are others than when it was begun; begin anew"
+    for changes in (("bob",), ("mia", "dog"), ("mia", "woman", False)):  # words, captions, masks
+        refused(small, others, *changes)
     kept.write_bytes(kept.read_bytes()[:-10])
-    refused(small, "mia", "not a readable checkpoint")
+    refused(small, "not a readable checkpoint")
+
+
+def test_a_learned_word_is_another_in_capitals(small, teaching, brief):
+    """No text encoder tells ANA from ana, but learned words are read letter by letter."""
+    recipe, word = brief("lora", steps=1), brief("textual-inversion", steps=1)
+
+    def shouted(recipe):
+        whole = teaching(recipe)
+        examples = [replace(e, caption=e.caption.replace(whole.trigger, whole.trigger.upper())) for e in whole.examples]
+        return list(teach(small, [replace(whole, examples=examples)], recipe))
+
+    assert len(shouted(recipe)) == 2
+    with pytest.raises(TrainError, match="'photo of a <MIA> woman', lacks the trigger '<mia>'"):
+        shouted(word)
+
+
+def test_full_precision_wants_a_model_in_it(small, teaching, brief):
+    recipe = brief("dreambooth", precision="fp32")
+    with pytest.raises(TrainError, match="precision=fp32: the model is in bfloat16; open it with --dtype float32"):
+        next(teach(replace(small, dtype=torch.bfloat16), [teaching(recipe)], recipe))
+
+
+def test_what_cannot_be_taught_is_told_before_class_pictures_are_drawn(small, teaching, brief, monkeypatch):
+    recipe = brief("custom-diffusion")
+    monkeypatch.setattr("costars.train.prior.draw", None)
+    with pytest.raises(TrainError, match="class 'zxqvrobot': the tokenizer splits it into"):
+        next(teach(small, [teaching(recipe, class_name="zxqvrobot")], recipe))
 
 
 @pytest.mark.parametrize(
@@ -379,8 +440,7 @@ def _process(rank, port, model, teachings, recipe, kept, told):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     PartialState._reset_state()
     *steps, taught = teach(model, teachings, recipe, kept, save_every_s=0)
-    (concept,) = taught.concepts
-    vectors = {part: tensor.tolist() for part, tensor in concept.tokens["<mia>"].items()}
+    vectors = [{part: t.tolist() for part, t in c.tokens[c.trigger].items()} for c in taught.concepts]
     told.put((rank, [step.loss for step in steps if step.stage == TEACHING], vectors))
     told.close()
     told.join_thread()
@@ -389,20 +449,23 @@ def _process(rank, port, model, teachings, recipe, kept, told):
 
 @forks
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_two_processes_average_their_gradients(small, run, teaching, brief, tmp_path, monkeypatch):
-    """Each takes batches of its own: together they are one process that takes both before it steps."""
+def test_two_processes_average_their_gradients(small, teaching, brief, tmp_path, monkeypatch):
+    """Each takes batches of its own: together they are one process that takes both before it steps.
+
+    A batch of one picture has the word of one concept alone.
+    """
     # Adam divides by the size of the gradients, and clipping by their norm: neither would see a sum.
     monkeypatch.setitem(OPTIMIZERS, "adamw", lambda groups, recipe: torch.optim.SGD(groups))
-    rates = {"word_rate": 10.0, "unet_rate": 1e-2, "clip_norm": 0.0}
+    rates = {"word_rate": 10.0, "unet_rate": 1e-2, "clip_norm": 0.0, "batch": 1}
     recipe, kept = brief("custom-diffusion", **rates), tmp_path / "checkpoint.safetensors"
+    both_taught = [teaching(recipe), teaching(recipe, "rex", "dog")]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
     told = context.Queue()
     both = [
-        context.Process(target=_process, args=(rank, port, small, [teaching(recipe)], recipe, kept, told))
-        for rank in (0, 1)
+        context.Process(target=_process, args=(rank, port, small, both_taught, recipe, kept, told)) for rank in (0, 1)
     ]
     for process in both:
         process.start()
@@ -411,12 +474,14 @@ def test_two_processes_average_their_gradients(small, run, teaching, brief, tmp_
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert left == right and first != second
-    losses, concept = run(replace(recipe, accumulate=2))
+    *steps, taught = teach(small, both_taught, replace(recipe, accumulate=2))
+    losses = [step.loss for step in steps if step.stage == TEACHING]
     assert [(a + b) / 2 for a, b in zip(first, second, strict=True)] == pytest.approx(losses, rel=1e-3)
-    for encoder in small.encoders:
-        table, word = encoder.module.get_input_embeddings().weight, concept.tokens["<mia>"][encoder.name]
-        moved = (word - table[encoder.tokenizer("woman").input_ids[1]]).abs().max()
-        assert (torch.tensor(left[encoder.name]) - word).abs().max() < 0.02 * moved
+    for concept, vectors in zip(taught.concepts, left, strict=True):
+        for encoder in small.encoders:
+            table, word = encoder.module.get_input_embeddings().weight, concept.tokens[concept.trigger][encoder.name]
+            moved = (word - table[encoder.tokenizer(concept.class_name).input_ids[1]]).abs().max()
+            assert (torch.tensor(vectors[encoder.name]) - word).abs().max() < 0.02 * moved
     assert files(tmp_path) == ["checkpoint.prior", "checkpoint.safetensors"]
 
 

@@ -58,3 +58,5 @@ def test_concepts_of_other_layers_are_refused(small, teaching):
     other = replace(concept, weights={"unet.x": torch.ones(2, 2)})
     with pytest.raises(TrainError, match=r"mia: has 0 whole layers, mia 1; merge concepts that custom-diffusion"):
         merged(small, [other, concept], ["a cat"])
+    with pytest.raises(TrainError, match="mia: has 0 whole layers"):
+        merged(small, [concept, concept], ["a cat"])

@@ -75,10 +75,46 @@ def test_a_spec_that_is_wrong_says_where(data, said):
         ({"unet": "none", "text": "none", "words": 1, "norm_stop": 1}, "settings.norm_stop: nothing would be left"),
         ({"prior_weight": 1}, "settings.prior_pictures: 0; prior_weight wants some, such as 200"),
         ({"words": 1, "per_layer": True, "vectors": 2}, "settings.vectors: 2; a word of each layer has one vector"),
+        ({"alpha": 0}, "settings.alpha: 0.0; want at least 0.001"),
+        ({"clip_norm": -1}, "settings.clip_norm: -1.0; want at least 0"),
+        ({"unet_rate": float("nan")}, "settings.unet_rate: nan; want at least 0"),
+        ({"decay_share": 2}, "settings.decay_share: 2.0; want 0 to 1"),
+        ({"words": 1}, "settings.word_rate: 0, so words=1 would not learn; set one, such as 1e-4"),
+        ({"text_rate": 0}, "settings.text_rate: 0, so text=lora would not learn"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(settings, said):
     assert said in fails(recipe_of, parse_spec({"recipe": "lora", **MIA, "settings": settings}), "sdxl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"settings": {"steps": 4, "words_first": 4}}, "settings.words_first: 4, of 4 steps; want fewer, or set"),
+        ({"settings": {"em.rows": 0}}, "settings.em.rows: 0; want at least 1"),
+        ({"settings": {"em.refresh": 0}}, "settings.em.refresh: 0; want at least 1"),
+        ({"settings": {"em.cells_px": [0]}}, "settings.em.cells_px: [0]; want sizes in px, such as [32]"),
+        ({"settings": {"em.estep.grid_px": 129}}, "settings.em.estep.grid_px: 129; want 8 to 128"),
+        ({"settings": {"em.caption": "a photo"}}, "settings.em.caption: 'a photo'; want one {}, where the concepts"),
+        ({"settings": {"em.caption": "{} {x}"}}, "settings.em.caption: '{} {x}'; want one {}"),
+        ({"settings": {"words": 0}}, "settings.words: 0; em finds each concept by its words"),
+        ({"settings": {"per_layer": True}}, "settings.per_layer: True; em does not use it, leave it False"),
+        ({"settings": {"flips": True}}, "settings.flips: True; em does not use it"),
+        ({"settings": {"whole_figure": False}}, "settings.whole_figure: False; em does not use it, leave it True"),
+        ({"settings": {"prior_weight": 1}}, "settings.prior_weight: 1.0; em does not use it"),
+        ({"add_trigger": True}, "add_trigger: em writes its own captions; leave it out"),
+        ({"caption": "blip"}, "caption: em writes its own captions"),
+    ],
+)
+def test_what_em_cannot_use_is_refused(changes, said):
+    assert said in fails(recipe_of, parse_spec({"recipe": "em", **MIA} | changes), "sdxl")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_may_be_taught_as_it_is(name):
+    for model in ("builtin", "mine"):
+        for family in ("sd15", "sdxl"):
+            assert recipe_of(parse_spec({"recipe": name, "model": model, **MIA}), family)
 
 
 def test_folders_are_beside_the_file_that_names_them(tmp_path):

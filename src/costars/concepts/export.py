@@ -117,6 +117,8 @@ FORMATS: Mapping[str, Callable[[Concept], Files]] = {"kohya": kohya, "diffusers"
 def _check_known(concept: Concept) -> None:
     """Raise ConceptError for what neither format holds."""
     here = "neither kohya's nor diffusers' files hold; use the file that costars wrote"
+    if not (concept.adapter or concept.tokens or concept.weights):
+        raise ConceptError(f"{concept.source}: has neither layers nor words to write; teach or import it again")
     if concept.per_layer and concept.tokens:
         raise ConceptError(f"{concept.source}: its words differ from layer to layer (ED-LoRA), which {here}")
     for path, weight in concept.weights.items():

@@ -23,6 +23,7 @@ class CrfWeights:
     rounds: int = 5
 
 
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def dense_crf(probabilities: Tensor, image: Tensor, weights: CrfWeights = CrfWeights()) -> Tensor:
     """Refine label probabilities (l, h, w) by a picture (3, h, w) in 0..255; returns (l, h, w).
 

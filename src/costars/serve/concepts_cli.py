@@ -107,6 +107,42 @@ def export_file(
         typer.echo(path)
 
 
+@concepts_app.command("merge")
+def merge_files(
+    names: Annotated[list[str], typer.Argument(help="concepts that custom-diffusion taught apart on one model")],
+    model: Annotated[str, typer.Option(help="that model: builtin, a folder, a file or a hub id")],
+    captions: Annotated[
+        Path, typer.Option(help="a text file, each line a caption whose pictures are to stay as they are")
+    ],
+    out: Annotated[Path, typer.Option(help="folder for one NAME.safetensors each")],
+    replace: Annotated[bool, typer.Option("--replace", help="put them in the place of what is there")] = False,
+) -> None:
+    """Give concepts one set of keys and values, so that a prompt may name them all, and print the paths."""
+    from costars.concepts.formats import read_card
+    from costars.concepts.saving import write_concept
+    from costars.resolve import fitted
+    from costars.studio import open_studio
+    from costars.train.merge import merged
+
+    others = [line.strip() for line in captions.read_text(errors="replace").splitlines() if line.strip()]
+    targets = [out / f"{Path(name).stem}.safetensors" for name in names]
+    for target in targets:
+        if targets.count(target) > 1 or (target.exists() and not replace):
+            raise ConceptError(
+                f"{target}: is there already; name each concept once, give another --out, or --replace it"
+            )
+    if not others:
+        raise ConceptError(
+            f"--captions {captions}: holds none; write a caption on each line, such as 'a cat on a chair'"
+        )
+    studio = open_studio()
+    concepts, base = [studio.store.load(name) for name in names], studio.model(model)
+    fitted({concept.name: concept for concept in concepts}, base)
+    for name, made, target in zip(names, merged(base, concepts, others), targets, strict=True):
+        write_concept(made, read_card(studio.store.find(name)), target)
+        typer.echo(target)
+
+
 @concepts_app.command("remove")
 def remove_concept(name: Annotated[str, typer.Argument(help="a name in your library")]) -> None:
     """Delete a concept from your library."""

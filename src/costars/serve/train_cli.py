@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +20,23 @@ from costars.settings import Device, Dtype
 
 if TYPE_CHECKING:
     from costars.studio import Lesson, Studio
+    from costars.train.em_report import Row
     from costars.train.loop import Taught
+    from costars.train.objective import Masks
     from costars.train.spec import TrainSpec
 
 console = Console(stderr=True)
+
 CHECKPOINT = "checkpoint.safetensors"
 FIRST = int(os.environ.get("RANK", "0")) == 0  # of several processes the first alone writes and speaks
+
+
+@dataclass
+class Story:
+    """The masks as they came to be, where a recipe makes some."""
+
+    rows: list[Row] = field(default_factory=list)
+    masks: Masks = field(default_factory=dict)
 
 
 def train(
@@ -54,11 +66,13 @@ def train(
     from costars.studio import open_studio
     from costars.train.spec import parse_spec
 
-    given: dict[str, Any] = {"name": name, "class_name": class_name, "trigger": trigger, "model": model}
-    given |= {"images": images and str(images.absolute()), "caption": caption, "add_trigger": add_trigger or None}
+    path = Path(what)
+    base = path.parent if path.suffix else None
+    given: dict[str, Any] = {"name": name, "class_name": class_name, "trigger": trigger, "model": _here(model, base)}
+    given |= {"images": images and str(images.absolute()), "caption": _here(caption, base)}
+    given |= {"add_trigger": add_trigger or None}
     given |= {"concepts": [_named(each) for each in concept] or None}
     said = {key: value for key, value in given.items() if value is not None}
-    path = Path(what)
     data: dict[str, Any] = _read(path) if path.suffix in (".yaml", ".yml") else {"recipe": what}
     settings = (data.get("settings") or {}) | _settings(set_)
     spec = parse_spec(data | said | {"settings": settings}, what)
@@ -71,12 +85,28 @@ def train(
     if resume and not kept.exists():
         raise TrainError(f"--resume: no run was stopped in {folder}; leave it out to begin one")
     with console.status("loading"):
-        lesson = studio.lesson(spec, path.parent if path.suffix else None)
+        lesson = studio.lesson(spec, base)
     for line in lesson.skipped:
         console.print(line, highlight=False, soft_wrap=True)
-    taught = _taught(lesson, kept, resume, sheet_every if FIRST else 0, tensorboard if FIRST else None)
+    story = Story()
+    try:
+        taught = _taught(lesson, kept, resume, sheet_every if FIRST else 0, tensorboard if FIRST else None, story)
+    except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):
+            raise
+        raise TrainError(
+            f"out of memory ({error}); --set a smaller batch (with accumulate for it), checkpointing=true or a "
+            "smaller rank, or --resume once others have left the device"
+        ) from None
     if FIRST:
-        _finish(lesson, taught, targets, kept)
+        _finish(taught, targets, kept)
+        _report(story, lesson, kept.parent)
+
+
+def _here(name: str | None, base: Path | None) -> str | None:
+    """A folder that the command line names is beside where one works, not beside a spec that lies elsewhere."""
+    path = Path(name or "").expanduser()
+    return str(path.absolute()) if name and base and name != "builtin" and path.exists() else name
 
 
 def _named(said: str) -> dict[str, str]:
@@ -88,7 +118,7 @@ def _named(said: str) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise TrainError(f"{path}: cannot be read ({error.strerror}); name a recipe or a .yaml file") from None
     except yaml.YAMLError as error:
@@ -125,13 +155,14 @@ def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -
     return targets
 
 
-def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorboard: Path | None) -> Taught:
-    from costars.train import em_report
+def _taught(
+    lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorboard: Path | None, story: Story
+) -> Taught:
+    from costars.train.em_report import row_of
     from costars.train.loop import TEACHING, Progress, Taught
-    from costars.train.objective import Masks
     from costars.train.preview import preview
 
-    write, story, masks = _scalars(tensorboard), list[em_report.Row](), Masks()
+    write = _scalars(tensorboard)
     columns = (TextColumn("{task.description:<15}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     said = TextColumn("{task.fields[said]}")
     with (
@@ -142,8 +173,6 @@ def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorbo
         before, smooth = time.monotonic(), 0.0
         for event in events:
             if isinstance(event, Taught):
-                if story and FIRST:
-                    em_report.write(story, masks, lesson.teachings, kept.parent)
                 return event
             assert isinstance(event, Progress)
             if event.stage not in tasks:
@@ -154,9 +183,9 @@ def _taught(lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorbo
             bars.update(tasks[event.stage], completed=event.step, said=line)
             if event.stage == TEACHING:
                 write(event.step, event.loss)
-                if any(masks.get(key) is not mask for key, mask in event.masks.items()):
-                    story.append(em_report.row_of(event.step - 1, event.masks, masks, lesson.teachings))
-                    masks = dict(event.masks)
+                if any(story.masks.get(key) is not mask for key, mask in event.masks.items()):
+                    story.rows.append(row_of(event.step - 1, event.masks, story.masks, lesson.teachings))
+                    story.masks = dict(event.masks)
                 if (FIRST and event.step == event.of) or (sheet_every and event.step % sheet_every == 0):
                     shown = preview(lesson.model, lesson.teachings, event.learned)
                     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +210,17 @@ def _scalars(folder: Path | None) -> Any:
     return write
 
 
-def _finish(lesson: Lesson, taught: Taught, targets: list[Path], kept: Path) -> None:
+def _report(story: Story, lesson: Lesson, folder: Path) -> None:
+    from costars.train import em_report
+
+    try:
+        if story.rows:
+            em_report.write(story.rows, story.masks, lesson.teachings, folder)
+    except TrainError as error:  # a plot that is not drawn takes no concept away
+        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+
+
+def _finish(taught: Taught, targets: list[Path], kept: Path) -> None:
     from costars.train.results import write
 
     write(taught, targets)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as as_bytes
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from costars.errors import TrainError
@@ -20,8 +21,10 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     try:
-        partial.write_bytes(as_bytes({k: v.detach().contiguous().clone() for k, v in tensors.items()}, dict(facts)))
+        save_file({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}, partial, dict(facts))
         partial.replace(path)
+    except SafetensorError as error:  # so it says that a disk is full
+        raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
 

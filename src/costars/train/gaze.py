@@ -25,9 +25,10 @@ class Gaze:
     """An attention rule that keeps how much each query looks at some words of its row.
 
     The first rows of a call are looked at; maps {layer: (b, n, queries)} are means over heads, and over a
-    word's tokens. The layers of the middle say little of places and are left out (Break-a-Scene).
+    word's tokens. Without middle the UNet's mid block is left out.
     """
 
+    middle: bool = True
     maps: dict[str, Tensor] = field(default_factory=dict)
     picked: Tensor | None = None  # (b, n, t): what share of a word each token is
 
@@ -44,13 +45,15 @@ class Gaze:
         self.picked = picked
 
     def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
-        wanted = where.cross and self.picked is not None and not where.layer.startswith("mid_block")
+        wanted = where.cross and self.picked is not None
+        wanted = wanted and (self.middle or not where.layer.startswith("mid_block"))
         if not wanted and query.device.type != "cpu":
             return attend(query, key, value)
         seen = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)
         if wanted and self.picked is not None:
             looked = seen[: len(self.picked)].float().mean(dim=1)
-            self.maps[where.layer] = self.picked.to(looked) @ looked.transpose(1, 2)
+            with torch.autocast(looked.device.type, enabled=False):
+                self.maps[where.layer] = self.picked.to(looked) @ looked.transpose(1, 2)
         return seen.to(value.dtype) @ value
 
     def twice(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -75,9 +78,12 @@ class Gaze:
 
 
 @contextmanager
-def gazing(unet: UNet2DConditionModel, layers: int) -> Iterator[Gaze]:
-    """Within the block the UNet's attention is a gaze's; its texts have tokens for so many layers."""
-    gaze, moment = Gaze(), Moment()
+def gazing(unet: UNet2DConditionModel, layers: int, middle: bool = False) -> Iterator[Gaze]:
+    """Within the block the UNet's attention is a gaze's; its texts have tokens for so many layers.
+
+    The mid block's cells are the largest: Mix-of-Show looks at them too, Break-a-Scene does not.
+    """
+    gaze, moment = Gaze(middle), Moment()
     moment.layers = layers
     with attention_rule(attention_layers(unet), gaze, moment):
         if not unet.is_gradient_checkpointing:

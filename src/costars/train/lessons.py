@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from costars.errors import TrainError
 from costars.train.data import Example
+from costars.train.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,27 @@ def _word(words: str) -> str:
     return rf"(?<!\w){re.escape(words)}(?!\w)"
 
 
-def check(teaching: Teaching, described: bool = True) -> None:
-    """Raises TrainError where there is no picture, or a caption, where they are described, lacks the trigger."""
+def sha256_of(teachings: Sequence[Teaching]) -> str:
+    """Of all that is taught: what it is called, captions, pictures and masks."""
+    found = hashlib.sha256()
+    for teaching in teachings:
+        found.update(repr((teaching.name, teaching.class_name, teaching.trigger)).encode())
+        for example in teaching.examples:
+            found.update(repr((example.caption, example.image.size, example.mask is None)).encode())
+            found.update(example.image.tobytes() + (b"" if example.mask is None else example.mask.tobytes()))
+    return found.hexdigest()
+
+
+def check(teaching: Teaching, recipe: Recipe) -> None:
+    """Raises TrainError where there is no picture, or a caption lacks the trigger; EM writes its own captions.
+
+    A word that is learned is another where its letters are of another case.
+    """
+    case = re.NOFLAG if recipe.words else re.IGNORECASE
     if not teaching.examples:
         raise TrainError(f"{teaching.name}: no pictures; want at least one, better 4 to 20")
-    for example in teaching.examples if described else ():
-        if not re.search(_word(teaching.trigger), example.caption or "", re.IGNORECASE):
+    for example in () if recipe.em else teaching.examples:
+        if not re.search(_word(teaching.trigger), example.caption or "", case):
             where = f" of {example.name}" if example.name else ""
             raise TrainError(
                 f"{teaching.name}: the caption{where}, {example.caption!r}, lacks the trigger {teaching.trigger!r}; "

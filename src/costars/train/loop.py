@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from torch import Tensor
 
@@ -69,20 +70,21 @@ def teach(
     checkpoint of another run, and a loss that is no number.
     """
     for teaching in teachings:
-        check(teaching, described=recipe.em is None)
+        check(teaching, recipe)
+    if recipe.precision == "fp32" and model.dtype in (torch.bfloat16, torch.float16):
+        kind = str(model.dtype).removeprefix("torch.")
+        raise TrainError(f"precision=fp32: the model is in {kind}; open it with --dtype float32, or set precision=bf16")
     processes, latents = PartialState(cpu=model.device.type == "cpu"), list[Tensor]()
     captions = tuple(dict.fromkeys(caption for t in teachings for caption in t.without()))
     if recipe.prior_weight:
+        with _begun(model, teachings, recipe, processes, kept if resume else None, ()):
+            pass  # what cannot be taught is told before an hour goes into pictures
         beside = None if kept is None else kept.with_suffix(".prior")
         for latent in class_latents(model, captions, recipe.prior_pictures, recipe.seed, beside):
             latents.append(latent)
             yield Progress(CLASS_PICTURES, len(latents), recipe.prior_pictures)
-    with ExitStack() as stack:
-        stack.enter_context(plain_attention(model.unet, tuple(e.module for e in model.encoders), model.device))
-        trained = stack.enter_context(trained_on(model, teachings, recipe))
-        objective = stack.enter_context(_objective(model, teachings, recipe, trained, latents))
-        run = begun(model, recipe, trained, objective, processes, kept if resume else None)
-        began, saved = time.monotonic() - run.seconds, time.monotonic()
+    with _begun(model, teachings, recipe, processes, kept if resume else None, latents) as run:
+        began, saved, own = time.monotonic() - run.seconds, time.monotonic(), run.step > 0
         keep = kept if processes.is_main_process else None
         try:
             while run.step < recipe.steps:
@@ -90,19 +92,40 @@ def teach(
                 run.seconds = time.monotonic() - began
                 if keep is not None and time.monotonic() - saved > save_every_s:
                     run.save(keep)
-                    saved = time.monotonic()
-                told = (run.losses[-1], run.seconds, trained.learned, dict(objective.masks))
+                    saved, own = time.monotonic(), True
+                told = (run.losses[-1], run.seconds, run.trained.learned, dict(run.objective.masks))
                 yield Progress(TEACHING, run.step, recipe.steps, *told)
         except BaseException as end:
             # What went wrong may have been in the making for some steps: an older checkpoint is the better one.
-            if keep is not None and run.step and not (isinstance(end, TrainError) and keep.exists()):
+            if keep is not None and run.step and run.whole and not (isinstance(end, TrainError) and own):
                 run.save(keep)
             raise
         with suppress(OSError):  # a full disk must not take the concept away at the end
             if keep is not None:
                 run.save(keep)
         card = _card(run, recipe, model, sum(len(t.examples) for t in teachings))
-        yield Taught(tuple(_concept(t, trained, recipe, model) for t in teachings), card)
+        yield Taught(tuple(_concept(t, run.trained, recipe, model) for t in teachings), card)
+
+
+@contextmanager
+def _begun(
+    model: Model,
+    teachings: Sequence[Teaching],
+    recipe: Recipe,
+    processes: PartialState,
+    kept: Path | None,
+    class_latents: Sequence[Tensor],
+) -> Iterator[Run]:
+    """Within the block the model can be trained: a run at its beginning, or where its checkpoint is."""
+    with (
+        plain_attention(model.unet, tuple(e.module for e in model.encoders), model.device),
+        trained_on(model, teachings, recipe) as trained,
+        _objective(model, teachings, recipe, trained, class_latents) as objective,
+    ):
+        run = begun(model, teachings, recipe, trained, objective, processes)
+        if kept is not None and kept.exists():
+            run.restore(kept)
+        yield run
 
 
 def _objective(

@@ -23,7 +23,7 @@ def merged(model: Model, concepts: Sequence[Concept], others: Sequence[str], rid
     """
     paths = list(concepts[0].weights)
     for concept in concepts:
-        if list(concept.weights) != paths or any(weight.ndim != 2 for weight in concept.weights.values()):
+        if not paths or list(concept.weights) != paths or any(weight.ndim != 2 for weight in concept.weights.values()):
             raise TrainError(
                 f"{concept.name}: has {len(concept.weights)} whole layers, {concepts[0].name} {len(paths)}; "
                 "merge concepts that custom-diffusion taught on one model"

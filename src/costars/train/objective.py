@@ -146,5 +146,5 @@ def picture_objective(
     pictures = encode(model, examples, flips=recipe.flips, longest=recipe.longest, own_size=recipe.own_size)
     with ExitStack() as stack:
         watched = recipe.attention_weight or layers > 1
-        gaze = stack.enter_context(gazing(model.unet, layers)) if watched else None
+        gaze = stack.enter_context(gazing(model.unet, layers, middle=True)) if watched else None
         yield PictureObjective(model, recipe, pictures, prior, captions, trained, owners, gaze)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from torch import nn
 from costars.errors import TrainError
 from costars.model.model import Model
 from costars.train import checkpoint
+from costars.train.lessons import Teaching, sha256_of
 from costars.train.objective import Objective
 from costars.train.optimizers import optimizer_of, rate_at
 from costars.train.recipes import Recipe
 from costars.train.trained import Trained
 
 _OBJECTIVE = "objective/"
+_ANEW = "begin anew with --replace in place of --resume"
 # What may be another when a run is gone on with.
 FREE = ("steps", "unet_rate", "text_rate", "word_rate", "clip_norm", "decay_share", "precision")
 
@@ -35,13 +38,16 @@ class Run:
     processes: PartialState
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
+    pictures: str = ""  # the sha256 of what is taught
+    whole: bool = True  # no step is half taken
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
 
     def take_step(self) -> None:
         """One step of the optimizer; raises TrainError, and changes nothing, where loss or gradients are no numbers."""
-        self.objective.before(self.step)
+        with self._autocast():
+            self.objective.before(self.step)
         for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
             group["lr"] = rate
         self.optimizer.zero_grad()
@@ -49,33 +55,42 @@ class Run:
         live = self._averaged()
         norm = nn.utils.clip_grad_norm_(live, self.recipe.clip_norm or math.inf, foreach=True)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
+            again = "go on from the checkpoint" if self.step else "begin anew"
             raise TrainError(
                 f"step {self.step + 1}: the loss is {loss:.3g} and its slope {float(norm):.3g}, so it stops here; "
-                "go on from the checkpoint with lower rates, or with precision=fp32"
+                f"{again} with lower rates, or with precision=fp32"
             )
+        self.whole = False
         self.optimizer.step()
         self.step += 1
         self.losses.append(loss)
+        self.whole = True
         self._stop_words()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
     def _part(self, part: int) -> float:
         """The loss of one batch of a step, its gradients added up."""
         turn = (self.step * self.recipe.accumulate + part) * self.processes.num_processes
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + turn + self.processes.process_index)
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        with self._autocast():
             error = self.objective.loss(generator) / self.recipe.accumulate
         error.backward()  # type: ignore[no-untyped-call]
         return float(error.detach())
 
     def _averaged(self) -> list[nn.Parameter]:
         """What moves in this step, its gradients the mean over the processes; other gradients are dropped."""
-        groups = self.optimizer.param_groups
-        live = [p for group in groups if group["lr"] for p in group["params"] if p.grad is not None]
+        several, groups = self.processes.num_processes > 1, self.optimizer.param_groups
+        live = [p for group in groups if group["lr"] for p in group["params"] if p.requires_grad]
+        live = [p for p in live if several or p.grad is not None]
         for parameter in {*self.parameters.values()} - {*live}:
             parameter.grad = None
-        for parameter in live if self.processes.num_processes > 1 else ():
+        for parameter in live if several else ():
+            # A word that this process did not read may be in another's batch: all must reduce the same ones.
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= self.processes.num_processes  # type: ignore[operator]
+            parameter.grad /= self.processes.num_processes
         return live
 
     def _rates(self) -> list[float]:
@@ -91,6 +106,7 @@ class Run:
         """Write all that the run needs to go on."""
         facts = {"step": str(self.step), "seconds": str(self.seconds), "losses": json.dumps(self.losses)}
         facts |= {"recipe": json.dumps(asdict(self.recipe)), "base_sha256": self.model.facts.sha256}
+        facts["pictures_sha256"] = self.pictures
         own = {f"{_OBJECTIVE}{key}": tensor for key, tensor in self.objective.state().items()}
         checkpoint.save(kept, checkpoint.state_of(self.parameters, self.optimizer) | own, facts)
 
@@ -100,12 +116,11 @@ class Run:
         before, now = (json.loads(text) for text in (facts.get("recipe", "{}"), json.dumps(asdict(self.recipe))))
         for name, value in now.items():
             if before.get(name) != value and name not in FREE:
-                raise TrainError(
-                    f"{kept.name}: was begun with {name}={before.get(name)}, now it is {value}; "
-                    "begin anew without --resume"
-                )
+                raise TrainError(f"{kept.name}: was begun with {name}={before.get(name)}, now it is {value}; {_ANEW}")
         if facts.get("base_sha256") != self.model.facts.sha256:
-            raise TrainError(f"{kept.name}: was begun on another model; begin anew without --resume")
+            raise TrainError(f"{kept.name}: was begun on another model; {_ANEW}")
+        if facts.get("pictures_sha256") != self.pictures:
+            raise TrainError(f"{kept.name}: the pictures or captions are others than when it was begun; {_ANEW}")
         checkpoint.put_state(tensors, self.parameters, self.optimizer)
         own = {key.removeprefix(_OBJECTIVE): t for key, t in tensors.items() if key.startswith(_OBJECTIVE)}
         self.objective.restore(own)
@@ -114,11 +129,13 @@ class Run:
 
 
 def begun(
-    model: Model, recipe: Recipe, trained: Trained, objective: Objective, processes: PartialState, kept: Path | None
+    model: Model,
+    teachings: Sequence[Teaching],
+    recipe: Recipe,
+    trained: Trained,
+    objective: Objective,
+    processes: PartialState,
 ) -> Run:
-    """A run at its beginning, or where its checkpoint is."""
+    """A run at its beginning."""
     optimizer = optimizer_of(trained.groups(recipe), recipe)
-    run = Run(model, recipe, trained, objective, processes, trained.parameters(), optimizer)
-    if kept is not None and kept.exists():
-        run.restore(kept)
-    return run
+    return Run(model, recipe, trained, objective, processes, trained.parameters(), optimizer, sha256_of(teachings))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,23 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, Va
 
 from costars.errors import TrainError, nearest
 from costars.options import Checkpoint
-from costars.train.recipes import RECIPES, Recipe, recipe_for
+from costars.train.recipes import RECIPES, Em, Recipe, recipe_for
 
 _FORBID = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 Setting = bool | int | float | str | list[int] | None
+
+# What numbers must be, both ends allowed; no other kind of setting has a range.
+_WITHIN: Mapping[tuple[float, float], str] = {
+    (1, math.inf): "steps batch accumulate rank vectors em.refresh em.rows em.estep.timesteps",
+    (0, math.inf): "words unet_rate text_rate word_rate weight_decay warmup_steps clip_norm noise_offset "
+    "outside_weight prior_weight prior_pictures attention_weight norm_stop words_first em.estep.crf.rounds",
+    (0.001, math.inf): "alpha gamma em.estep.softness",
+    (0, 1): "decay_share em.estep.smallest em.estep.largest",
+    (0, 0.99999): "beta2",
+    (8, 128): "em.estep.grid_px",  # the CRF's kernels are exact, of so many px squared
+    (0, 2**32 - 1): "seed",
+}
+_NOT_OF_EM: Mapping[str, Setting] = {"per_layer": False, "flips": False, "whole_figure": True, "prior_weight": 0.0}
 
 
 class Subject(BaseModel):
@@ -79,6 +94,9 @@ def parse_spec(data: Any, origin: str = "training") -> TrainSpec:
 def recipe_of(spec: TrainSpec, family: str) -> Recipe:
     """The spec's recipe for a model of this family; raises TrainError for a setting it does not have."""
     known = asdict(recipe_for(spec.recipe, family, spec.model))
+    for name in ("add_trigger", "caption") if known["em"] else ():
+        if getattr(spec, name):
+            raise TrainError(f"{name}: em writes its own captions; leave it out, or use another recipe")
     for name, value in spec.settings.items():
         *places, last = name.split(".")
         inner = known
@@ -97,9 +115,19 @@ def recipe_of(spec: TrainSpec, family: str) -> Recipe:
 
 def _check(recipe: Recipe) -> None:
     """Raises TrainError for settings of which nothing would come."""
-    for name in ("steps", "batch", "accumulate", "rank", "vectors"):
-        if getattr(recipe, name) < 1:
-            raise TrainError(f"settings.{name}: {getattr(recipe, name)}; want at least 1")
+    numbers = _numbers(asdict(recipe))
+    for (low, high), names in _WITHIN.items():
+        for name in names.split():
+            if not low <= numbers.get(name, low) <= high:
+                wanted = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+                raise TrainError(f"settings.{name}: {numbers[name]}; want {wanted}")
+    if recipe.words_first >= recipe.steps:
+        raise TrainError(
+            f"settings.words_first: {recipe.words_first}, of {recipe.steps} steps; want fewer, or set unet=none and "
+            "text=none with words_first=0 for words alone"
+        )
+    if recipe.em is not None:
+        _check_em(recipe, recipe.em)
     if recipe.per_layer and recipe.vectors > 1:
         raise TrainError(f"settings.vectors: {recipe.vectors}; a word of each layer has one vector, set vectors=1")
     if recipe.prior_weight and recipe.prior_pictures < 1:
@@ -109,6 +137,33 @@ def _check(recipe: Recipe) -> None:
     if recipe.unet == recipe.text == "none" and (not recipe.words or recipe.norm_stop):
         wrong = "norm_stop: nothing would be left to learn" if recipe.words else "words: 0, so nothing is learned"
         raise TrainError(f"settings.{wrong}; train the unet, the text encoders or words")
+    for part, rate in (("unet", "unet_rate"), ("text", "text_rate"), ("words", "word_rate")):
+        trained = getattr(recipe, part)
+        if trained not in (0, "none") and not getattr(recipe, rate):
+            raise TrainError(f"settings.{rate}: 0, so {part}={trained} would not learn; set one, such as 1e-4")
+
+
+def _check_em(recipe: Recipe, em: Em) -> None:
+    for name, value in _NOT_OF_EM.items():
+        if getattr(recipe, name) != value:
+            raise TrainError(f"settings.{name}: {getattr(recipe, name)}; em does not use it, leave it {value}")
+    if not recipe.words:
+        raise TrainError("settings.words: 0; em finds each concept by its words, want at least 1")
+    if not em.cells_px or min(em.cells_px) < 1:
+        raise TrainError(f"settings.em.cells_px: {list(em.cells_px)}; want sizes in px, such as [32]")
+    if em.caption.count("{}") != 1 or set(em.caption.replace("{}", "")) & set("{}"):
+        raise TrainError(f"settings.em.caption: {em.caption!r}; want one {{}}, where the concepts are named")
+
+
+def _numbers(tree: Mapping[str, Any], under: str = "") -> dict[str, float]:
+    """Every number of a recipe, by the name that settings give it."""
+    found: dict[str, float] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found |= _numbers(value, f"{under}{name}.")
+        elif isinstance(value, int | float):
+            found[under + name] = value
+    return found
 
 
 def _one_line(error: ValidationError) -> str:

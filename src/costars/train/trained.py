@@ -84,18 +84,19 @@ class Trained:
 @contextmanager
 def trained_on(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> Iterator[Trained]:
     """Within the block these parts of the model can be trained; afterwards it is as it was."""
-    torch.manual_seed(recipe.seed)  # peft draws the first factors from here
-    rank, alpha = recipe.rank, recipe.alpha or recipe.rank
+    rank, alpha = recipe.rank, recipe.alpha
     factors, weights = dict[str, Mapping[str, nn.Parameter]](), dict[str, nn.Parameter]()
     vectors = _vectors(model, teachings, recipe)
     with ExitStack() as stack:
-        if recipe.unet == "lora":
-            factors["unet"] = stack.enter_context(low_rank(model.unet, UNET_LAYERS[recipe.layers], rank, alpha))
-        elif recipe.unet != "none":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(recipe.seed)  # peft draws the first factors from here
+            if recipe.unet == "lora":
+                factors["unet"] = stack.enter_context(low_rank(model.unet, UNET_LAYERS[recipe.layers], rank, alpha))
+            for encoder in model.encoders if recipe.text == "lora" else ():
+                factors[encoder.name] = stack.enter_context(low_rank(encoder.module, TEXT_LAYERS, rank, alpha))
+        if recipe.unet in ("keys_values", "whole"):
             ends = KEYS_VALUES if recipe.unet == "keys_values" else ()
             weights = stack.enter_context(own_weights(model.unet, ends))
-        for encoder in model.encoders if recipe.text == "lora" else ():
-            factors[encoder.name] = stack.enter_context(low_rank(encoder.module, TEXT_LAYERS, rank, alpha))
         if recipe.checkpointing:
             stack.enter_context(_checkpointing(model))
         yield Trained(factors, weights, vectors, alpha / rank)
