@@ -12,7 +12,7 @@ from costars.microworld.claims import em
 from costars.microworld.claims.taught import drawing_of
 from costars.microworld.segmenter import load_segmenter
 from costars.settings import Settings
-from costars.train.em import entangled
+from costars.train.entangled import entangled
 from costars.train.recipes import BUILTIN, RECIPES, Em
 
 

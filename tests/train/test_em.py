@@ -9,7 +9,8 @@ from PIL import Image
 
 from costars.errors import TrainError
 from costars.train.data import Example
-from costars.train.em import caption_of, em_objective, entangled
+from costars.train.em import em_objective
+from costars.train.entangled import caption_of, entangled
 from costars.train.lessons import Teaching
 from costars.train.loop import TEACHING, Taught, teach
 from costars.train.recipes import RECIPES, Em, Recipe

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -24,6 +23,7 @@ from costars.sample.rules import evened, grid_of
 from costars.train.batches import encode
 from costars.train.buckets import Size, cut, fitted, put_back
 from costars.train.data import Example
+from costars.train.entangled import Entangled, caption_of, entangled
 from costars.train.gaze import Gaze, gazing
 from costars.train.lessons import Teaching
 from costars.train.loss import cell_weights, levels_of, noise_errors, peaked
@@ -32,18 +32,8 @@ from costars.train.objective import Masks
 from costars.train.recipes import Em, Recipe
 from costars.train.trained import Trained
 from costars.train.words import Captions, read_captions
-from costars.types import MaskArray
 
 Draw = tuple[int, tuple[str, ...]]  # a picture, and some of its concepts
-
-
-@dataclass(frozen=True)
-class Entangled:
-    """A picture with the names of the concepts in it, and where they are if somebody said."""
-
-    image: Image.Image
-    names: tuple[str, ...]
-    given: Mapping[str, MaskArray]
 
 
 @dataclass
@@ -196,29 +186,6 @@ def _on_grid(looked: Tensor, size: tuple[int, int]) -> Tensor:
     """(n, h, w) of one layer's (n, queries), evened."""
     maps = evened(looked.unflatten(1, grid_of(looked.shape[1], size)))[None]
     return interpolate(maps, size, mode="bicubic", align_corners=False)[0]
-
-
-def entangled(teachings: Sequence[Teaching]) -> tuple[Entangled, ...]:
-    """The pictures that the teachings share, by file; a mask is of the concept whose teaching has it."""
-    names: dict[str, list[str]] = {}
-    images, given = dict[str, Image.Image](), dict[str, dict[str, MaskArray]]()
-    for teaching in teachings:
-        for example in teaching.examples:
-            known = images.setdefault(example.name, example.image)
-            if known is not example.image and known.tobytes() != example.image.tobytes():
-                raise TrainError(
-                    f"{example.name}: two pictures are called so; rename one, they are told by their names"
-                )
-            names.setdefault(example.name, []).append(teaching.name)
-            if example.mask is not None:
-                given.setdefault(example.name, {})[teaching.name] = example.mask
-    return tuple(Entangled(images[file], tuple(names[file]), given.get(file, {})) for file in images)
-
-
-def caption_of(names: Sequence[str], called: Mapping[str, str], template: str) -> str:
-    """A caption that names these concepts and nothing else."""
-    each = [f"a {called[name]}" for name in names]
-    return template.format(each[0] if len(each) == 1 else f"{', '.join(each[:-1])} and {each[-1]}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from PIL import Image
 
 from costars.errors import TrainError
 from costars.sheets import grid, masks_in_colour
-from costars.train.em import entangled
+from costars.train.entangled import entangled
 from costars.train.lessons import Teaching
 from costars.train.masks import mean_iou
 from costars.train.objective import Masks

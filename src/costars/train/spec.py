@@ -23,7 +23,7 @@ _WITHIN: Mapping[tuple[float, float], str] = {
     (0, math.inf): "words unet_rate text_rate word_rate weight_decay warmup_steps clip_norm noise_offset "
     "outside_weight prior_weight prior_pictures attention_weight norm_stop words_first em.estep.crf.rounds",
     (0.001, math.inf): "alpha gamma em.estep.softness",
-    (0, 1): "decay_share em.estep.smallest em.estep.largest",
+    (0, 1): "decay_share em.estep.smallest em.estep.largest em.estep.contrast em.estep.above",
     (0, 0.99999): "beta2",
     (8, 128): "em.estep.grid_px",  # the CRF's kernels are exact, of so many px squared
     (0, 2**32 - 1): "seed",
