@@ -199,7 +199,7 @@ def test_a_picture_holds_its_scene_and_what_others_read(picture):
     facts = json.loads(image.info["costars"])
     assert facts == {"scene": dump(picture.scene), "concepts": {"a": "1f", "b": "2e"}, "versions": VERSIONS}
     assert image.info["parameters"].splitlines() == [
-        "photo of {a} and {b} in the forest",
+        "photo of a and b in the forest",
         "Steps: 10, Sampler: checkpoint, CFG scale: 5.0, Seed: 0, Size: 64x64, Model hash: abcdef0123, "
         "Model: tiny-sdxl, Version: costars 0",
     ]

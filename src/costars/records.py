@@ -253,7 +253,7 @@ def png(picture: Picture) -> bytes:
 def parameters(picture: Picture) -> str:
     """The text chunk that A1111 and its kin read."""
     scene = picture.scene
-    lines = [scene.prompt]
+    lines = [scene.prompt.replace("{", "").replace("}", "")]
     if scene.negative_prompt:
         lines.append(f"Negative prompt: {scene.negative_prompt}")
     width, height = picture.image.size

@@ -263,7 +263,7 @@ class Studio:
             concepts=hashes,
             rows={"stage1": plan.layout.rows if plan else 0, "stage2": rows},
             seconds=seconds,
-            versions=versions(model.facts.sha256),
+            versions=versions(model.facts.sha256, model.device.type, str(model.dtype).removeprefix("torch.")),
             notes=job.notes,
             memory=model.residence.tier,
             lost=self._lost(job, model, plan, image),

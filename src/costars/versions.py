@@ -8,7 +8,8 @@ from importlib.metadata import version
 PACKAGES = ("costars", "torch", "diffusers", "transformers")
 
 
-def versions(model_sha256: str) -> dict[str, str]:
-    """Versions of Python and the libraries that decide a picture's bytes, and the model's hash."""
+def versions(model_sha256: str, device: str, dtype: str) -> dict[str, str]:
+    """What decides a picture's bytes beside its scene: Python, the libraries, the model's hash, device and dtype."""
     packages = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **packages, "model_sha256": model_sha256}
+    run = {"model_sha256": model_sha256, "device": device, "dtype": dtype}
+    return {"python": platform.python_version(), **packages, **run}

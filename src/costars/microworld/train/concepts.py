@@ -26,7 +26,6 @@ RECIPE = RECIPES["lora"][BUILTIN]
 PICTURES = 12
 # What is better with other numbers than the recipe's, by twelve pictures of each alone (docs/decisions/0014).
 OWN: Mapping[str, Mapping[str, Any]] = {
-    "bolt": {"steps": 480, "outside_weight": 1.0},
     "cleo": {"outside_weight": 0.3},
     "rex": {"outside_weight": 0.3},
 }
