@@ -179,13 +179,12 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_values():
 
 @pytest.mark.timeout(600)
 def test_by_two_stages_members_are_themselves_more_than_with_all_adapters_at_once(studio, scorer, tmp_path):
-    wanted = {("man+man", 1), ("woman+woman", 1), ("person+robot", 1)}  # one class, two; over 40 scenes it is 0.38
-    cases = [c for c in CLAIMS["identity"](2) if (c.group, c.seed) in wanted and c.variant != "alone"]
+    cases = [c for c in CLAIMS["identity"](2) if c.seed == 1 and c.variant != "alone"]  # every kind of pair once
     alike = {"two_stage": [], "multi_lora": []}
     for case, facts in Easel(studio, scorer, tmp_path).drawn(cases):
         assert not facts["failed"]
         alike[case.variant].append(facts["means"]["similarity"])
-    assert len(alike["two_stage"]) == len(wanted)
+    assert len(alike["two_stage"]) == 5
     assert np.mean(alike["two_stage"]) >= 0.3 + np.mean(alike["multi_lora"])
 
 

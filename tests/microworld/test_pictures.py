@@ -24,11 +24,14 @@ def test_pictures_masks_and_truth_are_written(tmp_path, capsys):
     assert truth["attributes"] == dict(identity_from_seed(7, "woman").attributes)
     assert [p["file"] for p in truth["pictures"]] == ["00.png", "01.png", "02.png"]
     for entry in truth["pictures"]:
-        assert "a woman" in entry["caption"] and entry["caption"].endswith(PLACES[entry["place"]].phrase)
+        assert entry["caption"].count("woman") == entry["caption"].count("a woman") == 1
+        assert entry["caption"].endswith(PLACES[entry["place"]].phrase)
         with Image.open(tmp_path / "new" / entry["file"]) as image:
             assert image.size == (128, 128)
         with Image.open(tmp_path / "new" / entry["file"].replace(".png", ".mask.png")) as mask:
             assert 0.05 < np.asarray(mask).mean() < 0.9
+    alone = [p for p, figures in zip(truth["pictures"], CROWDS, strict=False) if figures == 1]
+    assert alone and all(p["caption"] == f"a woman {PLACES[p['place']].phrase}" for p in alone)
     read = read_folder(tmp_path / "new").examples
     assert [(e.name, e.caption) for e in read] == [(p["file"], p["caption"]) for p in truth["pictures"]]
     assert all(e.mask is not None for e in read)

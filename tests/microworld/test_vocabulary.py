@@ -69,4 +69,6 @@ def test_the_pack_has_two_men_three_women_a_dog_a_cat_and_a_robot():
 def test_a_concept_is_taught_with_its_trigger_before_its_class():
     lesson = teaching("rex")
     assert 8 <= len(lesson.examples) <= 12
-    assert all((example.caption or "").count("a rex dog") == 1 for example in lesson.examples)
+    said = [example.caption or "" for example in lesson.examples]
+    assert all(caption.count("a rex dog") == caption.count("rex") == caption.count("dog") == 1 for caption in said)
+    assert all(caption.startswith("a rex dog ") for caption in said[::2])  # alone

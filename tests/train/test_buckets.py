@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.buckets import bucket_sizes, cut, fitted, in_buckets, nearest_size, put_back
+from costars.train.buckets import bucket_sizes, fitted, fitted_mask, in_buckets, nearest_size, put_back
 from costars.train.data import Example
 
 sides = st.integers(1, 400)
@@ -110,7 +110,7 @@ def test_pictures_go_to_their_buckets_in_order():
 @given(st.integers(20, 200), st.integers(20, 200))
 def test_a_mask_is_put_back_where_it_was_cut_from(width, height):
     whole = np.ones((height, width), dtype=np.float32)
-    back = put_back(cut(whole, (64, 48)), (width, height))
+    back = put_back(fitted_mask(whole, (64, 48)), (width, height))
     assert back.shape == whole.shape and set(np.unique(back)) <= {0, 1}
     assert back.mean() == pytest.approx(min(width * 48, height * 64) / max(width * 48, height * 64), abs=0.06)
     assert back[height // 2, width // 2] == 1

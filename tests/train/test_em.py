@@ -112,10 +112,10 @@ def test_pictures_of_any_shape_are_learned_from(small, brief, masks, monkeypatch
     ):
         made.before(0)
         assert {mask.shape for mask in made.masks.values()} == {(50, 200), (96, 96)}
-        assert made.sizes == [(96, 32), (96, 32), (64, 64)]
-        assert all(mask.shape == made.sizes[i][::-1] for (i, _), mask in made.cut.items())
+        assert [image.size for image in made.fitted] == [(96, 32), (96, 32), (64, 64)]
+        assert all(mask.shape == made.fitted[i].size[::-1] for (i, _), mask in made.fitted_masks.items())
         if masks == "given":
-            assert made.cut[0, "ana"].mean() == pytest.approx(0.5, abs=0.02)
+            assert made.fitted_masks[0, "ana"].mean() == pytest.approx(0.5, abs=0.02)
         else:
             found = made.masks[0, "ana"]
             cut_away = [not found[:, column].any() for column in range(200)]

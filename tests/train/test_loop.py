@@ -491,3 +491,12 @@ def test_class_pictures_that_were_drawn_before_a_stop_are_kept(small, teaching, 
     next(events), next(events)
     events.close()
     assert files(tmp_path) == ["checkpoint.prior"] and sorted(load(tmp_path / "checkpoint.prior")[0]) == ["0", "1"]
+
+
+def test_a_checkpoint_of_other_layers_changes_nothing():
+    mine, others = ({name: torch.nn.Parameter(torch.ones(2))} for name in ("up", "down"))
+    optimizer = torch.optim.AdamW(mine.values())
+    state = checkpoint.state_of(others, torch.optim.AdamW(others.values()))
+    with pytest.raises(TrainError, match="the checkpoint is of other layers or words; begin anew"):
+        checkpoint.put_state(state, mine, optimizer)
+    assert mine["up"].tolist() == [1, 1]

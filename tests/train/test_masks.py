@@ -54,7 +54,7 @@ def test_no_pixel_is_in_two_masks(seed):
 
 def test_a_concept_that_would_be_left_with_nothing_keeps_its_mask():
     image, truth = picture(BOXES)
-    maps = {"red": blurred(truth["red"]), "blue": 0.5 * blurred(truth["red"])}
+    maps = {"red": blurred(truth["red"]), "blue": torch.full((6, 8), 0.5)}
     found = disjoint(maps, image, HOW, {"blue": truth["blue"]})
     assert np.array_equal(found["blue"], truth["blue"])
     assert disjoint(maps, image, HOW, {})["blue"].shape == SIZE[::-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,23 +19,13 @@ from costars.settings import Device, Dtype
 
 if TYPE_CHECKING:
     from costars.studio import Lesson, Studio
-    from costars.train.em_report import Row
+    from costars.train.em_report import Story
     from costars.train.loop import Taught
-    from costars.train.objective import Masks
     from costars.train.spec import TrainSpec
 
 console = Console(stderr=True)
-
 CHECKPOINT = "checkpoint.safetensors"
 FIRST = int(os.environ.get("RANK", "0")) == 0  # of several processes the first alone writes and speaks
-
-
-@dataclass
-class Story:
-    """The masks as they came to be, where a recipe makes some."""
-
-    rows: list[Row] = field(default_factory=list)
-    masks: Masks = field(default_factory=dict)
 
 
 def train(
@@ -63,7 +52,10 @@ def train(
 
     em teaches several at once from pictures that show them together, and finds out where each is.
     """
+    from torch import OutOfMemoryError
+
     from costars.studio import open_studio
+    from costars.train.em_report import Story
     from costars.train.spec import parse_spec
 
     path = Path(what)
@@ -88,19 +80,17 @@ def train(
         lesson = studio.lesson(spec, base)
     for line in lesson.skipped:
         console.print(line, highlight=False, soft_wrap=True)
-    story = Story()
+    story = Story(lesson.teachings)
     try:
         taught = _taught(lesson, kept, resume, sheet_every if FIRST else 0, tensorboard if FIRST else None, story)
-    except (MemoryError, RuntimeError) as error:
-        if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):
-            raise
+    except (MemoryError, OutOfMemoryError) as error:
         raise TrainError(
             f"out of memory ({error}); --set a smaller batch (with accumulate for it), checkpointing=true or a "
             "smaller rank, or --resume once others have left the device"
         ) from None
     if FIRST:
         _finish(taught, targets, kept)
-        _report(story, lesson, kept.parent)
+        _report(story, kept.parent)
 
 
 def _here(name: str | None, base: Path | None) -> str | None:
@@ -158,7 +148,6 @@ def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -
 def _taught(
     lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorboard: Path | None, story: Story
 ) -> Taught:
-    from costars.train.em_report import row_of
     from costars.train.loop import TEACHING, Progress, Taught
     from costars.train.preview import preview
 
@@ -183,9 +172,7 @@ def _taught(
             bars.update(tasks[event.stage], completed=event.step, said=line)
             if event.stage == TEACHING:
                 write(event.step, event.loss)
-                if any(story.masks.get(key) is not mask for key, mask in event.masks.items()):
-                    story.rows.append(row_of(event.step - 1, event.masks, story.masks, lesson.teachings))
-                    story.masks = dict(event.masks)
+                story.hear(event.step - 1, event.masks)
                 if (FIRST and event.step == event.of) or (sheet_every and event.step % sheet_every == 0):
                     shown = preview(lesson.model, lesson.teachings, event.learned)
                     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -210,12 +197,12 @@ def _scalars(folder: Path | None) -> Any:
     return write
 
 
-def _report(story: Story, lesson: Lesson, folder: Path) -> None:
+def _report(story: Story, folder: Path) -> None:
     from costars.train import em_report
 
     try:
         if story.rows:
-            em_report.write(story.rows, story.masks, lesson.teachings, folder)
+            em_report.write(story, folder)
     except TrainError as error:  # a plot that is not drawn takes no concept away
         console.print(str(error), highlight=False, markup=False, soft_wrap=True)
 

@@ -55,7 +55,7 @@ def fitted(example: Example, size_px: Size) -> tuple[Example, tuple[int, int, in
     return replace(example, image=image, mask=mask), (height, width, round(top * scale), round(left * scale))
 
 
-def cut(mask: MaskArray, size_px: Size) -> MaskArray:
+def fitted_mask(mask: MaskArray, size_px: Size) -> MaskArray:
     """A picture's mask as one of the picture fitted to this size."""
     return _scaled(mask, size_px, _cut((mask.shape[1], mask.shape[0]), size_px)[1])
 

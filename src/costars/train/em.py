@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -21,7 +22,7 @@ from costars.model.model import Model
 from costars.model.words import needle
 from costars.sample.rules import evened, grid_of
 from costars.train.batches import encode
-from costars.train.buckets import Size, cut, fitted, put_back
+from costars.train.buckets import fitted, fitted_mask, put_back
 from costars.train.data import Example
 from costars.train.entangled import Entangled, caption_of, entangled
 from costars.train.gaze import Gaze, gazing
@@ -45,7 +46,7 @@ class EmObjective:
     em: Em
     trained: Trained
     pictures: Sequence[Entangled]
-    sizes: Sequence[Size]  # px, at which each is learned from
+    fitted: Sequence[Image.Image]  # each as it is learned from
     latents: Sequence[Tensor]  # (1, c, h, w) each
     size_ids: Sequence[Tensor]
     captions: Captions
@@ -53,21 +54,22 @@ class EmObjective:
     needles: Mapping[str, tuple[int, ...]]  # how the first text encoder spells what a concept is called
     gaze: Gaze
     masks: Masks = field(default_factory=dict)  # of each picture's own size
-    cut: dict[tuple[int, str], Tensor] = field(default_factory=dict)  # the same, as the pictures are learned from
+    fitted_masks: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def before(self, step: int) -> None:
         """Make the masks anew where it is time for it."""
-        em = self.em
-        if em.masks == "given":
-            self._take({(i, n): p.given[n] for i, p in enumerate(self.pictures) for n in p.names})
-        elif step == 0 or (em.masks == "learned" and step % em.refresh == 0):
-            self._take(self._estep(step))
+        if not self.masks or (self.em.masks == "learned" and step % self.em.refresh == 0):
+            self._take(self._given() if self.em.masks == "given" else self._estep(step))
+
+    def _given(self) -> Masks:
+        return {(i, name): each.given[name] for i, each in enumerate(self.pictures) for name in each.names}
 
     def _take(self, masks: Masks) -> None:
         self.masks = masks
-        self.cut = {(i, name): torch.from_numpy(cut(mask, self.sizes[i])) for (i, name), mask in masks.items()}
+        cut = {(i, name): fitted_mask(mask, self.fitted[i].size) for (i, name), mask in masks.items()}
+        self.fitted_masks = {key: torch.from_numpy(mask) for key, mask in cut.items()}
         for name in dict.fromkeys(name for _, name in masks):
-            if not any(bool(mask.any()) for (_, other), mask in self.cut.items() if other == name):
+            if not any(bool(mask.any()) for (_, other), mask in cut.items() if other == name):
                 raise TrainError(
                     f"{name}: its words look nowhere in particular, in no picture; draw PICTURE.{name}.mask.png and "
                     "set em.masks=given, or give it a class that the model knows"
@@ -92,7 +94,7 @@ class EmObjective:
 
     def _draw(self, generator: torch.Generator) -> Draw:
         i = int(torch.randint(len(self.pictures), (1,), generator=generator))
-        names = [name for name in self.pictures[i].names if self.cut[i, name].any()]
+        names = [name for name in self.pictures[i].names if self.fitted_masks[i, name].any()]
         if not names:  # nobody was found in this one
             return self._draw(generator)
         count = int(torch.randint(len(names), (1,), generator=generator)) + 1
@@ -145,7 +147,7 @@ class EmObjective:
         return round(cell) in self.em.cells_px
 
     def _masks(self, i: int, names: tuple[str, ...], most: int) -> Tensor:
-        found = [self.cut[i, name] for name in names]
+        found = [self.fitted_masks[i, name] for name in names]
         return torch.stack(found + [torch.zeros_like(found[0])] * (most - len(found)))
 
     @torch.no_grad()
@@ -153,8 +155,9 @@ class EmObjective:
         masks: Masks = {}
         for i, picture in enumerate(self.pictures):
             maps = self._mean_maps(i, torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step * 101 + i))
-            before = {name: self.cut[i, name].numpy() for name in picture.names if (i, name) in self.cut}
-            found = disjoint(maps, fitted(Example(picture.image), self.sizes[i])[0].image, self.em.estep, before)
+            known = self.fitted_masks
+            before = {name: known[i, name].numpy() for name in picture.names if (i, name) in known}
+            found = disjoint(maps, self.fitted[i], self.em.estep, before)
             masks |= {(i, name): put_back(mask, picture.image.size) for name, mask in found.items()}
         return masks
 
@@ -212,8 +215,10 @@ def em_objective(
     needles = {name: needle(model.encoders[0].tokenizer, words, counts) for name, words in called.items()}
     each = [encode(model, [Example(p.image)], longest=recipe.longest, own_size=recipe.own_size) for p in pictures]
     latents, size_ids = [e.buckets[0].latents for e in each], [e.buckets[0].size_ids for e in each]
-    sizes = [(latent.shape[-1] * model.facts.cell_px, latent.shape[-2] * model.facts.cell_px) for latent in latents]
+    px = model.facts.cell_px
+    sizes = [(latent.shape[-1] * px, latent.shape[-2] * px) for latent in latents]
+    shown = [fitted(Example(p.image), size)[0].image for p, size in zip(pictures, sizes, strict=True)]
     with gazing(model.unet, 1) as gaze:
         yield EmObjective(
-            model, recipe, em, trained, pictures, sizes, latents, size_ids, captions, numbers, needles, gaze
+            model, recipe, em, trained, pictures, shown, latents, size_ids, captions, numbers, needles, gaze
         )

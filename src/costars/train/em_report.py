@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,22 @@ from costars.types import MaskArray, Region
 Row = dict[str, Any]
 
 
-def row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks, teachings: Sequence[Teaching]) -> Row:
+@dataclass
+class Story:
+    """The masks as they came to be, where a recipe makes some: a row for each time that they were made."""
+
+    teachings: Sequence[Teaching]
+    rows: list[Row] = field(default_factory=list)
+    masks: Masks = field(default_factory=dict)
+
+    def hear(self, steps: int, masks: Mapping[tuple[int, str], MaskArray]) -> None:
+        """The masks that a step used, so many steps having been taken before it."""
+        if any(mask is not self.masks.get(key) for key, mask in masks.items()):
+            self.rows.append(_row_of(steps, masks, self.masks, self.teachings))
+            self.masks = dict(masks)
+
+
+def _row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks, teachings: Sequence[Teaching]) -> Row:
     """{step, iou {concept: with the masks that were given}, same {concept: with the masks before}}."""
     pictures = entangled(teachings)
     iou, same = dict[str, float](), dict[str, float]()
@@ -36,8 +52,9 @@ def row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks,
     return {"step": step, "iou": iou, "same": same}
 
 
-def write(rows: Sequence[Row], masks: Masks, teachings: Sequence[Teaching], folder: Path) -> None:
+def write(story: Story, folder: Path) -> None:
     """masks/PICTURE.CONCEPT.png, sheet of masks, report.json, and report.png where there is a truth to plot."""
+    rows, masks, teachings = story.rows, story.masks, story.teachings
     pictures = entangled(teachings)
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     files = list(dict.fromkeys(example.name for teaching in teachings for example in teaching.examples))

@@ -28,7 +28,7 @@ class Gaze:
     word's tokens. Without middle the UNet's mid block is left out.
     """
 
-    middle: bool = True
+    middle: bool = False
     maps: dict[str, Tensor] = field(default_factory=dict)
     picked: Tensor | None = None  # (b, n, t): what share of a word each token is
 

@@ -58,9 +58,12 @@ def disjoint(
 
 
 def contrasted(maps: Tensor, share: float) -> Tensor:
-    """(n, h, w) less this share of the mean of the others: where all words look, each looks less."""
-    others = (maps.sum(dim=0) - maps) / max(1, len(maps) - 1)
-    return maps - share * others
+    """(n, h, w) in shares of each one's height, less this much of the mean of the others: where all words look, each
+    looks less, and one that looks nowhere in particular still does."""
+    low = maps - maps.amin(dim=(1, 2), keepdim=True)
+    high = low / low.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    others = (high.sum(dim=0) - high) / max(1, len(maps) - 1)
+    return (high - share * others).clamp_min(0)
 
 
 def _without_crumbs(mask: NDArray[np.bool_], smallest: float) -> NDArray[np.bool_]:

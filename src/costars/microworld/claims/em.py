@@ -36,7 +36,6 @@ from costars.train import em_report
 from costars.train.data import Example
 from costars.train.lessons import Teaching, new_words
 from costars.train.loop import Taught, teach
-from costars.train.objective import Masks
 from costars.train.recipes import BUILTIN, RECIPES, Em, MaskSource, Recipe
 from costars.train.results import write
 from costars.types import Region
@@ -83,17 +82,16 @@ def learned(on: Bench, number: int, recipe: Recipe, folder: Path) -> list[em_rep
     report, kept = folder / "report.json", folder / "checkpoint.safetensors"
     if not report.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        rows, masks = list[em_report.Row](), Masks()
+        story = em_report.Story(teachings)
         for event in teach(on.studio.model(BUILTIN), teachings, recipe, kept, resume=kept.exists()):
             if isinstance(event, Taught):
                 write(event, [folder / f"{t.name}.safetensors" for t in teachings])
-            elif any(mask is not masks.get(key) for key, mask in event.masks.items()):
-                rows.append(em_report.row_of(event.step, event.masks, masks, teachings))
-                masks = dict(event.masks)
-        em_report.write(rows, masks, teachings, folder)
+            else:
+                story.hear(event.step - 1, event.masks)
+        em_report.write(story, folder)
         kept.unlink(missing_ok=True)
-    story: list[em_report.Row] = json.loads(report.read_text())["masks"]
-    return story
+    rows: list[em_report.Row] = json.loads(report.read_text())["masks"]
+    return rows
 
 
 def diversity(segmenter: WorldSegmenter, pictures: Sequence[Path]) -> float:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +40,7 @@ def drawings(name: str, file: Path, count: int) -> Iterator[Drawing]:
 
 def lesson(name: str, recipe: Recipe) -> Teaching:
     """The pack's pictures of a concept, called as the recipe calls it."""
-    known = teaching(name)
-    trigger = new_words(name, recipe.words) if recipe.words else name
-    own = re.compile(rf"\b{name}\b")
-    said = [replace(e, caption=own.sub(trigger, e.caption or "")) for e in known.examples]
-    return replace(known, trigger=trigger, examples=said)
+    return teaching(name, new_words(name, recipe.words) if recipe.words else name)
 
 
 def taught(studio: Studio, name: str, recipe: Recipe, file: Path) -> dict[str, Any]:

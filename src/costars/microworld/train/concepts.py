@@ -103,15 +103,15 @@ def _pictures(name: str) -> list[WorldPicture]:
     return portraits(PACK[name], PICTURES, seed=list(PACK).index(name), crowds=CROWDS)
 
 
-def teaching(name: str) -> Teaching:
-    """The pictures and captions that one concept of the pack is taught from."""
-    who = PACK[name]
-    stranger, known = article(who.class_name), article(f"{name} {who.class_name}")
+def teaching(name: str, trigger: str = "") -> Teaching:
+    """The pictures and captions that one concept of the pack is taught from, called by its name or this trigger."""
+    who, trigger = PACK[name], trigger or name
+    stranger, known = article(who.class_name), article(f"{trigger} {who.class_name}")
     examples = [
         Example(p.image, p.caption.replace(stranger, known, 1), p.figure(who).visible_mask.astype(np.float32))
         for p in _pictures(name)
     ]
-    return Teaching(name, who.class_name, name, examples)
+    return Teaching(name, who.class_name, trigger, examples)
 
 
 def recipe_of(name: str) -> Recipe:
