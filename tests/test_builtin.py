@@ -18,7 +18,8 @@ from costars.microworld.train.concepts import PACK
 from costars.microworld.train.segmenter import measure
 from costars.microworld.world import sample_picture
 from costars.model.adapters import one_adapter_per_row, text_adapter
-from costars.records import read_plan, write_picture, write_plan
+from costars.records.pictures import write_picture
+from costars.records.plans import read_plan, write_plan
 from costars.sample.denoise import denoise, sampler
 from costars.scene import parse_scene
 from costars.scene_files import load_scene

@@ -10,22 +10,16 @@ import torch
 from PIL import Image
 
 from costars.errors import RegionError, SceneError
-from costars.records import (
-    check_folder,
-    dump,
-    png,
-    read_plan,
-    whole_folder,
-    with_scene,
-    write_failure,
-    write_picture,
-    write_plan,
-)
+from costars.records.drawn_from import with_scene
+from costars.records.folder import check_folder, whole_folder
+from costars.records.pictures import dump, png, write_failure, write_picture
+from costars.records.plans import read_plan, write_plan
 from costars.scene import parse_scene
 from costars.sheets import masks_in_colour, sheet
 from costars.types import Layout, Picture, Plan
 
-VERSIONS = {"costars": "0", "model_sha256": "abcdef0123456789"}
+VERSIONS = {"costars": "0", "model_sha256": "abcdef0123456789", "scheduler": "EulerDiscreteScheduler"}
+HASHES = {"cast.a.concept": "1f", "cast.b.concept": "2e"}
 
 
 @pytest.fixture
@@ -43,7 +37,7 @@ def plan(make_scene, make_region) -> Plan:
 def picture(plan) -> Picture:
     seconds = {"load": 1.0, "layout": 1.5, "segment": 0.5, "personalise": 3.0, "decode": 0.1}
     image = Image.new("RGB", (64, 64), "teal")
-    return Picture(image, plan.scene, plan, {"a": "1f", "b": "2e"}, {"stage1": 20, "stage2": 49}, seconds, VERSIONS)
+    return Picture(image, plan.scene, plan, HASHES, {"stage1": 20, "stage2": 49}, seconds, VERSIONS)
 
 
 def test_a_plan_comes_back_as_it_was(plan, tmp_path):
@@ -187,7 +181,7 @@ def test_a_picture_is_five_kinds_of_file(picture, tmp_path):
     names = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert names == {"picture.png", "layout.png", "sheet.png", "result.json", "masks/a.png", "masks/b.png"}
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert list(result) == ["scene", "seed", "rows", "seconds", "regions", "versions", "memory"]
+    assert list(result) == ["scene", "seed", "rows", "seconds", "regions", "versions", "hashes", "memory"]
     assert list(result["seconds"]) == ["load", "layout", "segment", "personalise", "decode"]
     assert list(result["rows"]) == ["stage1", "stage2"]
     assert list(result["regions"][0]) == ["name", "class_name", "box", "score", "depth", "area"]
@@ -197,10 +191,10 @@ def test_a_picture_is_five_kinds_of_file(picture, tmp_path):
 def test_a_picture_holds_its_scene_and_what_others_read(picture):
     image = Image.open(BytesIO(png(picture)))
     facts = json.loads(image.info["costars"])
-    assert facts == {"scene": dump(picture.scene), "concepts": {"a": "1f", "b": "2e"}, "versions": VERSIONS}
+    assert facts == {"scene": dump(picture.scene), "hashes": HASHES, "versions": VERSIONS}
     assert image.info["parameters"].splitlines() == [
         "photo of a and b in the forest",
-        "Steps: 10, Sampler: checkpoint, CFG scale: 5.0, Seed: 0, Size: 64x64, Model hash: abcdef0123, "
+        "Steps: 10, Sampler: EulerDiscreteScheduler, CFG scale: 5.0, Seed: 0, Size: 64x64, Model hash: abcdef0123, "
         "Model: tiny-sdxl, Version: costars 0",
     ]
     assert image.tobytes() == picture.image.tobytes()

@@ -33,7 +33,10 @@ def test_steps_come_one_by_one_and_the_picture_last(studio, make_scene, halves):
     ]
     assert all(isinstance(s, Step) and s.latent.shape == (1, 4, 8, 8) for s in steps)
     assert list(picture.plan.regions) == ["a", "b"]
-    assert set(picture.concepts) == {"a", "b"} and picture.rows == {"stage1": 8, "stage2": 21}
+    assert set(picture.hashes) == {"cast.a.concept", "cast.b.concept", "masks"} and picture.rows == {
+        "stage1": 8,
+        "stage2": 21,
+    }
     assert set(picture.versions) >= {"python", "costars", "torch", "diffusers", "model_sha256"}
     assert studio.render(picture.plan).image.tobytes() == picture.image.tobytes()
 

@@ -66,7 +66,7 @@ def load_scene(path: Path) -> Scene:
     if path.suffix not in readers:
         raise SceneError(f"{path}: a scene is a .yaml, .toml or .json file, or a .png that costars wrote")
     try:
-        data = readers[path.suffix](path.read_text())
+        data = readers[path.suffix](path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, yaml.YAMLError) as error:

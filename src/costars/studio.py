@@ -24,8 +24,9 @@ from costars.model.load import load_model
 from costars.model.memory import TIERS, lower_tier
 from costars.model.model import Model
 from costars.model.schedulers import scheduler_of
-from costars.model.source import PART, PIPELINE, Source, located
+from costars.model.source import PART, PIPELINE, Source, located, sha256_of
 from costars.options import Checkpoint
+from costars.records.origin import hashes_of, versions_of
 from costars.resolve import check_classes, check_prompts, fitted
 from costars.scene import Scene
 from costars.segment.assign import Limits, assign, check_where, lost_members
@@ -38,7 +39,6 @@ from costars.train.recipes import Recipe
 from costars.train.spec import TrainSpec, recipe_of
 from costars.train.subjects import prepared
 from costars.types import ControlNet, Job, Picture, Plan, Segmenter, Step
-from costars.versions import versions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -67,7 +67,7 @@ class Studio:
     max_rows: int = 0
     memory: str = "auto"
     models: dict[Source, Model] = field(default_factory=dict)
-    control_nets: dict[Path, ControlNetModel] = field(default_factory=dict)
+    control_nets: dict[Path, tuple[ControlNetModel, str]] = field(default_factory=dict)  # each with its sha256
     load_seconds: float = 0.0
 
     @property
@@ -128,11 +128,11 @@ class Studio:
         for control in scene.controls:
             folder = located(control.model, base, offline=self.settings.offline, what="controls.model", wanted=PART)
             if folder not in self.control_nets:
-                self.control_nets[folder] = load_control_net(folder, control.model, model)
-            check_control_net(self.control_nets[folder], control.model, model)
+                self.control_nets[folder] = load_control_net(folder, control.model, model), sha256_of(folder)
+            net, sha256 = self.control_nets[folder]
+            check_control_net(net, control.model, model)
             image = control_image(control.image, base, size_px(model, scene), model)
-            net = self.control_nets[folder]
-            controls.append(ControlNet(net, image, control.scale, control.start, control.end))
+            controls.append(ControlNet(net, image, control.scale, control.start, control.end, sha256))
         return tuple(controls)
 
     def lesson(self, spec: TrainSpec, base: Path | None = None) -> Lesson:
@@ -167,6 +167,7 @@ class Studio:
         tiers = {model.residence.tier for model in self.models.values()}
         lower = lower_tier(max(tiers, key=TIERS.index, default=TIERS[0]))
         self.models.clear()
+        self.control_nets.clear()
         torch.cuda.empty_cache()
         self.memory = lower or self.memory
         return lower is not None
@@ -255,15 +256,14 @@ class Studio:
             "personalise": personalised - began,
             "decode": time.perf_counter() - personalised,
         }
-        hashes = {name: concept.sha256 for name, concept in job.concepts.items()}
         yield Picture(
             image=image,
             scene=scene,
             plan=plan,
-            concepts=hashes,
+            hashes=hashes_of(job, model, plan),
             rows={"stage1": plan.layout.rows if plan else 0, "stage2": rows},
             seconds=seconds,
-            versions=versions(model.facts.sha256, model.device.type, str(model.dtype).removeprefix("torch.")),
+            versions=versions_of(model, scheduler),
             notes=job.notes,
             memory=model.residence.tier,
             lost=self._lost(job, model, plan, image),

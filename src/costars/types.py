@@ -7,7 +7,7 @@ image grid, and are brought to the latent grid in sample/blend.py alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Protocol
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import Module
 
 from costars.scene import Scene
 
@@ -175,13 +176,14 @@ class Plan:
 class Picture:
     """The result, with all it was made from; plan is None for a method that needs none, notes are the job's.
 
+    hashes are the sha256 of what the scene names, by its place there (cast.ana.concept), and of the plan's masks;
     lost are members of the plan who cannot be seen in the picture, where its segmenter can tell.
     """
 
     image: Image.Image
     scene: Scene
     plan: Plan | None
-    concepts: Mapping[str, str]
+    hashes: Mapping[str, str]
     rows: Mapping[str, int]
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
@@ -195,14 +197,15 @@ class ControlNet:
     """A drawn pose, edge or depth picture (1, 3, h px, w px) in [0, 1] with the network that keeps to it.
 
     net is a diffusers ControlNetModel (Zhang et al. 2023, arXiv 2302.05543); it acts with this scale in
-    the steps from share start to share end.
+    the steps from share start to share end. sha256 is of its weights.
     """
 
-    net: Callable[..., tuple[Sequence[Tensor], Tensor]]
+    net: Module
     image: Tensor
     scale: float
     start: float
     end: float
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
 """Less of a checkpoint in memory changes where its modules are, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from diffusers import ControlNetModel
 from torch import nn
 
 from costars.errors import ModelError
 from costars.methods.two_stage import draw_layout
 from costars.model.adapters import scaled, text_adapter
+from costars.model.control import load_control_net
 from costars.model.load import load_model
 from costars.model.memory import Residence, chosen_tier, lower_tier, size_of
 from costars.model.source import Source
 from costars.steps import spared
-from costars.types import Job
+from costars.types import ControlNet, Job
 
 CPU = torch.device("cpu")
 
@@ -40,6 +44,31 @@ def test_a_layout_is_the_same_whatever_stays_in_memory(tiny, golden, concepts, m
         text = small.encode_text("a man")
     with text_adapter(tiny.encoders, scaled(concepts["a"].adapter, 0.8)):
         assert torch.equal(text.tokens, tiny.encode_text("a man").tokens)
+
+
+@pytest.mark.parametrize("memory", ["full", "offload", "sequential"])
+def test_a_control_net_lives_where_the_rest_does(tiny, golden, concepts, make_scene, finish, memory, tmp_path):
+    model = load_model(Source("tiny", golden / "tiny-sdxl"), CPU, torch.float32, memory=memory)
+    drawn = ControlNetModel.from_unet(tiny.unet)
+    for block in (*drawn.controlnet_down_blocks, drawn.controlnet_mid_block):
+        block.weight.data.fill_(0.05)
+    drawn.save_pretrained(tmp_path)
+    net = load_control_net(tmp_path, "pose", model)
+    assert all(p.is_meta for p in net.parameters()) == (memory == "sequential")
+    latents = []
+    for each, on in ((drawn, tiny), (net, model)):
+        control = ControlNet(each, torch.ones(1, 3, 64, 64), 1.0, 0.0, 1.0)
+        job = Job(make_scene(steps=2), concepts, controls=(control,))
+        latents.append(finish(draw_layout(on, job, on.scheduler))[0].latents)
+    plain = finish(draw_layout(tiny, Job(make_scene(steps=2), concepts), tiny.scheduler))[0].latents
+    assert torch.equal(*latents) and not torch.equal(latents[0], plain)
+
+
+def test_with_offload_a_control_net_is_on_the_device_only_while_it_draws(tiny):
+    net, residence = Moved(), Residence("offload", CPU)
+    with replace(tiny, residence=residence).drawing([ControlNet(net, torch.ones(1, 3, 64, 64), 1.0, 0.0, 1.0)]):
+        assert net.sent == ["cpu"] and residence.busy[id(net)] == 1
+    assert not residence.busy[id(net)]
 
 
 def test_with_offload_a_module_is_on_the_device_only_while_it_works():

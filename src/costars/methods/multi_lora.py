@@ -21,7 +21,7 @@ def sample(model: Model, job: Job, scheduler: object) -> Generator[Step, None, T
         path = everyone_path(model, job, adapter)
     steps = sampler_of(model, job.scene, scheduler)
     latent = steps.noise(model)
-    with model.drawing(), one_adapter_per_row(model.unet, "unet.", {EVERYONE: adapter}) as adapters:
+    with model.drawing(job.controls), one_adapter_per_row(model.unet, "unet.", {EVERYONE: adapter}) as adapters:
         run = denoise(model, latent, [path], steps, adapters=adapters, controls=job.controls, stage="personalise")
         for step in run:
             latent = step.latent

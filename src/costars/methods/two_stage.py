@@ -55,7 +55,7 @@ def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, No
 def _stage1(
     model: Model, job: Job, path: Path, steps: Sampler, latent: Tensor, rule: AttentionRule | None = None
 ) -> Generator[Step, None, None]:
-    with model.drawing(), one_adapter_per_row(model.unet, "unet.", style_adapter(job)) as adapters:
+    with model.drawing(job.controls), one_adapter_per_row(model.unet, "unet.", style_adapter(job)) as adapters:
         yield from denoise(
             model, latent, [path], steps, rule=rule, adapters=adapters, controls=job.controls, stage="layout"
         )
@@ -112,7 +112,7 @@ def personalise(model: Model, plan: Plan, job: Job, scheduler: object) -> Genera
     latent = latents[start : start + 1]
     runs = stretches(method, paths, start, of, kept)
     steps, used = _sampler(model, job, scheduler, latents, start)
-    with model.drawing(), one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
+    with model.drawing(job.controls), one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
         for some, first, stop in runs:
             mixed = denoise(
                 model,

@@ -20,7 +20,7 @@ from costars.types import ControlNet
 
 
 def load_control_net(folder: Path, name: str, model: Model) -> ControlNetModel:
-    """A ControlNet on the model's device; raises ModelError if it is none."""
+    """A ControlNet that lives where the model's own parts do; raises ModelError if it is none."""
     try:
         net: ControlNetModel = part_of(ControlNetModel, folder, model.dtype)
     except Exception as error:  # whatever diffusers raises over a folder that is none
@@ -28,7 +28,8 @@ def load_control_net(folder: Path, name: str, model: Model) -> ControlNetModel:
         raise ModelError(
             f"controls.model {name!r}: no ControlNet in safetensors ({line}); want a diffusers folder or hub id"
         ) from None
-    return net.to(model.device)
+    model.residence.settle(net)
+    return net
 
 
 def check_control_net(net: ControlNetModel, name: str, model: Model) -> None:

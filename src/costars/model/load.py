@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from costars.model.memory import Residence, chosen_tier, size_of
 from costars.model.model import Facts, Model
 from costars.model.parts import part_of
 from costars.model.single_file import CONFIGS, family_of, module_of, prediction_of, read_single, tokenizer_of
-from costars.model.source import Source
+from costars.model.source import Source, sha256_of
 from costars.model.text import TextEncoder, TextEncoders
 
 SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -87,6 +86,7 @@ def load_model(
         cell_px=cell_px,
         latent_channels=int(unet.config["in_channels"]),
         segmenter=segmenter,
+        vae_sha256=sha256_of(_vae_of(source.vae)) if source.vae else "",
     )
     modules = (unet, vae, *(e.module for e in encoders))
     residence = Residence(chosen_tier(memory, size_of(*modules), device), device)
@@ -103,7 +103,7 @@ def _folder(source: Source, dtype: torch.dtype) -> Parts:
         module=lambda kind, part: part_of(kind, folder / part, dtype),
         tokenizer=lambda part: CLIPTokenizer.from_pretrained(folder / part, local_files_only=True),
         scheduler=json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
-        sha256=lambda: _hash(sorted((folder / "unet").glob("*.safetensors"))),
+        sha256=lambda: sha256_of(folder / "unet"),
     )
 
 
@@ -122,7 +122,7 @@ def _single(source: Source, dtype: torch.dtype) -> Parts:
         module=lambda kind, part: module_of(kind, tensors, part, config, dtype),
         tokenizer=lambda part: tokenizer_of(config / part),
         scheduler=told | _predicting(prediction_of(tensors)),
-        sha256=lambda: _hash([source.path]),
+        sha256=lambda: sha256_of(source.path),
     )
 
 
@@ -142,10 +142,15 @@ def _vae(source: Source, parts: Parts, dtype: torch.dtype) -> AutoencoderKL:
     """The checkpoint's own decoder, or the one that replaces it: a diffusers folder or a single file."""
     if source.vae is None:
         return parts.module(AutoencoderKL, "vae")
-    if source.vae.is_dir():
-        inner = source.vae / "vae"
-        return part_of(AutoencoderKL, inner if inner.is_dir() else source.vae, dtype)
-    return module_of(AutoencoderKL, read_single(source.vae), "vae", source.config or CONFIGS / parts.family, dtype)
+    path = _vae_of(source.vae)
+    if path.is_dir():
+        return part_of(AutoencoderKL, path, dtype)
+    return module_of(AutoencoderKL, read_single(path), "vae", source.config or CONFIGS / parts.family, dtype)
+
+
+def _vae_of(path: Path) -> Path:
+    """The decoder's own folder where a whole checkpoint's was given."""
+    return path / "vae" if (path / "vae").is_dir() else path
 
 
 def _check_folder(folder: Path, name: str) -> str:
@@ -184,12 +189,3 @@ def _scheduler(config: dict[str, Any]) -> Any:
     if kind is None:
         raise LookupError(f"diffusers has no scheduler {config.get('_class_name')!r}")
     return kind.from_config(config)
-
-
-def _hash(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

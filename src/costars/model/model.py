@@ -16,7 +16,7 @@ from torch import Tensor
 from costars.errors import ModelError, SceneError
 from costars.model.memory import Residence
 from costars.model.text import NOTHING_LEARNED, TextEncoders, encode_text
-from costars.types import LearnedWords, Text
+from costars.types import ControlNet, LearnedWords, Text
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Facts:
     """What costars needs to know of a checkpoint beside its weights.
 
     name is what the scene called it, family is "sdxl", sha256 is of the UNet's weight file;
-    cell_px is how many px a latent cell spans.
+    cell_px is how many px a latent cell spans; vae_sha256 is of a decoder that replaces its own.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Facts:
     cell_px: int
     latent_channels: int
     segmenter: str
+    vae_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Model:
         """Within the block the text encoders are at work."""
         return self.residence.at_work(*(e.module for e in self.encoders))
 
-    def drawing(self) -> AbstractContextManager[None]:
-        """Within the block the UNet is at work."""
-        return self.residence.at_work(self.unet)
+    def drawing(self, controls: Sequence[ControlNet] = ()) -> AbstractContextManager[None]:
+        """Within the block the UNet is at work, and these ControlNets beside it."""
+        return self.residence.at_work(self.unet, *(control.net for control in controls))
 
     def encode_text(
         self,

@@ -75,7 +75,8 @@ def plan(
     offline: Offline = None,
 ) -> None:
     """Draw the layout and find who is where; edit the masks, then render the folder."""
-    from costars.records import check_folder, write_plan
+    from costars.records.folder import check_folder
+    from costars.records.plans import write_plan
     from costars.types import Plan
 
     scene = _changed(load_scene(scene_file), set_, seed)
@@ -100,7 +101,10 @@ def render(
     offline: Offline = None,
 ) -> None:
     """Render a scene, a plan that you may have edited, or a picture again."""
-    from costars.records import check_folder, read_plan, with_scene, write_picture
+    from costars.records.drawn_from import with_scene
+    from costars.records.folder import check_folder
+    from costars.records.pictures import write_picture
+    from costars.records.plans import read_plan
     from costars.types import Picture
 
     check_folder(out, "picture")
@@ -187,7 +191,7 @@ def _run(studio: Studio, what: Any, base: Path, retries: int, out: Path, kind: t
     try:
         made = shown(events, console, kind)
     except RegionError as error:
-        from costars.records import write_failure
+        from costars.records.pictures import write_failure
 
         seen = write_failure(error, out)
         raise RegionError(f"{error}; see {seen}/layout.png and {seen}/masks/") from None

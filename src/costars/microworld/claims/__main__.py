@@ -15,7 +15,7 @@ from costars.microworld.claims import report
 from costars.microworld.claims.cases import BASELINES, CLAIMS
 from costars.microworld.claims.draw import Easel
 from costars.microworld.claims.score import shipped_scorer
-from costars.records import check_folder
+from costars.records.folder import check_folder
 from costars.studio import open_studio
 
 SEEDS = {"identity": 20, "alone": 20, "start": 4, "ablation": 4, "degradation": 20, "count": 8}

@@ -16,7 +16,8 @@ from costars.catalog import METHODS
 from costars.errors import RegionError
 from costars.microworld.claims.cases import Case
 from costars.microworld.claims.score import Scorer, means, order_kept
-from costars.records import dump, same_layout, with_scene, write_failure, write_picture
+from costars.records.drawn_from import same_layout, with_scene
+from costars.records.pictures import dump, write_failure, write_picture
 from costars.scene import Scene
 from costars.studio import Studio
 from costars.types import Plan

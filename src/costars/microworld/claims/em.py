@@ -30,7 +30,7 @@ from costars.microworld.pictures import SEED
 from costars.microworld.places import PLACES
 from costars.microworld.segmenter import WorldSegmenter
 from costars.microworld.world import WorldPicture, sample_picture
-from costars.records import check_folder
+from costars.records.folder import check_folder
 from costars.sheets import grid, masks_in_colour
 from costars.train import em_report
 from costars.train.data import Example

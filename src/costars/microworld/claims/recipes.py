@@ -19,7 +19,7 @@ from costars.concepts.formats import read_card
 from costars.errors import CostarsError
 from costars.microworld.claims.taught import Bench, Drawing, bench, drawing_of, judged, mean_of, table
 from costars.microworld.train.concepts import teaching
-from costars.records import check_folder
+from costars.records.folder import check_folder
 from costars.sheets import grid
 from costars.studio import Studio
 from costars.train.lessons import Teaching, new_words

@@ -15,7 +15,7 @@ from costars.microworld.claims.base import PlaceSense
 from costars.microworld.claims.cases import ALONE_SEED, scene_of
 from costars.microworld.claims.score import Scorer, shipped_scorer
 from costars.microworld.places import PLACES
-from costars.records import dump
+from costars.records.pictures import dump
 from costars.scene import Scene
 from costars.studio import Studio, open_studio
 

@@ -1,0 +1,39 @@
+"""What a picture was made with: hashes of files and masks, versions of programs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from costars.model.model import Model
+from costars.records.regions import masks_hash
+from costars.types import Job, Plan
+
+PACKAGES = ("costars", "torch", "diffusers", "transformers")
+
+
+def hashes_of(job: Job, model: Model, plan: Plan | None) -> Mapping[str, str]:
+    """sha256 of every file beside the model's own, by its place in the scene, and of who stands where."""
+    hashes = {f"cast.{name}.concept": concept.sha256 for name, concept in job.concepts.items()}
+    hashes |= {f"controls.{i}.model": control.sha256 for i, control in enumerate(job.controls)}
+    if job.style is not None:
+        hashes["style.concept"] = job.style.sha256
+    if model.facts.vae_sha256:
+        hashes["checkpoint.vae"] = model.facts.vae_sha256
+    if plan is not None:
+        hashes["masks"] = masks_hash(plan.regions)
+    return hashes
+
+
+def versions_of(model: Model, scheduler: Any) -> Mapping[str, str]:
+    """Python, the libraries, the model's hash, the class of its scheduler, device and dtype."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "model_sha256": model.facts.sha256,
+        "scheduler": type(scheduler).__name__,
+        "device": model.device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }

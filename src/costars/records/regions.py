@@ -1,0 +1,55 @@
+"""Who stands where, as files hold it: a mask for each, and a line of facts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from costars.types import Region
+
+
+def region_facts(name: str, region: Region) -> dict[str, Any]:
+    return {
+        "name": name,
+        "class_name": region.class_name,
+        "box": [round(v, 4) for v in region.box],
+        "score": round(region.score, 4),
+        "depth": region.depth,
+        "area": round(region.area, 4),
+    }
+
+
+def write_masks(regions: Mapping[str, Region], folder: Path) -> None:
+    (folder / "masks").mkdir(exist_ok=True)
+    for name, region in regions.items():
+        Image.fromarray(_levels(region)).save(folder / "masks" / f"{name}.png")
+
+
+def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -> Region:
+    with Image.open(folder / "masks" / f"{facts['name']}.png") as image:
+        if image.size != size:
+            raise ValueError(f"masks/{facts['name']}.png is {image.size}, the layout is {size}")
+        mask = (np.asarray(image.convert("L")) / 255).astype(np.float32)
+    return Region(str(facts["class_name"]), mask, float(facts["score"]), int(facts["depth"]))
+
+
+def masks_hash(regions: Mapping[str, Region]) -> str:
+    """Of who stands where, as the files hold it."""
+    digest = hashlib.sha256()
+    for name, region in sorted(regions.items()):
+        digest.update(f"{name} {region.depth} ".encode() + _levels(region).tobytes())
+    return digest.hexdigest()
+
+
+def _levels(region: Region) -> NDArray[np.uint8]:
+    return (region.mask * 255).round().astype(np.uint8)
+
+
+def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 3) for key, value in seconds.items()}
