@@ -8,6 +8,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from costars.catalog import SEGMENTERS
+
 
 def member(**changes):
     return {"a": changes}
@@ -115,6 +117,20 @@ def test_who_is_missing_is_said_and_the_layout_is_kept_to_see_why(refused, write
     Image.new("L", (64, 64), 0).save(folder / "empty.png")
     refused("render", "scene.yaml", "--out", "out", said="b's visible mask covers 0.00%")
     assert (folder / "out" / "layout.png").is_file() and not (folder / "out" / "picture.png").exists()
+
+
+def test_six_members_where_five_figures_are_drawn_is_said_and_all_five_are_kept(
+    refused, folder, make_region, monkeypatch
+):
+    five = [make_region("man", (i / 5, 0.1, (i + 1) / 5, 0.9), 0.9, i) for i in range(5)]
+    monkeypatch.setitem(SEGMENTERS, "attention", lambda on: lambda layout, class_names: five)
+    names = "abcdef"
+    scene = yaml.safe_load((folder / "scene.yaml").read_text())
+    scene["prompt"] = " and ".join(f"{{{name}}}" for name in names)
+    scene["cast"] = {name: {"concept": "char_a"} for name in names}
+    (folder / "scene.yaml").write_text(yaml.safe_dump(scene))
+    refused("render", "scene.yaml", "--out", "out", said=" (man); it shows 5 man for a cast of 6")
+    assert len(list((folder / "out" / "masks").iterdir())) == 5 and not (folder / "out" / "picture.png").exists()
 
 
 def test_when_no_seed_shows_the_cast_the_last_one_says_why(refused, write, folder):
