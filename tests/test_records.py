@@ -181,7 +181,7 @@ def test_a_picture_is_five_kinds_of_file(picture, tmp_path):
     names = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert names == {"picture.png", "layout.png", "sheet.png", "result.json", "masks/a.png", "masks/b.png"}
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert list(result) == ["scene", "seed", "rows", "seconds", "regions", "versions", "hashes", "memory"]
+    assert list(result) == ["scene", "seed", "rows", "seconds", "regions", "versions", "hashes", "memory", "max_rows"]
     assert list(result["seconds"]) == ["load", "layout", "segment", "personalise", "decode"]
     assert list(result["rows"]) == ["stage1", "stage2"]
     assert list(result["regions"][0]) == ["name", "class_name", "box", "score", "depth", "area"]

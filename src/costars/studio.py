@@ -231,7 +231,7 @@ class Studio:
         scene, model = job.scene, self.model(job.scene.model, job.base, job.scene.checkpoint)
         method, scheduler = METHODS[scene.method.name], scheduler_of(scene.scheduler, model.scheduler)
         began = time.perf_counter()
-        rows = 0
+        rows = at_once = 0
         steps: Generator[Step, None, Tensor]
         if plan is not None and method.personalise is not None:
             steps = method.personalise(model, replace(plan, scene=scene), job, scheduler)
@@ -245,7 +245,7 @@ class Studio:
             except StopIteration as done:
                 latent: Tensor = done.value
                 break
-            rows = step.rows
+            rows, at_once = step.rows, step.at_once
             yield step
         personalised = time.perf_counter()
         image = model.decode(latent)
@@ -266,6 +266,7 @@ class Studio:
             versions=versions_of(model, scheduler),
             notes=job.notes,
             memory=model.residence.tier,
+            max_rows=at_once,
             lost=self._lost(job, model, plan, image),
         )
 

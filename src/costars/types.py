@@ -107,13 +107,17 @@ class Path:
 
 @dataclass(frozen=True)
 class Step:
-    """What every loop yields after a step: latent is (1, c, h, w), rows counts UNet rows so far."""
+    """What every loop yields after a step: latent is (1, c, h, w), rows counts UNet rows so far.
+
+    at_once is how many rows a UNet call has at most.
+    """
 
     stage: str
     index: int
     of: int
     latent: Tensor
     rows: int
+    at_once: int = 0
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,8 @@ class Picture:
     """The result, with all it was made from; plan is None for a method that needs none, notes are the job's.
 
     hashes are the sha256 of what the scene names, by its place there (cast.ana.concept), and of the plan's masks;
-    lost are members of the plan who cannot be seen in the picture, where its segmenter can tell.
+    max_rows is how many rows a UNet call had at most; lost are members of the plan who cannot be seen in
+    the picture, where its segmenter can tell.
     """
 
     image: Image.Image
@@ -189,6 +194,7 @@ class Picture:
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
     memory: str = "full"
+    max_rows: int = 0
     lost: tuple[str, ...] = ()
 
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from costars.errors import ModelError
 from costars.methods.two_stage import draw_layout
+from costars.model import memory
 from costars.model.adapters import scaled, text_adapter
 from costars.model.control import load_control_net
 from costars.model.load import load_model
-from costars.model.memory import Residence, chosen_tier, lower_tier, size_of
+from costars.model.memory import Portion, Residence, chosen_tier, lower_tier, size_of
 from costars.model.source import Source
 from costars.steps import spared
 from costars.types import ControlNet, Job
@@ -97,6 +98,55 @@ def test_auto_is_what_the_device_has_room_for(monkeypatch):
     assert chosen_tier("auto", 9_000, cuda) == "offload"
     assert chosen_tier("sequential", 1, cuda) == "sequential"
     assert chosen_tier("auto", 9_000, CPU) == "full"
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A device with so many bytes free, on which each row takes 100."""
+    bytes_free, rows_now = [0], [0]
+    monkeypatch.setattr(memory, "free_bytes", lambda device: bytes_free[0])
+    monkeypatch.setattr(memory, "_taken_bytes", lambda device: 5000)
+    monkeypatch.setattr(memory, "_most_taken_bytes", lambda device: 5000 + 100 * rows_now[0])
+
+    def through(free, rows, most=0):
+        bytes_free[0], portion, calls = free, Portion(most, torch.device("cuda")), []
+        for _ in range(2):
+            left = rows
+            while left:
+                rows_now[0] = portion.size(left)
+                with portion.measured(rows_now[0]):
+                    left -= rows_now[0]
+                calls.append(rows_now[0])
+        return calls
+
+    return through
+
+
+@pytest.mark.parametrize(
+    ("free", "most", "calls"),
+    [
+        (100_000, 0, [2, 7, 9]),  # room for all once the first two have told what they take
+        (500, 0, [2, 4, 3, 4, 4, 1]),  # 0.8 of it is room for four
+        (10, 0, [2, 2, 2, 2, 1] * 2),  # two must be together, come what may
+        (10, 5, [5, 4] * 2),  # what the user set is not questioned
+    ],
+)
+def test_as_many_rows_go_at_once_as_there_is_room_for(counted, free, most, calls):
+    assert counted(free, 9, most) == calls
+
+
+def test_a_cpu_counts_nothing_and_takes_all():
+    portion = Portion(0, CPU)
+    with portion.measured(7):
+        assert portion.size(7) == 7
+    assert portion.size(9) == 9
+
+
+def test_free_is_what_the_device_has_and_what_torch_holds_unused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 16_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 600)
+    assert memory.free_bytes(torch.device("cuda")) == 1100 and memory.free_bytes(CPU) is None
 
 
 def test_the_tiers_end():

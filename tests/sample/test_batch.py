@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from costars.model.memory import Portion
 from costars.sample.attention import Moment
 from costars.sample.batch import batch_of, positions_in
 from costars.types import ControlNet, Path
 
 SIZE = (64, 64)
+CPU = torch.device("cpu")
 
 
 def noise(model, paths, controls=(), progress=0.0):
@@ -15,7 +17,15 @@ def noise(model, paths, controls=(), progress=0.0):
     moment.progress = progress
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=model.dtype)
     with torch.no_grad():
-        return batch.noise(model, batch.samples(latent, 0), torch.tensor(500), moment, None, controls)
+        return batch.noise(
+            model,
+            batch.samples(latent, 0),
+            torch.tensor(500),
+            moment,
+            None,
+            controls,
+            Portion(model.max_rows, model.device),
+        )
 
 
 def test_a_text_beside_a_longer_one_is_read_as_if_it_stood_alone(tiny_double):
@@ -93,7 +103,15 @@ def test_each_layer_reads_its_own_tokens_down_mid_up(tiny_double, monkeypatch):
     batch, moment = batch_of(tiny_double, [path, Path("b", text)], SIZE), Moment()
     moment.layers = batch.layers
     with torch.no_grad(), attention_rule(layers, plain, moment):
-        batch.noise(tiny_double, torch.zeros(2, 4, 8, 8, dtype=torch.float64), torch.tensor(500), moment, None, ())
+        batch.noise(
+            tiny_double,
+            torch.zeros(2, 4, 8, 8, dtype=torch.float64),
+            torch.tensor(500),
+            moment,
+            None,
+            (),
+            Portion(0, CPU),
+        )
     for _, layer in layers:
         layer.to_k._forward_hooks.clear()
     for name, number in numbers.items():

@@ -31,7 +31,9 @@ class CountingUnet:
 
 
 def stub(max_rows: int = 0) -> SimpleNamespace:
-    return SimpleNamespace(unet=CountingUnet(), max_rows=max_rows, size_ids=lambda size_px: torch.zeros(1, 6))
+    return SimpleNamespace(
+        unet=CountingUnet(), max_rows=max_rows, size_ids=lambda size_px: torch.zeros(1, 6), device=CPU
+    )
 
 
 def first(noise):

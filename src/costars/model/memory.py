@@ -14,6 +14,8 @@ TIERS = ("full", "offload", "sequential")
 # Beside the weights: room for one step's activations of a few rows, as a share of the weights. A guess on the
 # safe side of what diffusers' own pipelines take; where it is wrong, running out lowers the tier by one.
 WORKING_SHARE = 0.5
+FIRST_ROWS = 2  # the layout's row and the one that borrows its attention must be in one call
+ROOM_SHARE = 0.8  # of what is free; a guess too, for what is cut into pieces cannot all be used
 
 
 @dataclass
@@ -47,6 +49,53 @@ class Residence:
                 self.busy[id(module)] -= 1
                 if not self.busy[id(module)]:
                     module.to("cpu")
+
+
+@dataclass
+class Portion:
+    """How many rows of a batch go through the UNet at once.
+
+    most is what the user set; where that is 0 it is, from the second call on, as many as the device has room
+    for by what the FIRST_ROWS took. A CPU counts nothing, and takes all.
+    """
+
+    most: int
+    device: torch.device
+
+    def size(self, rows: int) -> int:
+        """Of so many rows that are left, how many come next."""
+        if self.most:
+            return min(self.most, rows)
+        return rows if free_bytes(self.device) is None else min(FIRST_ROWS, rows)
+
+    @contextmanager
+    def measured(self, rows: int) -> Iterator[None]:
+        """Within the block so many rows go through the UNet; what they take decides about the next."""
+        if self.most or free_bytes(self.device) is None:
+            yield
+            return
+        before = _taken_bytes(self.device)
+        yield
+        each = max(1, _most_taken_bytes(self.device) - before) // rows
+        free = free_bytes(self.device) or 0
+        self.most = max(FIRST_ROWS, int(ROOM_SHARE * free) // max(1, each))
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What tensors may still take on a GPU, those that torch holds unused included; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _taken_bytes(device: torch.device) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _most_taken_bytes(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device)
 
 
 def chosen_tier(asked: str, weights: int, device: torch.device) -> str:

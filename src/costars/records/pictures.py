@@ -38,6 +38,7 @@ def write_picture(picture: Picture, out: Path) -> None:
             "versions": dict(picture.versions),
             "hashes": dict(picture.hashes),
             "memory": picture.memory,
+            "max_rows": picture.max_rows,
             **({"lost": list(picture.lost)} if picture.lost else {}),
             **({"notes": list(picture.notes)} if picture.notes else {}),
         }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from costars.model.adapters import RowAdapters
 from costars.model.control import residuals
+from costars.model.memory import Portion
 from costars.model.model import Model
 from costars.sample.attention import Moment
 from costars.types import ControlNet, Path, Text
@@ -50,17 +51,20 @@ class Batch:
         moment: Moment,
         adapters: RowAdapters | None,
         controls: Sequence[ControlNet],
+        portion: Portion,
     ) -> Tensor:
-        """(r, c, h, w) predicted noise, in calls of at most model.max_rows rows."""
-        size = model.max_rows or len(self.rows)
-        parts = []
-        for first in range(0, len(self.rows), size):
-            moment.rows = here = slice(first, min(first + size, len(self.rows)))
+        """(r, c, h, w) predicted noise, in calls of as many rows as this portion allows."""
+        parts, first = list[Tensor](), 0
+        while first < len(self.rows):
+            size = portion.size(len(self.rows) - first)
+            moment.rows = here = slice(first, first + size)
+            first += size
             tokens, added = self.tokens[here], {name: value[here] for name, value in self.added.items()} or None
             guided = [r.path.controlled for r in self.rows[here]]
             first_layers = tokens[:, : tokens.shape[1] // self.layers]
-            extra = residuals(controls, sample[here], t, first_layers, added, guided, moment.progress)
-            with nullcontext() if adapters is None else adapters.on([r.path.adapter for r in self.rows[here]]):
+            worn = nullcontext() if adapters is None else adapters.on([r.path.adapter for r in self.rows[here]])
+            with portion.measured(size), worn:
+                extra = residuals(controls, sample[here], t, first_layers, added, guided, moment.progress)
                 parts.append(model.unet(sample[here], t, tokens, added_cond_kwargs=added, **extra).sample)
         return torch.cat(parts)
 

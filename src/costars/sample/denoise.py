@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from costars.model.adapters import RowAdapters
+from costars.model.memory import Portion
 from costars.model.model import Model
 from costars.sample.attention import Moment, attention_layers, attention_rule, plain
 from costars.sample.batch import batch_of
@@ -88,11 +89,11 @@ def denoise(
 ) -> Iterator[Step]:
     """Denoise along all paths at once; yields after each step.
 
-    latent is (1, c, h, w) at step steps.start. Each step is one UNet call over all rows (split by
-    model.max_rows), combine on the predicted noise of both halves (OMG, Eq. 6), guidance
+    latent is (1, c, h, w) at step steps.start. Each step is one UNet call over all rows (split where
+    model.max_rows or the memory wants it), combine on the predicted noise of both halves (OMG, Eq. 6), guidance
     (Ho & Salimans 2022), and one scheduler step. Between steps the model is as it was found.
     """
-    batch = batch_of(model, paths, steps.size_px)
+    batch, portion = batch_of(model, paths, steps.size_px), Portion(model.max_rows, model.device)
     asked = rule if rule is not None or batch.layers == 1 else plain
     layers = [] if asked is None else attention_layers(model.unet)
     moment, of, used = Moment(), len(steps.timesteps), 0
@@ -102,10 +103,10 @@ def denoise(
         with torch.no_grad(), nullcontext() if asked is None else attention_rule(layers, asked, moment):
             t = steps.timesteps[i]
             sample = steps.scheduler.scale_model_input(batch.samples(latent, i), t)
-            noise = batch.noise(model, sample, t, moment, adapters, controls)
+            noise = batch.noise(model, sample, t, moment, adapters, controls, portion)
             latent = steps.step(_guided(combine(batch.by_path(noise)), steps.guidance_scale), i, latent)
         used += len(batch.rows)
-        yield Step(stage, i, of, latent, used)
+        yield Step(stage, i, of, latent, used, portion.size(len(batch.rows)))
 
 
 def _guided(noise: Tensor, scale: float) -> Tensor:

@@ -138,6 +138,7 @@ def _told(picture: Picture) -> None:
         console.print(f"{name} cannot be seen where the layout had {name}; try another seed or --retries", style="bold")
     rows, seconds = picture.rows, picture.seconds
     spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + f"; memory: {picture.memory}"
+    spent += f", {picture.max_rows} rows at once"
     told = f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}; seconds: {spent}"
     console.print(told, highlight=False, soft_wrap=True)
     if picture.plan is not None and not rows["stage2"]:
