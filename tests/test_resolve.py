@@ -35,6 +35,14 @@ def test_one_of_another_family_is_refused_naming_both(tiny, concepts):
         fitted({"a": replace(concepts["a"], family="sd15")}, tiny)
 
 
+def test_one_that_does_not_tell_its_family_is_held_against_the_layers_and_that_is_said(tiny, concepts):
+    taken, (note,) = fitted({"a": replace(concepts["a"], family="")}, tiny)
+    assert taken["a"].adapter.keys() == concepts["a"].adapter.keys()
+    assert note == "a: 'char_a' does not say which base model it is for; its layers are in this one"
+    with pytest.raises(ConceptError, match="none of its 1 layers is in the model"):
+        fitted({"a": replace(concepts["a"], family="", adapter=STRANGE)}, tiny)
+
+
 def test_a_layer_of_another_size_is_refused(tiny, concepts):
     key, entry = next(iter(concepts["a"].adapter.items()))
     wide = LowRank(torch.zeros(len(entry.down), 999), entry.up)

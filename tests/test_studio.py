@@ -130,3 +130,10 @@ def test_a_mask_of_another_shape_is_found_out_before_anything_is_drawn(studio, m
     cast = {"a": {"concept": "char_a", "where": "wide.png"}, "b": {"concept": "char_b"}}
     with pytest.raises(SceneError, match=r"wide\.png' is 128 x 64 px, the picture 64 x 64; give a mask of the"):
         studio.resolve(make_scene(cast=cast), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["grounded_sam", "owl_sam"])
+def test_a_detector_that_is_not_there_is_told_before_anything_is_drawn(studio, make_scene, name):
+    scene = make_scene(segmenter={"name": name, "detector": "nowhere"})
+    with pytest.raises(ModelError, match="model 'nowhere': no such folder"):
+        next(studio.plan_steps(scene))

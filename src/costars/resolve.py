@@ -34,10 +34,14 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
     modules = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
     taken, notes = {}, []
     for name, concept in concepts.items():
-        if concept.family != model.facts.family:
+        if concept.family not in ("", model.facts.family):
             raise ConceptError(
-                f"concept {concept.source!r} is for {concept.family or 'a family it does not tell'}, the model "
-                f"{model.facts.name!r} is {model.facts.family}; use a concept or a model of the other's family"
+                f"concept {concept.source!r} is for {concept.family}, the model {model.facts.name!r} is "
+                f"{model.facts.family}; use a concept or a model of the other's family"
+            )
+        if not concept.family:
+            notes.append(
+                f"{name}: {concept.source!r} does not say which base model it is for; its layers are in this one"
             )
         whole = {**concept.adapter, **changes(concept.weights, modules, concept.source)}
         adapter, left = matched(whole, modules)

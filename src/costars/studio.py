@@ -200,12 +200,13 @@ class Studio:
         draw = METHODS[scene.method.name].draw_layout
         if draw is None:
             raise SceneError(f"method: {scene.method.name} has no layout to plan; use two_stage")
+        segment = self._segmenter(scene, model, job.base)
         began = time.perf_counter()
         layout = yield from draw(model, job, scheduler_of(scene.scheduler, model.scheduler))
         drawn = time.perf_counter()
         classes = class_names(scene, job.concepts)
         phrases = {name: scene.cast[name].segment_phrase or word for name, word in classes.items()}
-        found = self._segmenter(scene, model, job.base)(layout, list(phrases.values()))
+        found = segment(layout, list(phrases.values()))
         assert scene.lowest_score is not None, "a scene is settled before it is drawn"
         limits = Limits(lowest_score=scene.lowest_score)
         regions = assign(scene.cast, phrases, found, layout, limits=limits, base=job.base)

@@ -323,3 +323,8 @@ def test_the_old_folder_comes_back_where_the_new_cannot_be_put(tmp_path, monkeyp
     with pytest.raises(OSError, match="gone"):
         export_concept(concept_of(tokens=WORD, trigger="zxa"), {}, "diffusers", target, replaced=True)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_lora_that_does_not_tell_its_base_model_is_none_of_kohyas(concepts):
+    with pytest.raises(ConceptError, match="does not say which base model it is for, as kohya's files must"):
+        FORMATS["kohya"](replace(concepts["a"], family=""))

@@ -10,6 +10,7 @@ from costars.concepts.formats import load_concept
 from costars.concepts.library import Naming, import_concept
 from costars.errors import ConceptError
 from costars.model.adapters import one_adapter_per_row, text_adapter
+from costars.model.memory import Portion
 from costars.resolve import fitted
 from costars.sample.attention import Moment
 from costars.sample.batch import batch_of
@@ -37,7 +38,7 @@ def noise(model, unet, adapters=None):
             added = dict(batch.added)
             return unet(latent, torch.tensor(500), batch.tokens, added_cond_kwargs=added).sample
         with one_adapter_per_row(unet, "unet.", {"own": adapters}) as rows:
-            return batch.noise(model, latent, torch.tensor(500), Moment(), rows, ())
+            return batch.noise(model, latent, torch.tensor(500), Moment(), rows, (), Portion(0, model.device))
 
 
 def test_the_models_own_keys_and_values_are_replaced(tiny, taught):

@@ -21,7 +21,7 @@ def load(path):
         ({"<zxa>": (768,)}, "<zxa>", {"text_encoder": (1, 768)}, "sd15"),
         ({"<zxa>": (3, 768)}, "<zxa>", {"text_encoder": (3, 768)}, "sd15"),
         ({"zxa": (3, 768)}, "zxa", {"text_encoder": (3, 768)}, "sd15"),
-        ({"<v.1>": (1, 32)}, "<v.1>", {"text_encoder": (1, 32)}, "sdxl"),
+        ({"<v.1>": (1, 32)}, "<v.1>", {"text_encoder": (1, 32)}, ""),
         (
             {"clip_l": (4, 768), "clip_g": (4, 1280)},
             "mine",

@@ -185,10 +185,16 @@ def test_regions_are_masks_on_the_pictures_grid_with_a_phrase_that_was_asked_for
 
 
 @pytest.mark.parametrize("name", ["dino", "owl", "clipseg"])
-def test_nothing_asked_or_nothing_above_the_threshold_is_no_region(models, name):
+def test_nothing_asked_or_nothing_above_the_threshold_is_no_region(models, name, monkeypatch):
     everything = segmenter(models, name)
     assert everything(layout(picture()), []) == []
-    strict = {"threshold": 1.0} if name == "clipseg" else {"box_threshold": 1.0, "sam": "nowhere"}  # SAM is not opened
+    strict = {"threshold": 1.0} if name == "clipseg" else {"box_threshold": 1.0}
+
+    def never_sam(kind, *args, **options):
+        assert kind is not SAM
+        return open_checkpoint(kind, *args, **options)
+
+    monkeypatch.setattr(text_prompted, "open_checkpoint", never_sam)
     assert replace(everything, **strict)(layout(picture()), ["woman"]) == []
 
 
@@ -357,10 +363,10 @@ def test_clipsegs_pieces_are_figures_in_their_place_each_pixel_its_best_phrases_
     clipseg = stubbed(opened("clipseg"), lambda pixel_values, **_: {"logits": logits})
     maps = text_prompted.phrase_maps(clipseg, picture(64, 32), ["woman", "dog"])
     assert maps.shape == (2, 32, 64)
-    made = ClipSeg(CPU, torch.float32, offline=True)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_prompted, "check_checkpoint", lambda *_, **__: None)
         patch.setattr(text_prompted, "open_checkpoint", lambda *_, **__: clipseg)
-        regions = made(layout(picture(64, 32)), ["woman", "dog"])
+        regions = ClipSeg(CPU, torch.float32, offline=True)(layout(picture(64, 32)), ["woman", "dog"])
     boxes = {("woman", 0): (20, 4, 28, 30), ("woman", 1): (4, 8, 8, 24), ("dog", 2): (11, 10, 15, 20)}
     assert {(r.class_name, r.depth): r.box for r in regions} == {
         key: pytest.approx([side / 32 for side in box]) for key, box in boxes.items()
@@ -384,6 +390,7 @@ def test_two_women_and_a_dog_each_become_a_member(opened, monkeypatch):
     chances[0, :, 3] = torch.tensor([0.1, 0.7, 0.6, 0.3, 0.1])
     out = {"pred_boxes": torch.tensor([places]), "logits": chances.logit(1e-6)}
     dino, sam = stubbed(opened("dino"), lambda **_: out), stubbed(opened("sam"), painter)
+    monkeypatch.setattr(text_prompted, "check_checkpoint", lambda *_, **__: None)
     monkeypatch.setattr(text_prompted, "open_checkpoint", lambda kind, *_, **__: sam if kind is SAM else dino)
     scene = layout(picture(96, 64))
     regions = GroundedSam(CPU, torch.float32, offline=True)(scene, ["woman", "dog", "woman"])
@@ -514,9 +521,9 @@ def test_a_phrase_that_cannot_be_read_is_refused_not_cut(models, name, phrases, 
 
 
 @pytest.mark.parametrize("name", ["dino", "owl", "clipseg"])
-def test_numbers_that_are_not_finite_are_an_error_not_an_empty_picture(opened, name, monkeypatch):
+def test_numbers_that_are_not_finite_are_an_error_not_an_empty_picture(models, opened, name, monkeypatch):
     out = {"pred_boxes": torch.zeros(1, 1, 4), "logits": torch.full((1, 1, 16), torch.nan)}
     broken = stubbed(opened(name), lambda **_: out)
     monkeypatch.setattr(text_prompted, "open_checkpoint", lambda *_, **__: broken)
     with pytest.raises(ModelError, match=r"numbers that are not finite in torch\.float32; use float32"):
-        segmenter(Path(), name)(layout(picture()), ["dog"])
+        segmenter(models, name)(layout(picture()), ["dog"])

@@ -26,11 +26,11 @@ def kohya(tmp_path):
 
 def test_a_file_is_imported_listed_shown_cast_and_removed(cli, folder, library, kohya, write):
     code, out, err = cli("concepts", "import", kohya, "--name", "ana", "--class", "woman", "--trigger", "zxa")
-    assert (code, out, err) == (0, "ana\n", "sdxl, 1 layers, woman, zxa\n")
+    assert (code, out, err) == (0, "ana\n", "base model not told, 1 layers, woman, zxa\n")
     assert sorted(p.name for p in library.iterdir()) == [f"{n}.safetensors" for n in ("ana", "char_a", "char_b")]
     assert ["ana", "woman"] in [line.split()[:2] for line in cli("concepts", "list")[1].splitlines()]
     shown = json.loads(cli("concepts", "show", "ana")[1])
-    assert (shown["trigger"], shown["licence"], shown["layers"], shown["family"]) == ("zxa", "CC0-1.0", 1, "sdxl")
+    assert (shown["trigger"], shown["licence"], shown["layers"], shown["family"]) == ("zxa", "CC0-1.0", 1, "")
     assert shown["imported"]["format"] == "kohya"
     write(a={"concept": "ana"})
     code, _, err = cli("render", "scene.yaml", "--out", "out")
@@ -85,7 +85,7 @@ def test_what_a_file_does_not_say_is_told_with_what_to_do(cli, kohya):
     code, out, err = cli("concepts", "import", kohya)
     assert (code, out) == (0, "zxa v1\n")
     assert err.splitlines() == [
-        "sdxl, 1 layers, no class, no trigger",
+        "base model not told, 1 layers, no class, no trigger",
         "its trigger may be among 'zxa', 'park'",
         "import it again with --class, --trigger and --replace to say more",
     ]

@@ -65,6 +65,10 @@ def kohya(concept: Concept) -> Files:
     loses the alphas of attention layers where they differ.
     """
     _check_known(concept)
+    if not concept.family:
+        raise ConceptError(
+            f"{concept.source}: does not say which base model it is for, as kohya's files must; use --format diffusers"
+        )
     if concept.tokens or concept.weights:
         what = "learned words" if concept.tokens else "whole weights"
         raise ConceptError(f"{concept.source}: has {what}, which a LoRA of kohya's cannot hold; use --format diffusers")

@@ -11,7 +11,6 @@ from costars.errors import ConceptError
 from costars.types import Adapter
 
 FAMILIES = ("sd15", "sd2", "sdxl")
-UNDETERMINED = "sdxl"  # where the file says nothing and no size is one of these, as of the built-in models
 
 CONTEXT: Mapping[int, str] = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # numbers that cross-attention reads per word
 WORD: Mapping[int, str] = {768: "sd15", 1024: "sd2"}  # size of a word of a single text encoder

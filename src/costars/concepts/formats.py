@@ -12,7 +12,7 @@ from torch import Tensor
 
 from costars.concepts.factors import read_adapter, with_axes
 from costars.concepts.facts import json_object, read_words
-from costars.concepts.family import UNDETERMINED, family_of
+from costars.concepts.family import family_of
 from costars.concepts.names import PEFT_PREFIX
 from costars.concepts.refused import refuse
 from costars.concepts.replaced import OURS as OUR_WEIGHTS
@@ -72,7 +72,7 @@ def concept_of(
         name=name,
         class_name=read_words(card, "class_name", path.name),
         trigger=trigger,
-        family=family or UNDETERMINED,
+        family=family,
         adapter=with_axes(adapter, family),
         source=source,
         sha256=sha256,

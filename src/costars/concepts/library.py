@@ -64,7 +64,7 @@ def import_concept(
         "class_name": read_words(card, "class_name", path.name),
         "trigger": read_words(card, "trigger", path.name) or concept.trigger,
         "licence": read_words(card, "licence", path.name),
-        "family": concept.family,
+        **({"family": concept.family} if concept.family else {}),
         "per_layer": concept.per_layer,
     }
     if "imported" not in card:  # what a file of ours was made from is kept

@@ -59,8 +59,7 @@ def open_checkpoint(kind: Kind, where: str, device: torch.device, dtype: torch.d
 
     Raises ModelError if it is not there, is of another kind, has no safetensors weights or is not whole.
     """
-    folder = _folder(where, kind, offline)
-    _check(folder, where, kind)
+    folder = check_checkpoint(kind, where, offline=offline)
     logging.disable_progress_bar()
     try:
         model = part_of(getattr(transformers, kind.model), folder, dtype)
@@ -72,6 +71,13 @@ def open_checkpoint(kind: Kind, where: str, device: torch.device, dtype: torch.d
         line = " ".join(str(error).split())[:300]
         raise ModelError(f"model {where!r}: cannot be loaded ({line}); fetch it again") from error
     return Checkpoint(model.to(device), images, tokenizer)
+
+
+def check_checkpoint(kind: Kind, where: str, *, offline: bool) -> Path:
+    """The checkpoint's folder, nothing loaded yet; raises ModelError as open_checkpoint, for what can be seen so."""
+    folder = _folder(where, kind, offline)
+    _check(folder, where, kind)
+    return folder
 
 
 def tokenize(checkpoint: Checkpoint, texts: Sequence[str], limit: int) -> Mapping[str, Tensor]:

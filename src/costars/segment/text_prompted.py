@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 from transformers import SamProcessor
 
 from costars.errors import SceneError
-from costars.segment.checkpoint import Checkpoint, Kind, Numbers, numbers, open_checkpoint, tokenize
+from costars.segment.checkpoint import Checkpoint, Kind, Numbers, check_checkpoint, numbers, open_checkpoint, tokenize
 from costars.segment.detect import GROUNDING_DINO, OWLV2, Detection, grounding_dino, owlv2, select
 from costars.types import Layout, MaskArray, Region
 
@@ -47,6 +47,9 @@ class GroundedSam:
     most_overlap: float = 0.5
     mask_threshold: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check(self.offline, (GROUNDING_DINO, self.detector), (SAM, self.sam))
+
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
         """Every figure of every phrase, scored by the detector; reads the layout's picture alone.
 
@@ -73,6 +76,9 @@ class OwlSam:
     most_overlap: float = 0.5
     mask_threshold: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check(self.offline, (OWLV2, self.detector), (SAM, self.sam))
+
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
         """As GroundedSam."""
         return _boxed(self, layout, class_names, OWLV2, partial(owlv2, template=self.template))
@@ -93,6 +99,9 @@ class ClipSeg:
     model: str = CLIPSEG.example
     threshold: float = 0.5
     smallest_area: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check(self.offline, (CLIPSEG, self.model))
 
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
         """Every piece of every phrase, the score being the map's mean in it; raises as GroundedSam."""
@@ -126,6 +135,12 @@ def _boxed(
     boxes, scores = detect(opened(kind, by.detector), image, phrases)
     found = select(boxes, scores, phrases, by.box_threshold, by.most_overlap)
     return segment_boxes(opened(SAM, by.sam), image, found, by.mask_threshold) if found else []
+
+
+def _check(offline: bool, *checkpoints: tuple[Kind, str]) -> None:
+    """Raise ModelError for a checkpoint that is not there: before a layout is drawn, not after."""
+    for kind, where in checkpoints:
+        check_checkpoint(kind, where, offline=offline)
 
 
 def unique_phrases(class_names: Sequence[str]) -> list[str]:

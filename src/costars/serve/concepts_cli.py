@@ -81,7 +81,13 @@ def import_file(
     made = import_concept(file, _store().library, Naming(name, class_name, trigger, licence), replace, words)
     concept = made.concept
     layers = f"{len(concept.adapter)} layers" if concept.adapter else f"{len(concept.tokens)} words"
-    said = f"{concept.family}, {layers}, {concept.class_name or 'no class'}, {concept.trigger or 'no trigger'}"
+    facts = (
+        concept.family or "base model not told",
+        layers,
+        concept.class_name or "no class",
+        concept.trigger or "no trigger",
+    )
+    said = ", ".join(facts)
     console.print(said, highlight=False, markup=False, soft_wrap=True)
     if not concept.trigger and made.hints:
         hints = ", ".join(repr(hint) for hint in made.hints)
