@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,3 +314,35 @@ def test_the_front_one_of_overlapping_masks_is_on_top(plan):
     assert np.array_equal(shown, alone)
     other = np.asarray(masks_in_colour(image, {"b": replace(both[0], depth=0), "a": replace(both[1], depth=1)}))
     assert not np.array_equal(shown, other)
+
+
+def test_a_stop_while_files_are_replaced_leaves_a_folder_that_is_still_ours(picture, tmp_path, monkeypatch):
+    write_picture(picture, tmp_path / "out")
+    before = (tmp_path / "out" / "result.json").read_bytes()
+    moved = []
+
+    def stopped(source, target):
+        if target.name == "result.json":
+            raise KeyboardInterrupt
+        moved.append(target)
+        Path(source).rename(target)
+
+    monkeypatch.setattr("costars.records.folder.os.replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_picture(replace(picture, rows={"stage1": 1, "stage2": 2}), tmp_path / "out")
+    assert len(moved) == 5 and (tmp_path / "out" / "result.json").read_bytes() == before
+    monkeypatch.undo()
+    write_picture(picture, tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".part*"))
+
+
+def test_a_record_that_names_files_elsewhere_loses_none_of_them(picture, tmp_path):
+    write_picture(picture, tmp_path / "out")
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    record = tmp_path / "out" / "result.json"
+    facts = json.loads(record.read_text())
+    facts["regions"][0]["name"] = "../../mine"
+    record.write_text(json.dumps(facts))
+    (tmp_path / "out" / "masks" / "a.png").unlink()
+    write_picture(picture, tmp_path / "out")
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"

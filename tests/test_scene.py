@@ -134,6 +134,8 @@ def test_a_scene_may_be_yaml_toml_or_json(tmp_path):
         ("scene.json", b"{", "not valid json"),
         ("scene.toml", b"= 3", "not valid toml"),
         ("scene.yaml", b"\xff\xfe\xff", "not valid yaml"),
+        ("scene.yaml", b"[" * 3_000, "not valid yaml"),
+        ("scene.json", b"[" * 100_000, "not valid json"),
         ("scene.txt", b"", "a scene is a .yaml, .toml or .json file, or a .png that costars wrote"),
         ("scene.png", b"no picture", "cannot be read as a picture"),
         ("gone.yaml", None, "cannot be read (No such file or directory); check the path"),

@@ -1,5 +1,7 @@
 """The studio: models are loaded once, scenes are looked up before anything is drawn, loops can be stopped."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -137,3 +139,17 @@ def test_a_detector_that_is_not_there_is_told_before_anything_is_drawn(studio, m
     scene = make_scene(segmenter={"name": name, "detector": "nowhere"})
     with pytest.raises(ModelError, match="model 'nowhere': no such folder"):
         next(studio.plan_steps(scene))
+
+
+def test_a_plan_whose_masks_or_members_no_longer_fit_it_is_refused(studio, make_scene, make_region, halves):
+    plan = studio.plan(make_scene(steps=4))
+    tiny = make_region("woman", (0.9, 0.9, 0.92, 0.95))
+    with pytest.raises(RegionError, match=r"b's visible mask covers 0.07%"):
+        studio.render(replace(plan, regions={**plan.regions, "b": tiny}))
+    twice = make_region("woman", (0, 0, 0.45, 1))
+    with pytest.raises(RegionError, match="a and b would share one figure"):
+        studio.render(replace(plan, regions={**plan.regions, "b": twice}))
+    with pytest.raises(
+        SceneError, match=r"cast\.b: the layout has a woman there, b is now a man; plan the scene again"
+    ):
+        studio.render(replace(plan, scene=make_scene(steps=4, cast={"a": {"concept": "char_a"}, "b": "char_a"})))

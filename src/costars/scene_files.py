@@ -69,7 +69,7 @@ def load_scene(path: Path) -> Scene:
         data = readers[path.suffix](path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise SceneError(f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}") from None
     return parse_scene(data, str(path))
 

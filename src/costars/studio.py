@@ -29,7 +29,7 @@ from costars.options import Checkpoint
 from costars.records.origin import hashes_of, versions_of
 from costars.resolve import check_classes, check_prompts, fitted
 from costars.scene import Scene
-from costars.segment.assign import Limits, assign, check_where, lost_members
+from costars.segment.assign import Limits, assign, check_regions, check_where, lost_members
 from costars.settings import Settings, machine_settings
 from costars.steps import last, spared
 from costars.train.captions import load_captioner
@@ -180,6 +180,8 @@ class Studio:
             yield from self._render(job, None)
             return
         plan = what if isinstance(what, Plan) else None
+        if plan is not None:
+            check_regions(plan.regions, self._phrases(job), plan.layout)
         for event in () if plan else self._plan(job):
             if isinstance(event, Plan):
                 plan = event
@@ -204,14 +206,19 @@ class Studio:
         began = time.perf_counter()
         layout = yield from draw(model, job, scheduler_of(scene.scheduler, model.scheduler))
         drawn = time.perf_counter()
-        classes = class_names(scene, job.concepts)
-        phrases = {name: scene.cast[name].segment_phrase or word for name, word in classes.items()}
+        phrases = self._phrases(job)
         found = segment(layout, list(phrases.values()))
         assert scene.lowest_score is not None, "a scene is settled before it is drawn"
         limits = Limits(lowest_score=scene.lowest_score)
         regions = assign(scene.cast, phrases, found, layout, limits=limits, base=job.base)
         seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
         yield Plan(scene, layout, regions, seconds)
+
+    @staticmethod
+    def _phrases(job: Job) -> dict[str, str]:
+        """What a segmenter looks for, by member in prompt order."""
+        classes = class_names(job.scene, job.concepts)
+        return {name: job.scene.cast[name].segment_phrase or word for name, word in classes.items()}
 
     def _segmenter(self, scene: Scene, model: Model, base: Path | None) -> Segmenter:
         """The scene's segmenter; a model of its that is a folder may lie beside the scene."""

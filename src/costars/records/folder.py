@@ -17,8 +17,9 @@ KINDS = {
     "plan": ("layout.png", "layout.safetensors", "plan.json"),
     "picture": ("picture.png", "layout.png", "sheet.png", "result.json"),
 }
-# What a run may leave in its folder, beside masks/NAME.png; each of the last three tells of the masks.
-OURS = ("picture.png", "layout.png", "sheet.png", "layout.safetensors", "result.json", "plan.json", "missing.json")
+# What a run may leave in its folder, beside masks/NAME.png; a record tells of the masks.
+RECORDS = ("result.json", "plan.json", "missing.json")
+OURS = ("picture.png", "layout.png", "sheet.png", "layout.safetensors", *RECORDS)
 
 
 def check_folder(out: Path, kind: str = "") -> None:
@@ -48,10 +49,10 @@ def _check_ours(out: Path, names: Iterable[Path], old: Sequence[Path]) -> None:
 
 def written_before(out: Path) -> list[Path]:
     """The files of a folder that an earlier run wrote, as its own records tell; none of anybody else's."""
-    for record in OURS[-3:]:
+    for record in RECORDS:
         try:
             regions = json.loads((out / record).read_text())["regions"]
-            masks = [out / "masks" / f"{region['name']}.png" for region in regions]
+            masks = [out / "masks" / f"{Path(region['name']).name}.png" for region in regions]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         return [path for path in (*(out / name for name in OURS), *masks) if path.is_file()]
@@ -72,11 +73,11 @@ def whole_folder(out: Path) -> Iterator[Path]:
         yield partial
         old, new = written_before(out), sorted(p.relative_to(partial) for p in partial.rglob("*") if p.is_file())
         _check_ours(out, new, old)
-        for path in old:
-            path.unlink()
-        for name in new:
+        for name in sorted(new, key=lambda name: name.name in RECORDS):  # a stop leaves the record of before
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(partial / name, out / name)
+        for path in {*old} - {out / name for name in new}:
+            path.unlink()
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if (out / "masks").is_dir() and not any((out / "masks").iterdir()):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from costars.model.model import Model
 from costars.records.regions import masks_hash
 from costars.types import Job, Plan
@@ -28,12 +30,13 @@ def hashes_of(job: Job, model: Model, plan: Plan | None) -> Mapping[str, str]:
 
 
 def versions_of(model: Model, scheduler: Any) -> Mapping[str, str]:
-    """Python, the libraries, the model's hash, the class of its scheduler, device and dtype."""
+    """Python, the libraries, the model's hash, the class of its scheduler, device, the CPU's threads and dtype."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "model_sha256": model.facts.sha256,
         "scheduler": type(scheduler).__name__,
         "device": model.device.type,
+        "threads": str(torch.get_num_threads()),
         "dtype": str(model.dtype).removeprefix("torch."),
     }

@@ -32,7 +32,7 @@ def write_masks(regions: Mapping[str, Region], folder: Path) -> None:
 
 
 def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -> Region:
-    with Image.open(folder / "masks" / f"{facts['name']}.png") as image:
+    with Image.open(folder / "masks" / f"{Path(facts['name']).name}.png") as image:
         if image.size != size:
             raise ValueError(f"masks/{facts['name']}.png is {image.size}, the layout is {size}")
         mask = (np.asarray(image.convert("L")) / 255).astype(np.float32)

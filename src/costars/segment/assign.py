@@ -73,6 +73,25 @@ def assign(
     return seen
 
 
+def check_regions(
+    regions: Mapping[str, Region], phrases: Mapping[str, str], layout: Layout, *, limits: Limits = Limits()
+) -> None:
+    """Hold the regions of a plan, whose masks and scene may have been edited, to what `assign` gives.
+
+    phrases {member: what its figure was found as}. Raises RegionError for a mask that shows nobody or somebody
+    else's figure, SceneError for a member that is now something else than the figure drawn for it.
+    """
+    for name, phrase in phrases.items():
+        if regions[name].class_name != phrase:
+            raise SceneError(
+                f"cast.{name}: the layout has a {regions[name].class_name} there, {name} is now a {phrase}; "
+                "plan the scene again"
+            )
+    found = tuple(regions.values())
+    _check_apart(regions, limits, layout, found)
+    _check_visible(regions, limits, layout, found)
+
+
 def _cost(member: CastMember, region: Region) -> float:
     """How ill a region fits where a member should be, 0 to 1; a weak score costs a little."""
     left, top, right, bottom = region.box
