@@ -132,7 +132,8 @@ class Studio:
             net, sha256 = self.control_nets[folder]
             check_control_net(net, control.model, model)
             image = control_image(control.image, base, size_px(model, scene), model)
-            controls.append(ControlNet(net, image, control.scale, control.start, control.end, sha256))
+            drawn = sha256_of((base or Path()) / Path(control.image).expanduser())
+            controls.append(ControlNet(net, image, control.scale, control.start, control.end, sha256, drawn))
         return tuple(controls)
 
     def lesson(self, spec: TrainSpec, base: Path | None = None) -> Lesson:

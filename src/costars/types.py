@@ -203,7 +203,7 @@ class ControlNet:
     """A drawn pose, edge or depth picture (1, 3, h px, w px) in [0, 1] with the network that keeps to it.
 
     net is a diffusers ControlNetModel (Zhang et al. 2023, arXiv 2302.05543); it acts with this scale in
-    the steps from share start to share end. sha256 is of its weights.
+    the steps from share start to share end. sha256 is of its weights, image_sha256 of the picture's file.
     """
 
     net: Module
@@ -212,6 +212,7 @@ class ControlNet:
     start: float
     end: float
     sha256: str = ""
+    image_sha256: str = ""
 
 
 @dataclass(frozen=True)

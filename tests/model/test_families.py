@@ -145,7 +145,8 @@ def test_a_decoder_in_one_file_takes_the_place_of_the_models_own(sd15, sd15_fold
     save_file(own, tmp_path / "vae.safetensors")
     model = load(tmp_path / "model.safetensors", config=sd15_folder, vae=tmp_path / "vae.safetensors")
     assert torch.equal(model.vae.decoder.conv_out.bias, sd15.vae.decoder.conv_out.bias + 0.5)
-    assert model.facts.vae_sha256 == hashlib.sha256((tmp_path / "vae.safetensors").read_bytes()).hexdigest()
+    own = hashlib.sha256((tmp_path / "vae.safetensors").read_bytes()).hexdigest()
+    assert model.facts.parts_sha256 == {"checkpoint.vae": own}  # the rest is in the one file
     assert not model.vae.training and not any(p.requires_grad for p in model.vae.parameters())
 
 
@@ -153,7 +154,9 @@ def test_another_decoder_takes_the_place_of_the_models_own(tiny, golden, sd15, s
     model = load(golden / "tiny-sdxl", vae=sd15_folder)
     assert same(model.vae, sd15.vae) and same(model.unet, tiny.unet)
     (weights,) = (sd15_folder / "vae").glob("*.safetensors")
-    assert model.facts.vae_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    told = model.facts.parts_sha256
+    assert set(told) == {"model.text_encoder", "model.text_encoder_2", "checkpoint.vae"}
+    assert told["checkpoint.vae"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def test_a_large_picture_may_be_decoded_in_tiles(sd15, sd15_folder):

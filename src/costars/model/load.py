@@ -86,7 +86,7 @@ def load_model(
         cell_px=cell_px,
         latent_channels=int(unet.config["in_channels"]),
         segmenter=segmenter,
-        vae_sha256=sha256_of(_vae_of(source.vae)) if source.vae else "",
+        parts_sha256=_parts_sha256(source, parts.family),
     )
     modules = (unet, vae, *(e.module for e in encoders))
     residence = Residence(chosen_tier(memory, size_of(*modules), device), device)
@@ -127,15 +127,18 @@ def _single(source: Source, dtype: torch.dtype) -> Parts:
 
 
 def _encoders(parts: Parts) -> TextEncoders:
-    names = ("text_encoder", "text_encoder_2") if parts.family == "sdxl" else ("text_encoder",)
     return tuple(
         TextEncoder(
             name,
             parts.tokenizer(name.replace("text_encoder", "tokenizer")),
             parts.module(ENCODERS[name], name),
         )
-        for name in names
+        for name in _text(parts.family)
     )
+
+
+def _text(family: str) -> tuple[str, ...]:
+    return tuple(ENCODERS) if family == "sdxl" else ("text_encoder",)
 
 
 def _vae(source: Source, parts: Parts, dtype: torch.dtype) -> AutoencoderKL:
@@ -151,6 +154,15 @@ def _vae(source: Source, parts: Parts, dtype: torch.dtype) -> AutoencoderKL:
 def _vae_of(path: Path) -> Path:
     """The decoder's own folder where a whole checkpoint's was given."""
     return path / "vae" if (path / "vae").is_dir() else path
+
+
+def _parts_sha256(source: Source, family: str) -> dict[str, str]:
+    """Of what the model's own hash leaves out: a folder's other parts, and a decoder that replaces its own."""
+    apart = {} if source.path.is_file() else {f"model.{part}": source.path / part for part in (*_text(family), "vae")}
+    if source.vae is not None:
+        apart.pop("model.vae", None)
+        apart["checkpoint.vae"] = _vae_of(source.vae)
+    return {place: sha256_of(path) for place, path in apart.items()}
 
 
 def _check_folder(folder: Path, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +24,7 @@ class Facts:
     """What costars needs to know of a checkpoint beside its weights.
 
     name is what the scene called it, family is "sdxl", sha256 is of the UNet's weight file;
-    cell_px is how many px a latent cell spans; vae_sha256 is of a decoder that replaces its own.
+    cell_px is how many px a latent cell spans; parts_sha256 {"model.vae": ...} are of the other weight files.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Facts:
     cell_px: int
     latent_channels: int
     segmenter: str
-    vae_sha256: str = ""
+    parts_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

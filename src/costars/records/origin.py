@@ -17,13 +17,14 @@ PACKAGES = ("costars", "torch", "diffusers", "transformers")
 
 
 def hashes_of(job: Job, model: Model, plan: Plan | None) -> Mapping[str, str]:
-    """sha256 of every file beside the model's own, by its place in the scene, and of who stands where."""
-    hashes = {f"cast.{name}.concept": concept.sha256 for name, concept in job.concepts.items()}
-    hashes |= {f"controls.{i}.model": control.sha256 for i, control in enumerate(job.controls)}
+    """sha256 of every file of weights but the UNet's, by its place in the scene, of control pictures, and of who
+    stands where, which is all that a segmenter has to say."""
+    hashes = dict(model.facts.parts_sha256)
+    hashes |= {f"cast.{name}.concept": concept.sha256 for name, concept in job.concepts.items()}
+    for i, control in enumerate(job.controls):
+        hashes |= {f"controls.{i}.model": control.sha256, f"controls.{i}.image": control.image_sha256}
     if job.style is not None:
         hashes["style.concept"] = job.style.sha256
-    if model.facts.vae_sha256:
-        hashes["checkpoint.vae"] = model.facts.vae_sha256
     if plan is not None:
         hashes["masks"] = masks_hash(plan.regions)
     return hashes
