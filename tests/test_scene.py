@@ -29,7 +29,7 @@ def test_defaults_are_those_of_the_official_code():
     scene = parse_scene(DATA | {"model": "my-sdxl"}).settled()
     assert (scene.steps, scene.start) == (50, 16 / 50)
     method = scene.method
-    assert isinstance(method, TwoStage) and method.own_words_share == 0
+    assert isinstance(method, TwoStage) and method.own_words_share == method.other_words_share == 0
     assert (method.layout_strength, method.self_attention_share, method.self_attention_cell_px) == (1.0, 0.4, 32)
     assert method.blend and method.feather_cells == 0
 
@@ -38,9 +38,9 @@ def test_the_built_in_model_has_defaults_of_its_own_and_what_is_given_stays():
     scene = parse_scene(DATA)
     assert (scene.model, scene.start) == ("builtin", None)
     settled = scene.settled()
-    assert (settled.start, settled.method) == (0.12, TwoStage(own_words_share=1.0))
+    assert (settled.start, settled.method) == (0.12, TwoStage(own_words_share=1.0, other_words_share=1.0))
     assert settled.lowest_score == 0.3
-    method = {"name": "two_stage", "own_words_share": 0.25}
+    method = {"name": "two_stage", "own_words_share": 0.25, "other_words_share": 0.5}
     given = parse_scene(DATA | {"start": 0.5, "method": method, "lowest_score": 0.2})
     assert given.settled() == given
     assert parse_scene(DATA | {"method": "multi_lora"}).settled().method == MultiLora()
@@ -49,7 +49,9 @@ def test_the_built_in_model_has_defaults_of_its_own_and_what_is_given_stays():
 def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
     settled = parse_scene(DATA).settled()
     assert with_settings(settled, ["model=my-sdxl"]).settled().start == 16 / 50
-    assert with_settings(settled, ["model=my-sdxl"]).settled().method == TwoStage(own_words_share=0.0)
+    assert with_settings(settled, ["model=my-sdxl"]).settled().method == TwoStage(
+        own_words_share=0.0, other_words_share=0.0
+    )
     chosen = parse_scene(DATA | {"start": 0.5}).settled()
     assert with_settings(chosen, ["model=my-sdxl"]).start == 0.5
     stricter = parse_scene(DATA | {"lowest_score": 0.6}).settled()

@@ -95,6 +95,11 @@ class TwoStage(Value):
         description="share of the steps, counted from the first, in which a member's own words reach only its mask, "
         "where noise is blended; default: 1 on the built-in model, 0 on any other (official code)",
     )
+    other_words_share: Unit | None = Field(
+        None,
+        description="share of the steps, counted from the first, in which the others' class words, where they are of "
+        "another class, do not reach a member's mask; default: as own_words_share",
+    )
 
 
 class MultiLora(Value):

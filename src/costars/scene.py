@@ -34,12 +34,13 @@ class Defaults(NamedTuple):
     """What a scene gets where it leaves the choice to its model."""
 
     start: float
-    own_words_share: float
+    words_share: float  # of own and of others' words
 
 
+WORDS_SHARES = ("own_words_share", "other_words_share")
 LOWEST_SCORE = 0.3  # chosen on the built-in world's held-out renders
-OFFICIAL = Defaults(start=16 / 50, own_words_share=0.0)  # OMG's code, made for SDXL
-MEASURED = {"builtin": Defaults(start=0.12, own_words_share=1.0)}  # docs/results.md
+OFFICIAL = Defaults(start=16 / 50, words_share=0.0)  # OMG's code, made for SDXL
+MEASURED = {"builtin": Defaults(start=0.12, words_share=1.0)}  # docs/results.md
 
 
 def _placed(value: Any) -> Any:
@@ -186,8 +187,9 @@ class Scene(Value):
     def settled(self) -> Scene:
         """The scene with what it leaves to its model filled in."""
         wants, method = MEASURED.get(self.model, OFFICIAL), self.method
-        if isinstance(method, TwoStage) and method.own_words_share is None:
-            method = method.model_copy(update={"own_words_share": wants.own_words_share})
+        if isinstance(method, TwoStage):
+            left = {name: wants.words_share for name in WORDS_SHARES if getattr(method, name) is None}
+            method = method.model_copy(update=left)
         start = wants.start if self.start is None else self.start
         score = self._least_score() if self.lowest_score is None else self.lowest_score
         return self.model_copy(update={"start": start, "method": method, "lowest_score": score})
@@ -195,8 +197,9 @@ class Scene(Value):
     def unsettled(self) -> Scene:
         """The scene with what its model would fill in left open, so that another model fills in its own."""
         wants, method = MEASURED.get(self.model, OFFICIAL), self.method
-        if isinstance(method, TwoStage) and method.own_words_share == wants.own_words_share:
-            method = method.model_copy(update={"own_words_share": None})
+        if isinstance(method, TwoStage):
+            same = {name: None for name in WORDS_SHARES if getattr(method, name) == wants.words_share}
+            method = method.model_copy(update=same)
         start = None if self.start == wants.start else self.start
         score = None if self.lowest_score == self._least_score() else self.lowest_score
         return self.model_copy(update={"start": start, "method": method, "lowest_score": score})

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from costars.errors import SceneError
-from costars.methods.prompts import article, class_names, global_prompt, member_prompt, own_tokens, own_words
+from costars.methods.prompts import (
+    article,
+    class_names,
+    global_prompt,
+    member_prompt,
+    other_tokens,
+    own_tokens,
+    own_words,
+)
 from costars.model.words import read
 from costars.scene import parse_scene
 from costars.types import Concept
@@ -75,6 +83,19 @@ def test_another_of_the_same_class_before_a_member_is_not_meant(tiny):
     classes, tokenizer = class_names(made, nameless), tiny.encoders[0].tokenizer
     first, second = (own_tokens(tokenizer, made, n, classes, nameless[n], {}) for n in ("rex", "io"))
     assert len(first) == len(second) and max(first) < min(second)
+
+
+def test_the_others_class_words_are_found_where_they_are_of_another_class(tiny):
+    made, tokenizer = scene(), tiny.encoders[0].tokenizer
+    classes = class_names(made, CONCEPTS)
+    ids = tokenizer(member_prompt(made, "ana", classes, CONCEPTS["ana"])).input_ids
+    tokens = other_tokens(tokenizer, made, "ana", classes, CONCEPTS["ana"], {})
+    nouns = {noun for name, noun in classes.items() if name != "ana"}
+    assert tokenizer.decode([ids[i] for i in tokens]).split() == [n for n in classes.values() if n in nouns - {"woman"}]
+    alike = parse_scene(
+        {"prompt": "{ana} and {rex}", "cast": {"ana": "ana", "rex": {"concept": "rex", "class_name": "woman"}}}
+    )
+    assert other_tokens(tokenizer, alike, "ana", class_names(alike, CONCEPTS), CONCEPTS["ana"], {}) == []
 
 
 def test_in_a_given_prompt_every_occurrence_counts_and_none_is_an_error(tiny):

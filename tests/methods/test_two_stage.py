@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from costars.errors import RegionError, SceneError
 from costars.methods import attending, multi_lora, two_stage
-from costars.methods.prompts import class_names, own_tokens
+from costars.methods.prompts import class_names, other_tokens, own_tokens
 from costars.methods.two_stage import draw_layout, first_step
 from costars.model.schedulers import scheduler_of
-from costars.sample.rules import OwnWords
+from costars.sample.rules import KeptWords
 from costars.types import Job, Plan
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
@@ -224,6 +224,7 @@ def test_one_row_at_a_time_cannot_borrow_attention_and_says_so(tiny, planned, co
         ("layout_strength", 0.0, 7 * 6),
         ("feather_cells", 1.0, 7 * 7),
         ("own_words_share", 1.0, 7 * 7),
+        ("other_words_share", 1.0, 7 * 7),
         ("overlap", "sum", 7 * 7),
     ],
 )
@@ -239,20 +240,26 @@ def test_each_option_decides_the_result(tiny, planned, concepts, finish, option,
 def test_each_members_words_go_with_its_own_mask_whoever_is_in_front(tiny, planned, concepts, finish, monkeypatch):
     told = []
 
-    def noted(words, parts, share):
-        told.append((words, parts, share))
-        return OwnWords(words, parts, share)
+    def noted(reaches):
+        told.append(reaches)
+        return KeptWords(reaches)
 
-    monkeypatch.setattr(attending, "OwnWords", noted)
-    plan, scheduler = planned(tiny, boxes=APART, method=method(own_words_share=0.75))
+    monkeypatch.setattr(attending, "KeptWords", noted)
+    shares = method(own_words_share=0.75, other_words_share=0.5)
+    plan, scheduler = planned(tiny, boxes=APART, method=shares)
     classes, tokenizer = class_names(plan.scene, concepts), tiny.encoders[0].tokenizer
-    own = [own_tokens(tokenizer, plan.scene, n, classes, concepts[n], {}) for n in ("a", "b")]
+    asked = [(tokenizer, plan.scene, n, classes, concepts[n], {}) for n in ("a", "b")]
     behind = {name: replace(region, depth=1 - region.depth) for name, region in plan.regions.items()}
     for regions in (plan.regions, behind):
         finish(personalise(tiny, replace(plan, regions=regions), concepts, scheduler))
-        words, parts, share = told.pop()
-        assert list(words) == list(parts) == [2, 3] and share == 0.75
-        assert [words[2], words[3]] == own and own[0] != own[1]
+        reaches = told.pop()
+        assert list(reaches) == [2, 3]
+        for row, words in zip((2, 3), asked, strict=True):
+            own, others = reaches[row]
+            assert (own.tokens, others.tokens) == (own_tokens(*words), other_tokens(*words))
+            assert set(own.tokens).isdisjoint(others.tokens) and (own.share, others.share) == (0.75, 0.5)
+            assert torch.equal(others.part, 1 - own.part)
+        parts = {row: reaches[row][0].part for row in reaches}
         assert parts[2][:, :3].all() and not parts[2][:, 3:].any()
         assert parts[3][2:, 5:].all() and not parts[3][:, :5].any()
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from costars.sample.attention import Moment, attend, attention_layers, attention_rule
-from costars.sample.rules import BorrowLayout, OwnWords, RecordWords, both, evened
+from costars.sample.rules import BorrowLayout, KeptWords, Reach, RecordWords, both, evened
 from costars.types import Where
 
 ALL = slice(0, 4)
@@ -85,12 +85,12 @@ def test_rows_are_counted_in_the_whole_batch_not_in_its_piece():
 LEFT_HALF = torch.tensor([[1.0] * 4 + [0.0] * 4] * 8)
 
 
-def kept(share: float = 1.0) -> OwnWords:
-    return OwnWords({1: [2, 3]}, {1: LEFT_HALF}, share)
+def kept(share: float = 1.0) -> KeptWords:
+    return KeptWords({1: [Reach([2, 3], LEFT_HALF, share)]})
 
 
 @pytest.mark.parametrize(("tokens", "side"), [(16, 4), (4, 2), (64, 8)])
-def test_own_words_give_nothing_outside_their_part_and_the_rest_is_attended_as_ever(tokens, side):
+def test_kept_words_give_nothing_outside_their_part_and_the_rest_is_attended_as_ever(tokens, side):
     query, key, value = heads(2, tokens, 0), heads(2, 5, 1), heads(2, 5, 2)
     out = kept()(attend, query, key, value, Where("layer", True, 0.0, slice(0, 2)))
     plain = attend(query, key, value)
@@ -109,16 +109,31 @@ def test_own_words_give_nothing_outside_their_part_and_the_rest_is_attended_as_e
         Where("layer", True, 0.0, slice(4, 6)),
     ],
 )
-def test_own_words_are_free_in_self_attention_after_their_share_and_in_other_rows(where):
+def test_kept_words_are_free_in_self_attention_after_their_share_and_in_other_rows(where):
     query, key, value = heads(2, 4, 0), heads(2, 5, 1), heads(2, 5, 2)
     assert torch.allclose(kept(0.5)(attend, query, key, value, where), attend(query, key, value), atol=1e-6)
+
+
+def test_words_of_one_row_reach_parts_of_their_own_each_for_its_own_time():
+    query, key, value = heads(1, 16, 0), heads(1, 5, 1), heads(1, 5, 2)
+    rule = KeptWords({0: [Reach([1], LEFT_HALF, 1.0), Reach([3], 1 - LEFT_HALF, 0.5)]})
+    left = (torch.arange(4) < 2).repeat(4)
+    early, late = (rule(attend, query, key, value, Where("layer", True, at, slice(0, 1)))[0] for at in (0.0, 0.5))
+    for out, cells, seen in (
+        (early, left, [0, 1, 2, 4]),
+        (early, ~left, [0, 2, 3, 4]),
+        (late, left, [0, 1, 2, 3, 4]),
+        (late, ~left, [0, 2, 3, 4]),
+    ):
+        expected = attend(query, key[:, :, seen], value[:, :, seen])[0]
+        assert torch.allclose(out[:, cells], expected[:, cells], atol=1e-6)
 
 
 def test_a_part_smaller_than_a_coarse_cell_keeps_the_cell_it_fills_most():
     part = torch.zeros(4, 4)
     part[3, 3] = 1
     query, key, value = heads(1, 4, 0), heads(1, 3, 1), heads(1, 3, 2)
-    out = OwnWords({0: [1]}, {0: part}, 1.0)(attend, query, key, value, Where("layer", True, 0.0, slice(0, 1)))
+    out = KeptWords({0: [Reach([1], part, 1.0)]})(attend, query, key, value, Where("layer", True, 0.0, slice(0, 1)))
     same = torch.isclose(out, attend(query, key, value), atol=1e-6).all(dim=-1).all(dim=1)[0]
     assert same.tolist() == [False, False, False, True]
 
@@ -126,7 +141,7 @@ def test_a_part_smaller_than_a_coarse_cell_keeps_the_cell_it_fills_most():
 def test_of_both_rules_the_second_attends_as_the_first_asks():
     query, key, value = heads(4, 16, 0), heads(4, 5, 1), heads(4, 5, 2)
     where = Where("layer", True, 0.0, ALL)
-    rule = both(borrow(), OwnWords({1: [2, 3]}, {1: LEFT_HALF}, 1.0))
+    rule = both(borrow(), kept())
     out = rule(attend, query, key, value, where)
     assert torch.allclose(out[3], borrow()(attend, query, key, value, where)[3], atol=1e-6)
     assert torch.allclose(out[1], kept()(attend, query, key, value, where)[1], atol=1e-6)

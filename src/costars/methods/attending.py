@@ -5,31 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from costars.errors import SceneError
 from costars.methods.paths import learned_words
-from costars.methods.prompts import class_names, own_tokens
+from costars.methods.prompts import class_names, other_tokens, own_tokens
 from costars.model.model import Model
 from costars.options import TwoStage
 from costars.sample.batch import positions_in
 from costars.sample.kept import GivenCross, KeepCross, Kept
-from costars.sample.rules import BorrowLayout, OwnWords, both
+from costars.sample.rules import BorrowLayout, KeptWords, Reach, both
 from costars.types import AttentionRule, Job, Path
 
 
-def members_words(model: Model, job: Job) -> dict[str, list[int]]:
-    """Where each member's own words stand in its prompt; nothing where they may reach everywhere."""
+class Words(NamedTuple):
+    """Token positions in a member's prompt: of its own words, and of the others' class words."""
+
+    own: list[int]
+    others: list[int]
+
+
+def members_words(model: Model, job: Job) -> dict[str, Words]:
+    """Where the words stand that do not reach everywhere, by member; a kind that does is empty."""
     scene, concepts, method = job.scene, job.concepts, job.scene.method
-    assert isinstance(method, TwoStage) and method.own_words_share is not None, "a scene is settled before it is drawn"
-    if not method.own_words_share or not method.blend:
+    assert isinstance(method, TwoStage)
+    assert None not in (method.own_words_share, method.other_words_share), "a scene is settled before it is drawn"
+    if not method.blend:
         return {}
     classes, tokenizer = class_names(scene, concepts), model.encoders[0].tokenizer
-    return {
-        name: own_tokens(tokenizer, scene, name, classes, concepts[name], learned_words(job, name)) for name in classes
-    }
+    words = {}
+    for name in classes:
+        told = (tokenizer, scene, name, classes, concepts[name], learned_words(job, name))
+        own = own_tokens(*told) if method.own_words_share else []
+        others = other_tokens(*told) if method.other_words_share else []
+        words[name] = Words(own, [i for i in others if i not in own])
+    return words
 
 
 def keeping(method: TwoStage, model: Model, start: int, of: int) -> KeepCross | None:
@@ -70,21 +83,24 @@ def rule_of(
     method: TwoStage,
     size_px: tuple[int, int],
     paths: Sequence[Path],
-    words: Mapping[str, Sequence[int]],
+    words: Mapping[str, Words],
     shares: Tensor,
     kept: Kept,
 ) -> AttentionRule | None:
-    """The global row attends as the layout's does, and each member's own words keep to its share (k, h, w)."""
+    """The global row attends as the layout's does; each member's own words keep to its share (k, h, w), others out."""
     rules: list[AttentionRule] = []
     if paths[0].replay is not None:
         rules.append(_borrowing(method, size_px))
     elif kept and method.layout_strength:
         rules.append(GivenCross(0, kept, method.layout_strength))
     members = {i: p for i, p in enumerate(paths) if p.replay is None and not p.controlled}
-    own = {i: positions_in(paths, p.text, words[p.name]) for i, p in members.items() if p.name in words}
-    if own:
-        assert method.own_words_share is not None
-        rules.append(OwnWords(own, dict(zip(own, shares, strict=True)), method.own_words_share))
+    reaches = dict[int, list[Reach]]()
+    for (i, path), part in zip(members.items(), shares, strict=True) if words else ():
+        own, others = (positions_in(paths, path.text, tokens) for tokens in words[path.name])
+        each = [(own, part, method.own_words_share), (others, 1 - part, method.other_words_share)]
+        reaches[i] = [Reach(tokens, of, share) for tokens, of, share in each if tokens and share]
+    if any(reaches.values()):
+        rules.append(KeptWords(reaches))
     return reduce(both, rules) if rules else None
 
 

@@ -79,6 +79,20 @@ def own_tokens(
     return tokens
 
 
+def other_tokens(
+    tokenizer: CLIPTokenizer,
+    scene: Scene,
+    member: str,
+    classes: Mapping[str, str],
+    concept: Concept,
+    learned: LearnedWords,
+) -> list[int]:
+    """The token positions of the class words of others, where of another class, in a member's own prompt."""
+    prompt = member_prompt(scene, member, classes, concept)
+    nouns = dict.fromkeys(noun for noun in classes.values() if noun != classes[member])
+    return sorted({i for noun in nouns for span in word_spans(tokenizer, prompt, noun, learned) for i in span})
+
+
 def _before(scene: Scene, member: str, classes: Mapping[str, str]) -> str:
     """The global prompt as far as the member's slot."""
     text = ""

@@ -51,38 +51,52 @@ class BorrowLayout:
 
 
 @dataclass(frozen=True)
-class OwnWords:
-    """A member's own words reach only its own part of the picture.
+class Reach:
+    """How far some words of a prompt reach: token positions, part (h, w) the share of each latent cell that they
+    reach, and the share of the steps, counted from the first, in which they reach no further."""
 
-    words {row: token positions}, parts {row: (h, w) share that the row has of each latent cell}. In the
-    first share of the steps cells outside the part get nothing from these tokens by cross-attention;
-    the other words reach everywhere. Not in OMG, where a member's path may draw the member anywhere
-    and what lies outside its mask is lost in the blend.
+    tokens: Sequence[int]
+    part: Tensor
+    share: float
+
+
+@dataclass(frozen=True)
+class KeptWords:
+    """Words that reach only a part of the picture, by row: cells outside it get nothing from them by cross-attention.
+
+    So a member's own words keep to its mask, and the others' class words out of it. Not in OMG, where a
+    member's path may draw anybody anywhere and what lies outside its mask is lost in the blend.
     """
 
-    words: Mapping[int, Sequence[int]]
-    parts: Mapping[int, Tensor]
-    share: float
+    reaches: Mapping[int, Sequence[Reach]]
     _made: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
-        if not where.cross or where.progress >= self.share:
+        acting = {
+            row: tuple(reach for reach in reaches if where.progress < reach.share)
+            for row, reaches in self.reaches.items()
+            if where.rows.start <= row < where.rows.stop
+        }
+        if not where.cross or not any(acting.values()):
             return attend(query, key, value)
-        made = (where.rows.start, where.rows.stop, query.shape[2])
+        counts = tuple(len(reaches) for reaches in acting.values())
+        made = (where.rows.start, where.rows.stop, query.shape[2], counts)
         if made not in self._made:
-            self._made[made] = self._bias(query, key.shape[2], where.rows)
+            self._made[made] = _bias(acting, query, key.shape[2], where.rows.start)
         return attend(query, key, value, self._made[made])
 
-    def _bias(self, query: Tensor, words: int, rows: slice) -> Tensor:
-        tokens = query.shape[2]
-        bias = query.new_zeros(len(query), 1, tokens, words)
-        for row, positions in self.words.items():
-            if rows.start <= row < rows.stop:
-                part = self.parts[row].to(query)
-                cover = interpolate(part[None, None], grid_of(tokens, part.shape), mode="area").flatten()
-                outside = cover < min(EDGE_SHARE, float(cover.max()))  # where none is half filled, the fullest
-                bias[row - rows.start, 0, outside.nonzero(), torch.tensor(positions)] = -math.inf
-        return bias
+
+def _bias(reaches: Mapping[int, Sequence[Reach]], query: Tensor, words: int, first: int) -> Tensor:
+    """(rows, 1, queries, words) minus infinity where a word does not reach; first is the number of the first row."""
+    tokens = query.shape[2]
+    bias = query.new_zeros(len(query), 1, tokens, words)
+    for row, each in reaches.items():
+        for reach in each:
+            part = reach.part.to(query)
+            cover = interpolate(part[None, None], grid_of(tokens, part.shape), mode="area").flatten()
+            outside = cover < min(EDGE_SHARE, float(cover.max()))  # where none is half filled, the fullest
+            bias[row - first, 0, outside.nonzero(), torch.tensor(reach.tokens)] = -math.inf
+    return bias
 
 
 def both(first: AttentionRule, second: AttentionRule) -> AttentionRule:

@@ -92,7 +92,8 @@ def ablation(seeds: int) -> Iterator[Case]:
     """What each part of the method is for (section 4.3), and what else was tried."""
     methods: Mapping[str, Mapping[str, object]] = {
         WHOLE: {},
-        "own words everywhere (OMG)": {"own_words_share": 0.0},
+        "words everywhere (OMG)": {"own_words_share": 0.0, "other_words_share": 0.0},
+        "others' words everywhere": {"other_words_share": 0.0},
         "without layout preservation": {"layout_strength": 0.0},
         "without noise blending": {"blend": False},
         "feather 1 cell": {"feather_cells": 1.0},
