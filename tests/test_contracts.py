@@ -19,7 +19,7 @@ def test_the_public_names_are_these():
         *("CastMember", "MultiLora", "Scene", "TwoStage", "load_scene"),
         *("ConceptError", "CostarsError", "ModelError", "RegionError", "SceneError"),
         *("Layout", "Picture", "Plan", "Region", "Step"),
-        *("Studio", "open_studio", "__version__"),
+        *("Studio", "open_studio", "write_picture", "__version__"),
     }
     assert costars.__all__ == sorted(costars.__all__)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from costars.errors import ConceptError, CostarsError, ModelError, RegionError, SceneError
     from costars.options import MultiLora, TwoStage
+    from costars.records.pictures import write_picture
     from costars.scene import CastMember, Scene
     from costars.scene_files import load_scene
     from costars.studio import Studio, open_studio
@@ -17,6 +18,7 @@ __version__ = _version("costars")
 _HOMES = {
     "errors": ("ConceptError", "CostarsError", "ModelError", "RegionError", "SceneError"),
     "options": ("MultiLora", "TwoStage"),
+    "records.pictures": ("write_picture",),
     "scene": ("CastMember", "Scene"),
     "scene_files": ("load_scene",),
     "studio": ("Studio", "open_studio"),
@@ -41,6 +43,7 @@ __all__ = [
     "__version__",
     "load_scene",
     "open_studio",
+    "write_picture",
 ]
 
 

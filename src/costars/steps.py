@@ -41,9 +41,10 @@ def retried(
                 yield event
             else:
                 return
-        except RegionError:
+        except RegionError as error:
             if attempt == retries and second_best is None:
-                raise
+                tried = f"seeds {scene.seed} to {scene.seed + retries} were tried, this is the last: "
+                raise RegionError(f"{tried if retries else ''}{error}", error.layout, error.regions) from None
     if second_best is not None:
         yield second_best
 

@@ -213,7 +213,8 @@ def interrupted(monkeypatch):
 def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrupted):
     assert cli(*WORD, "--name", "bob")[0] == 130
     code, out, err = cli(*WORD)
-    assert (code, out, err.splitlines()[-1]) == (130, "", "costars: stopped")
+    told = f"kept in {work / 'checkpoint.safetensors'}; go on with --resume"
+    assert (code, out, err.splitlines()[-2:]) == (130, "", [told, "costars: stopped"])
     assert made(library) == [] and [path.name for path in work.iterdir()] == ["checkpoint.safetensors"]
     interrupted()
     kept = work / "checkpoint.safetensors"
@@ -222,7 +223,8 @@ def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrup
     said = "checkpoint.safetensors: was begun with seed=0, now it is 3; begin anew with --replace in place of --resume"
     refused(*WORD, "--resume", "--set", "seed=3", said=said)
     code, _, err = cli(*WORD, "--resume")
-    assert code == 0, err
+    assert code == 0 and f"what the model draws now: {work / 'sheet-000002.png'}" in err.splitlines(), err
+    assert any(line.startswith("teaching 2/2 loss ") for line in err.splitlines()), err
     assert made(library) == ["mia.safetensors"] and [p.name for p in work.iterdir()] == ["sheet-000002.png"]
     code, _, err = cli(*WORD, "--name", "eve")
     assert code == 0, err

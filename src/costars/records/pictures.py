@@ -19,10 +19,13 @@ from costars.sheets import sheet
 from costars.types import Picture
 
 
-def write_picture(picture: Picture, out: Path) -> None:
-    """picture.png with its scene inside, layout.png, masks/NAME.png, sheet.png and result.json."""
+def write_picture(picture: Picture, out: str | Path) -> None:
+    """picture.png with its scene inside, layout.png, masks/NAME.png, sheet.png and result.json.
+
+    Raises SceneError where out cannot be written, or holds what costars did not write.
+    """
     plan = picture.plan
-    with whole_folder(out) as folder:
+    with whole_folder(Path(out)) as folder:
         (folder / "picture.png").write_bytes(png(picture))
         if plan is not None:
             plan.layout.image.save(folder / "layout.png")

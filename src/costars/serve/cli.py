@@ -84,6 +84,9 @@ def plan(
     studio = _studio(device, dtype, memory=memory, offline=offline)
     made = _run(studio, scene, scene_file.parent, retries, out, Plan)
     write_plan(made, out, scene_file.parent)
+    order = sorted(made.regions, key=lambda name: made.regions[name].depth)
+    found = ", ".join(f"{name} ({made.regions[name].class_name}, {made.regions[name].area:.0%})" for name in order)
+    console.print(f"from front to back: {found}; render {out} to finish it", highlight=False, soft_wrap=True)
     typer.echo(out / "plan.json")
 
 

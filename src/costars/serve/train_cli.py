@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 CHECKPOINT = "checkpoint.safetensors"
+TOLD = 10  # lines of each stage where no bar can be drawn, as in a log
 FIRST = int(os.environ.get("RANK", "0")) == 0  # of several processes the first alone writes and speaks
 
 
@@ -48,7 +49,7 @@ def train(
     device: Annotated[Device | None, typer.Option(help="where to run")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="number format of what is not trained")] = None,
 ) -> None:
-    """Teach a concept from a few pictures: lora, dreambooth, textual-inversion, custom-diffusion or ed-lora.
+    """Teach a concept from a few pictures: lora, dreambooth, textual-inversion, custom-diffusion, ed-lora or em.
 
     em teaches several at once from pictures that show them together, and finds out where each is.
     """
@@ -79,10 +80,14 @@ def train(
     with console.status("loading"):
         lesson = studio.lesson(spec, base)
     for line in lesson.skipped:
-        console.print(line, highlight=False, soft_wrap=True)
+        _say(line)
     story = Story(lesson.teachings)
     try:
         taught = _taught(lesson, kept, resume, sheet_every if FIRST else 0, tensorboard if FIRST else None, story)
+    except KeyboardInterrupt:
+        if FIRST and kept.exists():
+            _say(f"kept in {kept}; go on with --resume")
+        raise
     except (MemoryError, OutOfMemoryError) as error:
         raise TrainError(
             f"out of memory ({error}); --set a smaller batch (with accumulate for it), checkpointing=true or a "
@@ -91,6 +96,10 @@ def train(
     if FIRST:
         _finish(taught, targets, kept)
         _report(story, kept.parent)
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _here(name: str | None, base: Path | None) -> str | None:
@@ -170,13 +179,18 @@ def _taught(
             smooth, before = (0.9 * smooth + 0.1 * (now - before) if smooth else now - before), now
             line = f"loss {event.loss:.4f}, {1 / max(smooth, 1e-9):.1f} steps/s" if event.stage == TEACHING else ""
             bars.update(tasks[event.stage], completed=event.step, said=line)
+            if FIRST and bars.disable and event.step % -(-event.of // TOLD) == 0:
+                _say(f"{event.stage} {event.step}/{event.of} {line}".rstrip())
             if event.stage == TEACHING:
                 write(event.step, event.loss)
                 story.hear(event.step - 1, event.masks)
                 if (FIRST and event.step == event.of) or (sheet_every and event.step % sheet_every == 0):
                     shown = preview(lesson.model, lesson.teachings, event.learned)
                     kept.parent.mkdir(parents=True, exist_ok=True)
-                    shown.save(kept.parent / f"sheet-{event.step:06d}.png")
+                    sheet = kept.parent / f"sheet-{event.step:06d}.png"
+                    shown.save(sheet)
+                    if event.step == event.of:
+                        _say(f"what the model draws now: {sheet}")
     raise RuntimeError("the iterator ended without what was taught")
 
 
@@ -204,7 +218,7 @@ def _report(story: Story, folder: Path) -> None:
         if story.rows:
             em_report.write(story, folder)
     except TrainError as error:  # a plot that is not drawn takes no concept away
-        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        _say(str(error))
 
 
 def _finish(taught: Taught, targets: list[Path], kept: Path) -> None:
@@ -214,6 +228,5 @@ def _finish(taught: Taught, targets: list[Path], kept: Path) -> None:
     kept.unlink(missing_ok=True)
     kept.with_suffix(".prior").unlink(missing_ok=True)
     for target, concept in zip(targets, taught.concepts, strict=True):
-        told = f"{concept.name}: {target.stat().st_size / 1e6:.1f} MB, called {concept.trigger!r} in prompts"
-        console.print(told, highlight=False, markup=False, soft_wrap=True)
+        _say(f"{concept.name}: {target.stat().st_size / 1e6:.1f} MB, called {concept.trigger!r} in prompts")
         typer.echo(target)
