@@ -119,6 +119,32 @@ def test_who_is_missing_is_said_and_the_layout_is_kept_to_see_why(refused, write
     assert (folder / "out" / "layout.png").is_file() and not (folder / "out" / "picture.png").exists()
 
 
+def test_three_members_on_a_device_with_room_for_two_rows_are_told_what_to_set(cli, refused, folder, monkeypatch):
+    from diffusers import UNet2DConditionModel
+
+    real = UNet2DConditionModel.forward
+
+    def small(self, sample, *args, **options):
+        if len(sample) > 2:
+            raise torch.OutOfMemoryError("8 GiB are not enough")
+        return real(self, sample, *args, **options)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", small)
+    scene = yaml.safe_load((folder / "scene.yaml").read_text())
+    scene["prompt"] = "{a}, {b} and {c} in the forest"
+    scene["cast"]["c"] = {"concept": "char_a", "where": "middle.png"}
+    for name, columns in (("left", (0, 20)), ("middle", (20, 44)), ("right", (44, 64))):
+        mask = Image.new("L", (64, 64), 0)
+        mask.paste(255, (columns[0], 0, columns[1], 64))
+        mask.save(folder / f"{name}.png")
+    (folder / "scene.yaml").write_text(yaml.safe_dump(scene))
+    refused(
+        "render", "scene.yaml", "--out", "out", said="out of memory, also with less of the model in it; set a smaller"
+    )
+    assert not (folder / "out").exists()
+    assert cli("render", "scene.yaml", "--out", "out", "--max-rows", "2")[0] == 0  # as it was told
+
+
 def test_six_members_where_five_figures_are_drawn_is_said_and_all_five_are_kept(
     refused, folder, make_region, monkeypatch
 ):
