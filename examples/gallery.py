@@ -27,11 +27,11 @@ PAIRS = (
     ("{dan} in front of {bolt} on a street", ("dan", "bolt")),
 )
 COUNTS = (
-    ("{ana} on a beach", ("ana",)),
-    ("{ana} in front of {bo} on a beach", ("ana", "bo")),
-    ("{ana}, {bo} and {rex} on a beach", ("ana", "bo", "rex")),
-    ("{ana}, {bo}, {rex} and {bolt} on a beach", ("ana", "bo", "rex", "bolt")),
-    ("{ana}, {bo}, {rex}, {mochi} and {bolt} on a beach", ("ana", "bo", "rex", "mochi", "bolt")),
+    ("{ana} on a street", ("ana",)),
+    ("{ana} in front of {dan} on a street", ("ana", "dan")),
+    ("{ana}, {dan} and {rex} on a street", ("ana", "dan", "rex")),
+    ("{ana}, {dan}, {rex} and {bolt} on a street", ("ana", "dan", "rex", "bolt")),
+    ("{ana}, {dan}, {rex}, {mochi} and {bolt} on a street", ("ana", "dan", "rex", "mochi", "bolt")),
 )
 RETRIES = 40
 
