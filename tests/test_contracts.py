@@ -60,6 +60,15 @@ def test_every_scheduler_is_made_from_the_checkpoints_own(tiny, name):
     assert made.config["beta_schedule"] == "scaled_linear" and made.config["steps_offset"] == 1
 
 
+def test_a_name_says_all_of_a_scheduler_but_its_noise_levels(tiny):
+    own = scheduler_of("DPM++ 2M SDE Karras", tiny.scheduler)
+    plain = scheduler_of("DPM++ 2M", own).config
+    assert plain["algorithm_type"] == "dpmsolver++" and not plain["use_karras_sigmas"]
+    spaced = scheduler_of("DPM++ 2M Exponential", own).config
+    assert spaced["use_exponential_sigmas"] and not spaced["use_karras_sigmas"]
+    assert scheduler_of("checkpoint", own) is own
+
+
 def test_a_spacing_may_follow_the_samplers_name(tiny):
     assert scheduler_of("DPM++ 2M Karras", tiny.scheduler).config["use_karras_sigmas"]
     assert scheduler_of("Euler SGM Uniform", tiny.scheduler).config["timestep_spacing"] == "trailing"

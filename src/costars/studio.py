@@ -165,7 +165,7 @@ class Studio:
 
     def _lowered(self) -> bool:
         """Forget the models and keep less of the next ones in memory; False where there is no less."""
-        tiers = {model.residence.tier for model in self.models.values()}
+        tiers = {model.residence.tier for model in self.models.values()} | ({self.memory} & {*TIERS})
         lower = lower_tier(max(tiers, key=TIERS.index, default=TIERS[0]))
         self.models.clear()
         self.control_nets.clear()

@@ -1,10 +1,12 @@
 """Checkpoints that people own: every family and every way to keep one gives the same numbers."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from costars.errors import ModelError
@@ -126,11 +128,13 @@ def test_a_pickle_is_refused_by_its_name(tmp_path):
         load(path)
 
 
-def test_half_precision_files_of_a_folder_are_taken_where_there_are_no_others(sd15, sd15_folder, copied):
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_half_precision_files_of_a_folder_are_taken_where_there_are_no_others(sd15, sd15_folder, copied, variant):
     folder = copied(sd15_folder)
     for path in list(folder.glob("*/*.safetensors")):
         save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
-        path.rename(path.with_name(path.stem + ".fp16.safetensors"))
+        path.rename(path.with_name(f"{path.stem}.{variant}.safetensors"))
+    (folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"of no use here")
     model = load(folder)
     assert model.unet.dtype is torch.float32
     assert torch.allclose(model.unet.conv_in.weight, sd15.unet.conv_in.weight, atol=1e-3)
@@ -227,3 +231,13 @@ def test_a_file_that_is_not_what_its_name_says_is_one_line_of_error(tmp_path, co
     with pytest.raises(ModelError) as caught:
         load(path)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_unet_that_is_told_the_guidance_is_refused(sd15_folder, copied):
+    folder = copied(sd15_folder)
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"time_cond_proj_dim": 8}))
+    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+    unet.save_pretrained(folder / "unet")
+    with pytest.raises(ModelError, match=r"its UNet is told the guidance .* with an LCM LoRA as style"):
+        load(folder)

@@ -208,6 +208,25 @@ def test_a_mask_of_another_shape_than_the_picture_is_refused(tmp_path):
         assign(*women("wide.png"), [], LAYOUT, base=tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "I;16"])
+def test_a_mask_is_white_on_black_in_every_kind_of_grey(tmp_path, mode):
+    levels = np.zeros((64, 64), np.uint16)
+    levels[:, :32] = 40_000
+    grey = Image.fromarray(levels if mode == "I;16" else np.where(levels, 255, 0).astype(np.uint8))
+    (grey if mode == "I;16" else grey.convert(mode)).save(tmp_path / "ana.png")
+    region = assign({"ana": member(where="ana.png")}, {"ana": "woman"}, [], LAYOUT, base=tmp_path)["ana"]
+    assert region.mask[:, :32].all() and not region.mask[:, 32:].any()
+
+
+@pytest.mark.parametrize("mode", ["alpha", "colour"])
+def test_a_mask_whose_shape_is_in_its_alpha_or_its_colours_is_refused(tmp_path, mode):
+    image = Image.new("RGBA", (64, 64), "white")
+    image.paste((255, 255, 255, 0) if mode == "alpha" else (255, 0, 0, 255), (0, 0, 32, 64))
+    image.save(tmp_path / "ana.png")
+    with pytest.raises(SceneError, match=r"where: 'ana.png' has colours or an alpha channel; want white on black"):
+        assign({"ana": member(where="ana.png")}, {"ana": "woman"}, [], LAYOUT, base=tmp_path)
+
+
 def test_a_mask_file_that_is_not_there_or_no_picture_says_so(tmp_path):
     with pytest.raises(SceneError, match=r"where: 'gone.png' is not left, right, a point, a box, nor a mask file"):
         assign(*women("gone.png"), [], LAYOUT, base=tmp_path)

@@ -148,7 +148,7 @@ def test_a_folder_must_be_there_and_hold_a_usable_picture(tmp_path):
         (lambda path: draw_mask(path, (5, 4)), "is 5 x 4 px"),
         (lambda path: path.write_text("no mask"), "not a PNG"),
         (draw, "has colours"),
-        (lambda path: draw(path, mode="LA", colour=(255, 255)), "alpha channel"),
+        (lambda path: draw(path, mode="LA", colour=(255, 254)), "alpha channel"),
         (lambda path: draw_mask(path, level=0), "all black"),
     ],
 )
@@ -159,7 +159,10 @@ def test_a_mask_that_does_not_fit_is_an_error_that_names_it(tmp_path, spoil, say
     assert says in message and "'a.mask.png' of 'a.png'" in message and "want greyscale of 6 x 4 px" in message
 
 
-@pytest.mark.parametrize(("mode", "level"), [("1", 1), ("L", 255), ("RGB", WHITE), ("I;16", 65535)])
+@pytest.mark.parametrize(
+    ("mode", "level"),
+    [("1", 1), ("L", 255), ("RGB", WHITE), ("I;16", 65535), ("LA", (255, 255)), ("RGBA", (*WHITE, 255))],
+)
 def test_a_white_mask_is_one_in_every_kind_of_grey(tmp_path, mode, level):
     draw(tmp_path / "a.png")
     draw(tmp_path / "a.mask.png", mode=mode, colour=level)

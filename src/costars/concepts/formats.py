@@ -42,7 +42,7 @@ def load_concept(path: Path, name: str, source: str) -> Concept:
     """Read a concept; its header is checked before any tensor is, and nothing in it is skipped.
 
     source is how the scene called it. Class and trigger come from the file's metadata, if it has any;
-    a file that says and shows no family counts as sdxl.
+    the family of a file that neither says nor shows one is "".
     Raises ConceptError with one line on what is damaged, unknown or made for another base model.
     """
     header = read_header(path)

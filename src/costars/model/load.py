@@ -76,6 +76,11 @@ def load_model(
             f"model {source.name!r}: UNet and decoder have {sorted(channels)} latent channels, as an inpainting model "
             "or another family's decoder has; use a text-to-image checkpoint and a decoder of its family"
         )
+    if unet.config["time_cond_proj_dim"]:
+        raise ModelError(
+            f"model {source.name!r}: its UNet is told the guidance (time_cond_proj_dim), as distilled LCM checkpoints "
+            "are, and costars does not tell it; use the base model with an LCM LoRA as style"
+        )
     cell_px = 2 ** (len(vae.config["block_out_channels"]) - 1)
     side = int(unet.config["sample_size"]) * cell_px
     facts = Facts(

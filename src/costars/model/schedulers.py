@@ -10,13 +10,15 @@ from diffusers import schedulers as diffusers_schedulers
 
 from costars.errors import SceneError, nearest
 
-_SDE = {"algorithm_type": "sde-dpmsolver++"}
+_ODE, _SDE = {"algorithm_type": "dpmsolver++"}, {"algorithm_type": "sde-dpmsolver++"}
+# Spacings that a name does not say are not asked for, whatever the checkpoint's own scheduler has.
+_UNSAID = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 # A sampler's name, with the class of diffusers that takes its steps and how that is set.
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
-    "dpm": ("DPMSolverMultistepScheduler", {}),
-    "dpm++ 2m": ("DPMSolverMultistepScheduler", {}),
+    "dpm": ("DPMSolverMultistepScheduler", _ODE),
+    "dpm++ 2m": ("DPMSolverMultistepScheduler", _ODE),
     "dpm++ 2m sde": ("DPMSolverMultistepScheduler", _SDE),
     "dpm2": ("KDPM2DiscreteScheduler", {}),
     "dpm2 a": ("KDPM2AncestralDiscreteScheduler", {}),
@@ -60,10 +62,11 @@ def scheduler_of(name: str, own: Any) -> Any:
     if kind not in classes or scheduler is None:
         known = ["checkpoint", *SAMPLERS, *("dpm++ 2m" + spaced for spaced in SPACINGS), *ALSO]
         raise SceneError(f"scheduler: {name!r} is not known; {nearest(asked, known)}")
-    spaced = SPACINGS.get(spacing, {})
-    if not set(spaced) <= set(signature(scheduler).parameters):
+    spaced, has = SPACINGS.get(spacing, {}), set(signature(scheduler).parameters)
+    if not set(spaced) <= has:
         raise SceneError(f"scheduler: {asked.removesuffix(spacing)!r} has no{spacing} spacing; leave it out")
-    return scheduler.from_config(own.config, **options, **spaced)
+    unsaid = {key: value for key, value in _UNSAID.items() if key in has and asked.removesuffix(spacing) in SAMPLERS}
+    return scheduler.from_config(own.config, **{**unsaid, **options, **spaced})
 
 
 def history(scheduler: Any, start: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from costars.shape import grey_levels
 from costars.types import Region
 
 
@@ -35,7 +36,7 @@ def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -
     with Image.open(folder / "masks" / f"{Path(facts['name']).name}.png") as image:
         if image.size != size:
             raise ValueError(f"masks/{facts['name']}.png is {image.size}, the layout is {size}")
-        mask = (np.asarray(image.convert("L")) / 255).astype(np.float32)
+        mask = grey_levels(image)
     return Region(str(facts["class_name"]), mask, float(facts["score"]), int(facts["depth"]))
 
 

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from costars.errors import RegionError, SceneError
 from costars.scene import CastMember
-from costars.shape import same_shape
+from costars.shape import grey_levels, same_shape
 from costars.types import Layout, MaskArray, Region
 
 _NEVER = 1e6
@@ -216,8 +216,8 @@ def _is_file(member: CastMember) -> bool:
 
 def _mask_file(member: CastMember, layout: Layout, base: Path | None) -> MaskArray:
     with Image.open(mask_path(member, base, layout.image.size)) as image:
-        mask = image.convert("L").resize(layout.image.size, Image.Resampling.BILINEAR)
-    return (np.asarray(mask, dtype=np.float32) >= 128).astype(np.float32)
+        mask = Image.fromarray(grey_levels(image)).resize(layout.image.size, Image.Resampling.BILINEAR)
+    return (np.asarray(mask) >= 0.5).astype(np.float32)
 
 
 def mask_path(member: CastMember, base: Path | None, size_px: tuple[int, int]) -> Path:
@@ -225,11 +225,13 @@ def mask_path(member: CastMember, base: Path | None, size_px: tuple[int, int]) -
     path = (base or Path()) / str(member.where)
     try:
         with Image.open(path) as image:
-            image.verify()
+            grey_levels(image)
     except (OSError, SyntaxError):
         raise SceneError(
             f"where: {member.where!r} is not left, right, a point, a box, nor a mask file ({path} is no picture)"
         ) from None
+    except ValueError as error:
+        raise SceneError(f"where: {member.where!r} {error}; want white on black") from None
     if not same_shape(image.size, size_px):
         width, height = image.size
         raise SceneError(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from costars.errors import TrainError
+from costars.shape import grey_levels
 from costars.train.listing import WANTED, listed, one_line
 from costars.types import MaskArray
 
@@ -74,7 +74,7 @@ def _upright(path: Path) -> Image.Image:
 def _picture(path: Path) -> Image.Image:
     image = _upright(path)
     if image.mode.startswith("I"):  # 16 bit, which PIL would cut off at 255
-        image = Image.fromarray((_levels(image) * 255).round().astype(np.uint8))
+        image = Image.fromarray((grey_levels(image) * 255).round().astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")
     drawn = image.convert("RGBA")
@@ -86,7 +86,7 @@ def read_mask(path: Path, image: Image.Image, name: str) -> MaskArray:
     want = f"want greyscale of {image.width} x {image.height} px, white where the concept is; draw it again"
     try:
         drawn = _upright(path)
-        mask = _levels(drawn)
+        mask = grey_levels(drawn)
     except Exception as error:  # as in read_folder
         raise TrainError(f"mask {path.name!r} of {name!r}: {_reason(error)}; {want}") from error
     if drawn.size != image.size:
@@ -94,21 +94,6 @@ def read_mask(path: Path, image: Image.Image, name: str) -> MaskArray:
     if not mask.any():
         raise TrainError(f"mask {path.name!r} of {name!r}: all black, there is nothing to learn; {want}")
     return mask
-
-
-def _levels(image: Image.Image) -> MaskArray:
-    """(h, w) in [0, 1]; raises ValueError if the picture is not grey."""
-    if image.mode.startswith("I"):
-        return _shares(np.asarray(image), 65535)
-    colours = np.asarray(image.convert("RGB"))
-    if image.has_transparency_data or (colours != colours[..., :1]).any():
-        raise ValueError("has colours or an alpha channel")
-    return _shares(colours[..., 0], 255)
-
-
-def _shares(levels: NDArray[np.generic], most: int) -> MaskArray:
-    shares: MaskArray = levels.astype(np.float32) / np.float32(most)
-    return shares.clip(0, 1)
 
 
 def _reason(error: Exception) -> str:
