@@ -134,3 +134,17 @@ def test_removing_a_link_leaves_what_it_leads_to(store, golden, tmp_path):
     store.remove("eve")
     assert not os.path.lexists(tmp_path / "library" / "eve.safetensors")
     assert (golden / "char_a.safetensors").is_file()
+
+
+def test_other_folders_are_looked_through_and_what_lies_higher_up_goes_first(store, golden, tmp_path):
+    for where in ("loras/zoe.safetensors", "loras/people/zoe.safetensors", "loras/people/far/kim.safetensors"):
+        (tmp_path / where).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(golden / "char_a.safetensors", tmp_path / where)
+    wide = Store(store.builtin, store.library, (tmp_path / "loras",))
+    assert [name for name, _ in wide.files()] == ["builtin/ana", "builtin/bo", "mia", "zoe", "kim"]
+    assert wide.find("zoe") == tmp_path / "loras" / "zoe.safetensors"
+    assert wide.load("kim").name == "kim"
+    (told,) = wide.hidden()
+    assert told == ("zoe", tmp_path / "loras" / "people" / "zoe.safetensors", tmp_path / "loras" / "zoe.safetensors")
+    with pytest.raises(ConceptError, match="costars only reads; delete the file there"):
+        wide.remove("kim")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +10,16 @@ from costars.concepts.formats import load_concept
 from costars.errors import ConceptError, nearest
 from costars.types import Concept
 
-BUILTIN = "builtin/"
+BUILTIN, PATTERN = "builtin/", "*.safetensors"
 
 
 @dataclass(frozen=True)
 class Store:
     """Folders of .safetensors files: the shipped ones, the library, and others that are only read.
 
-    The shipped ones are called builtin/NAME, all others NAME. Of one name in several folders the
-    library's is meant, then that of the first of the others; `hidden` tells of the rest.
+    The shipped ones are called builtin/NAME, all others NAME. The others are looked through with the folders
+    in them. Of one name in several folders the library's is meant, then that of the first of the others, what
+    lies higher up going first; `hidden` tells of the rest.
     """
 
     builtin: Path
@@ -41,10 +42,10 @@ class Store:
                 yield name, path, meant[name]
 
     def _all(self) -> Iterator[tuple[str, Path]]:
-        for prefix, folder in ((BUILTIN, self.builtin), *(("", f) for f in (self.library, *self.extra))):
-            for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
-                if not path.name.startswith("."):  # macOS leaves ._NAME beside NAME
-                    yield prefix + path.stem, path
+        for prefix, folder in ((BUILTIN, self.builtin), ("", self.library)):
+            yield from ((prefix + path.stem, path) for path in _files(folder.glob(PATTERN)))
+        for folder in self.extra:
+            yield from ((path.stem, path) for path in _files(folder.rglob(PATTERN)))
 
     def find(self, concept: str, base: Path | None = None) -> Path:
         """The file of a concept; a relative path is looked up beside the scene file.
@@ -82,6 +83,11 @@ class Store:
         if name in known:
             raise ConceptError(f"{name!r} is in {known[name].parent}, which costars only reads; delete the file there")
         raise ConceptError(f"no concept {name!r} in your library; {nearest(name, mine)}")
+
+
+def _files(found: Iterable[Path]) -> list[Path]:
+    """Those nearest to the top first; macOS leaves ._NAME beside NAME."""
+    return sorted((path for path in found if not path.name.startswith(".")), key=lambda path: (len(path.parts), path))
 
 
 def contained(path: Path) -> Path:
