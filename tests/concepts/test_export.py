@@ -159,7 +159,13 @@ def test_the_words_of_sdxl_are_two_files_that_diffusers_reads(words, tiny, pipel
     assert {p: list(load_file(p)) for p in folder.iterdir()} == {p: ["<mia>"] for p in paths}
     halves = {key: load_file(path)["<mia>"] for key, path in zip(("clip_l", "clip_g"), paths, strict=True)}
     again = load_concept(write(halves, "<mia>"), "<mia>", "<mia>")
-    assert all(torch.equal(again.tokens["<mia>"][part], vectors) for part, vectors in words["<mia>"].items())
+    both = load_concept(paths[0], "mia", "mia")
+    for read in (again, both):
+        assert all(torch.equal(read.tokens["<mia>"][part], vectors) for part, vectors in words["<mia>"].items())
+        assert (read.trigger, read.format) == ("<mia>", "textual inversion")
+    paths[1].write_bytes(paths[0].read_bytes()[:-4] + bytes(4))
+    assert load_concept(paths[0], "mia", "mia").sha256 != both.sha256  # both files are what it is
+    export_concept(concept, {}, "diffusers", folder, replaced=True)
     first, second = (pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)
     for path, (tokenizer, encoder) in zip(paths, (first, second), strict=True):
         pipeline.load_textual_inversion(folder, weight_name=path.name, tokenizer=tokenizer, text_encoder=encoder)

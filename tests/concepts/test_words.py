@@ -54,7 +54,7 @@ def test_diffusers_reads_the_same_words(write, random, pipeline):
         ({"clip_l": (4, 768)}, "holds clip_l, want emb_params alone or clip_l with clip_g"),
         ({"clip_g": (4, 1280)}, "holds clip_g, want emb_params alone"),
         ({"clip_g": (4, 1280), "<zxa>": (4, 768)}, "holds <zxa>, clip_g, want"),
-        ({"<zxa>": (4, 1280)}, "its word '<zxa>' is of SDXL's second text encoder alone; put both"),
+        ({"<zxa>": (4, 1280)}, "its word '<zxa>' is of SDXL's second text encoder alone; put both of its files"),
         ({"clip_l": (4, 768), "clip_g": (3, 1280)}, "'mine' is text_encoder (4, 768), text_encoder_2 (3, 1280), want"),
         ({"emb_params": (0, 768)}, "'mine' is text_encoder (0, 768), want 1 to 75 vectors"),
         ({"emb_params": (76, 768)}, "'mine' is text_encoder (76, 768), want 1 to 75 vectors"),
@@ -105,3 +105,10 @@ def test_words_of_our_own_files_are_checked_too(write, random, key):
 def test_nothing_else_is_read_beside_our_words(write, random):
     with pytest.raises(ConceptError, match="holds 'emb_params', which is no layer"):
         load(write({"tokens.text_encoder.<a>": random(2, 8), "emb_params": random(2, 768)}))
+
+
+def test_two_files_of_words_that_are_no_halves_stay_two_concepts(write, random, tmp_path):
+    one = write({"<zxa>": random(2, 768)}, "zxa")
+    for other in ({"<zxa>": random(2, 768)}, {"<zxb>": random(2, 1280)}, {"emb_params": random(2, 768)}):
+        write(other, "zxa_2")
+        assert load(one).tokens.keys() == {"<zxa>"} and load(one).family == "sd15"

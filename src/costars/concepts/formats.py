@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from costars.concepts.refused import refuse
 from costars.concepts.replaced import OURS as OUR_WEIGHTS
 from costars.concepts.replaced import is_replaced, read_replaced
 from costars.concepts.scales import part_scales
-from costars.concepts.words import OURS, is_inversion, read_inversion, read_ours
+from costars.concepts.words import OURS, is_inversion, is_words, read_inversion, read_ours, two_files
 from costars.errors import ConceptError
 from costars.header import read_header
 from costars.types import Concept, LowRank
@@ -41,14 +42,22 @@ FORMATS: Mapping[str, str] = {
 def load_concept(path: Path, name: str, source: str) -> Concept:
     """Read a concept; its header is checked before any tensor is, and nothing in it is skipped.
 
-    source is how the scene called it. Class and trigger come from the file's metadata, if it has any;
+    source is how the scene called it. Of an SDXL textual inversion in diffusers' two files NAME and NAME_2
+    the first is named, and the second is read with it. Class and trigger come from the file's metadata, if it has any;
     the family of a file that neither says nor shows one is "".
     Raises ConceptError with one line on what is damaged, unknown or made for another base model.
     """
     header = read_header(path)
     refuse(header.tensors, source)
-    sha256 = file_sha256(path)
-    return concept_of(_read(path), header.metadata, path, name, source, sha256)
+    sha256, tensors = file_sha256(path), _read(path)
+    second = path.with_name(f"{path.stem}_2{path.suffix}")
+    both = None
+    if is_words(tensors) and second.is_file() and set(read_header(second).tensors) == set(tensors):
+        both = two_files(tensors, _read(second))
+    if both is None:
+        return concept_of(tensors, header.metadata, path, name, source, sha256)
+    sha256 = hashlib.sha256(f"{sha256} {file_sha256(second)}".encode()).hexdigest()
+    return replace(concept_of(both, header.metadata, path, name, source, sha256), format="textual inversion")
 
 
 def concept_of(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from costars.concepts.family import PER_LAYER
+from costars.concepts.family import PER_LAYER, WORD
 from costars.errors import ConceptError
 
 Words = dict[str, dict[str, Tensor]]
@@ -48,6 +48,19 @@ def read_inversion(tensors: Mapping[str, Tensor], name: str, source: str) -> Wor
     return {word: _checked(word, parts, MAX_VECTORS, source) for word, parts in words.items()}
 
 
+def is_words(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds words under their own names, as diffusers' textual inversions do."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    return is_inversion(shapes) and not any(key in _NAMELESS for key in shapes)
+
+
+def two_files(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The words of both text encoders under the keys of our files; None where the second is no second half."""
+    if not is_words(second) or any(tensor.shape[-1] in WORD for tensor in second.values()):
+        return None
+    return written({word: {"text_encoder": first[word], "text_encoder_2": second[word]} for word in first})
+
+
 def read_ours(tensors: Mapping[str, Tensor], per_layer: bool, source: str) -> Words:
     """The words of a file that costars wrote."""
     words: Words = {}
@@ -72,7 +85,7 @@ def _checked(word: str, parts: Mapping[str, Tensor], most: int, source: str) -> 
     if "text_encoder" not in sized or next(iter(sized.values())).shape[-1] == 1280:
         raise ConceptError(
             f"{source}: its word {word!r} is of SDXL's second text encoder alone; "
-            "put both of its files into one, as clip_l and clip_g"
+            "put both of its files side by side, as NAME.safetensors and NAME_2.safetensors, and use the first"
         )
     if set(sized) - set(_NAMELESS.values()) or len(counts) != 1 or not 1 <= max(counts) <= most:
         shapes = ", ".join(f"{part} {tuple(t.shape)}" for part, t in sized.items())
