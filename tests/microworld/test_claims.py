@@ -42,7 +42,7 @@ def test_every_variant_of_a_group_has_the_same_seeds(claim):
 
 def test_the_ablation_differs_from_the_whole_method_in_one_thing_each():
     cases = [c for c in CLAIMS["ablation"](1) if c.kind == "man+woman"]
-    assert len({(c.scene.model_dump_json(), c.grown_px) for c in cases}) == len(cases) == 10
+    assert len({(c.scene.model_dump_json(), c.grown_px) for c in cases}) == len(cases) == 11
     whole = cases[0].scene.method.model_dump()
     changed = {c.variant: [k for k, v in c.scene.method.model_dump().items() if v != whole[k]] for c in cases}
     assert {variant: len(keys) for variant, keys in changed.items()} == {

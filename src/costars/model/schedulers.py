@@ -20,6 +20,7 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dpm": ("DPMSolverMultistepScheduler", _ODE),
     "dpm++ 2m": ("DPMSolverMultistepScheduler", _ODE),
     "dpm++ 2m sde": ("DPMSolverMultistepScheduler", _SDE),
+    "dpm++ 2s": ("DPMSolverSinglestepScheduler", {}),
     "dpm2": ("KDPM2DiscreteScheduler", {}),
     "dpm2 a": ("KDPM2AncestralDiscreteScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
@@ -37,7 +38,7 @@ SPACINGS: Mapping[str, Mapping[str, Any]] = {
     " sgm uniform": {"timestep_spacing": "trailing"},  # Turbo, Lightning, Hyper
 }
 # Classes of diffusers that go by their own names alone, and draw text to image from a checkpoint's noise levels.
-ALSO = ("DEISMultistepScheduler", "DPMSolverSinglestepScheduler", "SASolverScheduler", "TCDScheduler")
+ALSO = ("DEISMultistepScheduler", "SASolverScheduler", "TCDScheduler")
 _NO_MEMORY = (
     "DDIMScheduler",
     "DDPMScheduler",
