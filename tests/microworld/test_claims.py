@@ -45,8 +45,10 @@ def test_the_ablation_differs_from_the_whole_method_in_one_thing_each():
     assert len({(c.scene.model_dump_json(), c.grown_px) for c in cases}) == len(cases) == 11
     whole = cases[0].scene.method.model_dump()
     changed = {c.variant: [k for k, v in c.scene.method.model_dump().items() if v != whole[k]] for c in cases}
+    assert changed.pop("words everywhere (OMG)") == ["own_words_share", "other_words_share"]  # one thing in two fields
+    methods = {c.variant: c.scene.method for c in cases}
     assert {variant: len(keys) for variant, keys in changed.items()} == {
-        c.variant: 1 if c.scene.method != cases[0].scene.method else 0 for c in cases
+        variant: int(methods[variant] != cases[0].scene.method) for variant in changed
     }
     assert sum(map(len, changed.values())) == 6
     prompts = {c.variant: [m.prompt for m in c.scene.cast.values()] for c in cases if "prompts" in c.variant}
