@@ -6,6 +6,7 @@ https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -137,3 +138,13 @@ def _place(key: str, entry: Any) -> tuple[int, int, str]:
 
 def _counts(value: Any) -> bool:
     return isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+
+
+def sha256_of(*paths: Path) -> str:
+    """Of these files, one after the other, in hexadecimal; a folder stands for its safetensors by name."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for each in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+            with each.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ from torch import Tensor
 from costars.catalog import METHODS, SEGMENTERS, Machine
 from costars.concepts.store import Store
 from costars.errors import ModelError, SceneError, TrainError
+from costars.header import sha256_of
 from costars.methods.paths import STYLE
 from costars.methods.prompts import class_names
 from costars.methods.sampling import size_px
@@ -24,7 +25,7 @@ from costars.model.load import load_model
 from costars.model.memory import TIERS, lower_tier
 from costars.model.model import Model
 from costars.model.schedulers import scheduler_of
-from costars.model.source import PART, PIPELINE, Source, located, sha256_of
+from costars.model.source import PART, PIPELINE, Source, located
 from costars.options import Checkpoint
 from costars.records.origin import hashes_of, versions_of
 from costars.resolve import check_classes, check_prompts, fitted

@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from costars.errors import SceneError
+from costars.methods.attending import members_words
 from costars.methods.prompts import (
     article,
     class_names,
     global_prompt,
     member_prompt,
-    other_tokens,
     own_tokens,
     own_words,
 )
 from costars.model.words import read
 from costars.scene import parse_scene
-from costars.types import Concept
+from costars.types import Concept, Job
 
 
 def concept(trigger: str, class_name: str) -> Concept:
@@ -86,16 +86,16 @@ def test_another_of_the_same_class_before_a_member_is_not_meant(tiny):
 
 
 def test_the_others_class_words_are_found_where_they_are_of_another_class(tiny):
-    made, tokenizer = scene(), tiny.encoders[0].tokenizer
-    classes = class_names(made, CONCEPTS)
-    ids = tokenizer(member_prompt(made, "ana", classes, CONCEPTS["ana"])).input_ids
-    tokens = other_tokens(tokenizer, made, "ana", classes, CONCEPTS["ana"], {})
-    nouns = {noun for name, noun in classes.items() if name != "ana"}
-    assert tokenizer.decode([ids[i] for i in tokens]).split() == [n for n in classes.values() if n in nouns - {"woman"}]
-    alike = parse_scene(
-        {"prompt": "{ana} and {rex}", "cast": {"ana": "ana", "rex": {"concept": "rex", "class_name": "woman"}}}
-    )
-    assert other_tokens(tokenizer, alike, "ana", class_names(alike, CONCEPTS), CONCEPTS["ana"], {}) == []
+    job = Job(parse_scene(scene().model_dump() | {"model": "builtin"}).settled(), CONCEPTS)
+    tokenizer, classes = tiny.encoders[0].tokenizer, class_names(job.scene, CONCEPTS)
+    words = members_words(tiny, job)["ana"]
+    ids = tokenizer(member_prompt(job.scene, "ana", classes, CONCEPTS["ana"])).input_ids
+    assert tokenizer.decode([ids[i] for i in words.own]).replace(" ", "") == "zxawoman"
+    nouns = [noun for noun in classes.values() if noun != "woman"]
+    assert tokenizer.decode([ids[i] for i in words.others]).split() == nouns == ["dog", "owl"]
+    women = {name: {"concept": name, "class_name": "woman"} for name in CONCEPTS}
+    alike = parse_scene({"prompt": scene().prompt, "cast": women}).settled()
+    assert all(words.own and not words.others for words in members_words(tiny, Job(alike, CONCEPTS)).values())
 
 
 def test_in_a_given_prompt_every_occurrence_counts_and_none_is_an_error(tiny):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from costars.errors import RegionError, SceneError
 from costars.methods import attending, multi_lora, two_stage
-from costars.methods.prompts import class_names, other_tokens, own_tokens
+from costars.methods.prompts import class_names, member_prompt, own_tokens, tokens_of
 from costars.methods.two_stage import draw_layout, first_step
 from costars.model.schedulers import scheduler_of
 from costars.sample.rules import KeptWords
@@ -260,7 +260,9 @@ def test_each_members_words_go_with_its_own_mask_whoever_is_in_front(tiny, plann
         assert list(reaches) == [2, 3]
         for row, words in zip((2, 3), asked, strict=True):
             own, others = reaches[row]
-            assert (own.tokens, others.tokens) == (own_tokens(*words), other_tokens(*words))
+            prompt = member_prompt(*words[1:-1])
+            (noun,) = {*classes.values()} - {classes[words[2]]}
+            assert own.tokens == own_tokens(*words) and others.tokens == tokens_of(tokenizer, prompt, [noun], {})
             assert set(own.tokens).isdisjoint(others.tokens) and (own.share, others.share) == (0.75, 0.5)
             assert torch.equal(others.part, 1 - own.part)
         parts = {row: reaches[row][0].part for row in reaches}

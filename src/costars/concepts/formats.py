@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from costars.concepts.replaced import is_replaced, read_replaced
 from costars.concepts.scales import part_scales
 from costars.concepts.words import OURS, is_inversion, is_words, read_inversion, read_ours, two_files
 from costars.errors import ConceptError
-from costars.header import read_header
+from costars.header import read_header, sha256_of
 from costars.types import Concept, LowRank
 
 # Part of a key -> who writes such keys; the first that any key holds is the file's format.
@@ -49,15 +48,15 @@ def load_concept(path: Path, name: str, source: str) -> Concept:
     """
     header = read_header(path)
     refuse(header.tensors, source)
-    sha256, tensors = file_sha256(path), _read(path)
+    sha256, tensors = sha256_of(path), _read(path)
     second = path.with_name(f"{path.stem}_2{path.suffix}")
     both = None
     if is_words(tensors) and second.is_file() and set(read_header(second).tensors) == set(tensors):
         both = two_files(tensors, _read(second))
     if both is None:
         return concept_of(tensors, header.metadata, path, name, source, sha256)
-    sha256 = hashlib.sha256(f"{sha256} {file_sha256(second)}".encode()).hexdigest()
-    return replace(concept_of(both, header.metadata, path, name, source, sha256), format="textual inversion")
+    concept = concept_of(both, header.metadata, path, name, source, sha256_of(path, second))
+    return replace(concept, format="textual inversion")
 
 
 def concept_of(
@@ -97,12 +96,6 @@ def read_card(path: Path) -> dict[str, Any]:
     """The card in a concept file's metadata, without its weights."""
     metadata = read_header(path).metadata
     return json_object(metadata.get("costars", "{}"), f"{path.name}: its metadata 'costars'")
-
-
-def file_sha256(path: Path) -> str:
-    """Of the whole file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def format_of(keys: Iterable[str]) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 from costars.concepts.edlora import read_edlora
 from costars.concepts.facts import frequent_tags, read_sidecar, read_words, stated_licence, stated_triggers
-from costars.concepts.formats import concept_of, file_sha256, load_concept, read_card
+from costars.concepts.formats import concept_of, load_concept, read_card
 from costars.concepts.saving import write_concept
 from costars.disguise import is_pickle
 from costars.errors import ConceptError
-from costars.header import read_header
+from costars.header import read_header, sha256_of
 from costars.types import Concept
 
 _NAME = re.compile(r"\w[\w .+,()\[\]-]{0,99}")
@@ -85,7 +85,7 @@ def _read(path: Path) -> tuple[Concept, dict[str, Any], tuple[str, ...]]:
     """(concept, card, hints at its trigger) of a file."""
     if is_pickle(path):
         tensors, card = read_edlora(path)
-        concept = concept_of(tensors, {"costars": json.dumps(card)}, path, path.stem, path.name, file_sha256(path))
+        concept = concept_of(tensors, {"costars": json.dumps(card)}, path, path.stem, path.name, sha256_of(path))
         return replace(concept, format="ED-LoRA"), card, ()
     concept, metadata = load_concept(path, path.stem, path.name), read_header(path).metadata
     beside = read_sidecar(path)

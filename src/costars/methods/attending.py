@@ -12,7 +12,7 @@ from torch import Tensor
 
 from costars.errors import SceneError
 from costars.methods.paths import learned_words
-from costars.methods.prompts import class_names, other_tokens, own_tokens
+from costars.methods.prompts import class_names, member_prompt, own_tokens, tokens_of
 from costars.model.model import Model
 from costars.options import TwoStage
 from costars.sample.batch import positions_in
@@ -29,7 +29,10 @@ class Words(NamedTuple):
 
 
 def members_words(model: Model, job: Job) -> dict[str, Words]:
-    """Where the words stand that do not reach everywhere, by member; a kind that does is empty."""
+    """Where the words stand that do not reach everywhere, by member; a kind that does is empty.
+
+    The others' are those of another class alone: what is said of one's own class is said of oneself.
+    """
     scene, concepts, method = job.scene, job.concepts, job.scene.method
     assert isinstance(method, TwoStage)
     assert None not in (method.own_words_share, method.other_words_share), "a scene is settled before it is drawn"
@@ -38,9 +41,10 @@ def members_words(model: Model, job: Job) -> dict[str, Words]:
     classes, tokenizer = class_names(scene, concepts), model.encoders[0].tokenizer
     words = {}
     for name in classes:
-        told = (tokenizer, scene, name, classes, concepts[name], learned_words(job, name))
-        own = own_tokens(*told) if method.own_words_share else []
-        others = other_tokens(*told) if method.other_words_share else []
+        concept, learned = concepts[name], learned_words(job, name)
+        prompt, nouns = member_prompt(scene, name, classes, concept), {*classes.values()} - {classes[name]}
+        own = own_tokens(tokenizer, scene, name, classes, concept, learned) if method.own_words_share else []
+        others = tokens_of(tokenizer, prompt, nouns, learned) if method.other_words_share else []
         words[name] = Words(own, [i for i in others if i not in own])
     return words
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from string import Formatter
 
 from transformers import CLIPTokenizer
@@ -79,17 +79,8 @@ def own_tokens(
     return tokens
 
 
-def other_tokens(
-    tokenizer: CLIPTokenizer,
-    scene: Scene,
-    member: str,
-    classes: Mapping[str, str],
-    concept: Concept,
-    learned: LearnedWords,
-) -> list[int]:
-    """The token positions of the class words of others, where of another class, in a member's own prompt."""
-    prompt = member_prompt(scene, member, classes, concept)
-    nouns = dict.fromkeys(noun for noun in classes.values() if noun != classes[member])
+def tokens_of(tokenizer: CLIPTokenizer, prompt: str, nouns: Iterable[str], learned: LearnedWords) -> list[int]:
+    """The token positions of every occurrence of these words in a prompt, in its order."""
     return sorted({i for noun in nouns for span in word_spans(tokenizer, prompt, noun, learned) for i in span})
 
 

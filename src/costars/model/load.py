@@ -15,11 +15,12 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging
 
 from costars.errors import ModelError
+from costars.header import sha256_of
 from costars.model.memory import Residence, chosen_tier, size_of
 from costars.model.model import Facts, Model
 from costars.model.parts import part_of
 from costars.model.single_file import CONFIGS, family_of, module_of, prediction_of, read_single, tokenizer_of
-from costars.model.source import Source, sha256_of
+from costars.model.source import Source
 from costars.model.text import TextEncoder, TextEncoders
 
 SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

@@ -20,7 +20,7 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dpm": ("DPMSolverMultistepScheduler", _ODE),
     "dpm++ 2m": ("DPMSolverMultistepScheduler", _ODE),
     "dpm++ 2m sde": ("DPMSolverMultistepScheduler", _SDE),
-    "dpm++ 2s": ("DPMSolverSinglestepScheduler", {}),
+    "dpm++ 2s": ("DPMSolverSinglestepScheduler", _ODE),
     "dpm2": ("KDPM2DiscreteScheduler", {}),
     "dpm2 a": ("KDPM2AncestralDiscreteScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
@@ -57,7 +57,8 @@ def scheduler_of(name: str, own: Any) -> Any:
         return own
     asked = name.lower().strip()
     spacing = next((s for s in SPACINGS if asked.endswith(s)), "")
-    kind, options = SAMPLERS.get(asked.removesuffix(spacing), (name, {}))
+    sampler = asked.removesuffix(spacing)
+    kind, options = SAMPLERS.get(sampler, (name, {}))
     scheduler = getattr(diffusers_schedulers, kind, None)
     classes = {*(known for known, _ in SAMPLERS.values()), *ALSO}
     if kind not in classes or scheduler is None:
@@ -65,8 +66,8 @@ def scheduler_of(name: str, own: Any) -> Any:
         raise SceneError(f"scheduler: {name!r} is not known; {nearest(asked, known)}")
     spaced, has = SPACINGS.get(spacing, {}), set(signature(scheduler).parameters)
     if not set(spaced) <= has:
-        raise SceneError(f"scheduler: {asked.removesuffix(spacing)!r} has no{spacing} spacing; leave it out")
-    unsaid = {key: value for key, value in _UNSAID.items() if key in has and asked.removesuffix(spacing) in SAMPLERS}
+        raise SceneError(f"scheduler: {sampler!r} has no{spacing} spacing; leave it out")
+    unsaid = {key: value for key, value in _UNSAID.items() if key in has and sampler in SAMPLERS}
     return scheduler.from_config(own.config, **{**unsaid, **options, **spaced})
 
 

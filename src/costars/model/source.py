@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,16 +52,6 @@ def located(
             "want a diffusers folder, a .safetensors file or a hub id org/name"
         )
     return fetched(name, wanted, offline=offline, what=what)
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file, or of all safetensors in a folder, one after the other by name."""
-    digest = hashlib.sha256()
-    for each in [path] if path.is_file() else sorted(path.glob("*.safetensors")):
-        with each.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def is_hub_id(name: str) -> bool:

@@ -31,6 +31,7 @@ LAYOUT_FIELDS = (
 
 
 def drawn_from(scene: Scene) -> dict[str, Any]:
+    """What of a scene its layout and regions depend on, as plain data."""
     data: dict[str, Any] = scene.model_dump(mode="json")
     told = ("where", "class_name", "segment_phrase")
     places = {name: [member[key] for key in told] for name, member in data["cast"].items()}

@@ -65,12 +65,12 @@ def read_plan(folder: Path) -> Plan:
                 rows=facts["layout"]["rows"],
             )
         regions = {r["name"]: read_region(folder, r, layout.image.size) for r in facts["regions"]}
-        drawn_from, seconds = facts["layout"]["drawn_from"], dict(facts["seconds"])
+        before, seconds = facts["layout"]["drawn_from"], dict(facts["seconds"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise SceneError(f"{folder}: not a plan that costars can read ({error}); plan the scene again") from None
     if set(regions) != set(scene.cast):
         raise SceneError(f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}")
-    check_drawn_from(drawn_from, scene, f"{folder.name}/plan.json: ")
+    check_drawn_from(before, scene, f"{folder.name}/plan.json: ")
     return Plan(scene, layout, regions, seconds, edited=facts.get("masks_sha256") != masks_hash(regions))
 
 

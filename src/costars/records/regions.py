@@ -16,6 +16,7 @@ from costars.types import Region
 
 
 def region_facts(name: str, region: Region) -> dict[str, Any]:
+    """What a record tells of a region; the box and the area are shares of the picture."""
     return {
         "name": name,
         "class_name": region.class_name,
@@ -27,12 +28,14 @@ def region_facts(name: str, region: Region) -> dict[str, Any]:
 
 
 def write_masks(regions: Mapping[str, Region], folder: Path) -> None:
+    """masks/NAME.png of each, white where it is."""
     (folder / "masks").mkdir(exist_ok=True)
     for name, region in regions.items():
         Image.fromarray(_levels(region)).save(folder / "masks" / f"{name}.png")
 
 
 def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -> Region:
+    """The region of these facts with its mask; raises ValueError for a mask not of (width, height), or not grey."""
     with Image.open(folder / "masks" / f"{Path(facts['name']).name}.png") as image:
         if image.size != size:
             raise ValueError(f"masks/{facts['name']}.png is {image.size}, the layout is {size}")
@@ -53,4 +56,5 @@ def _levels(region: Region) -> NDArray[np.uint8]:
 
 
 def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    """To milliseconds."""
     return {key: round(value, 3) for key, value in seconds.items()}
