@@ -108,6 +108,12 @@ def near(ours, theirs, tolerance):
     return torch.allclose(ours.float(), theirs.float(), atol=tolerance, rtol=0)
 
 
+def assert_texts(path, numbers, whose):
+    for kind, text in (("", path.text), ("negative_", path.negative)):
+        assert near(text.tokens, numbers[f"{whose}.{kind}prompt_embeds"], 1e-5), (whose, kind)
+        assert near(text.pooled, numbers[f"{whose}.{kind}pooled_prompt_embeds"], 1e-5), (whose, kind)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_both_stages_equal_the_official_code(studio, finish, case):
     told = json.loads((FOLDER / f"{case}.json").read_text())
@@ -118,10 +124,7 @@ def test_both_stages_equal_the_official_code(studio, finish, case):
     job, model = studio.resolve(scene), studio.model(scene.model)
     scheduler = scheduler_of(scene.scheduler, model.scheduler)
 
-    path = stage1_path(model, job)
-    assert near(path.text.tokens, numbers["global.prompt_embeds"], 1e-5)
-    assert near(path.text.pooled, numbers["global.pooled_prompt_embeds"], 1e-5)
-    assert near(path.negative.tokens, numbers["global.negative_prompt_embeds"], 1e-5)
+    assert_texts(stage1_path(model, job), numbers, "global")
     layout, step = finish(draw_layout(model, job, scheduler))
     assert near(layout.latents[:1], numbers["stage1.initial_latents"], 1e-4)
     assert near(step.latent, numbers["stage1.final_latents"][:1], 2e-4)
@@ -137,8 +140,7 @@ def test_both_stages_equal_the_official_code(studio, finish, case):
     paths, _ = stage2_paths(model, job, layout.prompt, regions, layout.latents)
     for k, name in enumerate(scene.cast):
         for own in (p for p in paths if p.name == name):
-            assert near(own.text.tokens, numbers[f"region{k}.prompt_embeds"], 1e-5)
-            assert near(own.negative.pooled, numbers[f"region{k}.negative_pooled_prompt_embeds"], 1e-5)
+            assert_texts(own, numbers, f"region{k}")
     latents = {}
     for step in personalise(model, Plan(scene, layout, regions), job, scheduler):
         latents[step.index] = step.latent
@@ -148,11 +150,12 @@ def test_both_stages_equal_the_official_code(studio, finish, case):
         ours = latents.get(i, layout.latents[i + 1 : i + 2])
         assert near(ours, numbers[f"stage2.latents.{i:02d}"][1:], 2e-4), i
     assert near(latents[scene.steps - 1], numbers["stage2.final_latents"][1:], 2e-4)
-    for name in ("stage2.decoded.rowB", "stage2.decoded"):
-        if name in numbers:
-            with torch.no_grad():
-                decoded = model.vae.decode(latents[scene.steps - 1] / model.vae.config["scaling_factor"]).sample
-            assert near(decoded, numbers[name][-1:], 1e-4)
+    ends = {"stage1.decoded.rowA": layout.latents[-1:]}
+    ends |= dict.fromkeys(("stage2.decoded.rowB", "stage2.decoded"), latents[scene.steps - 1])
+    for name in ends.keys() & numbers.keys():
+        with torch.no_grad():
+            decoded = model.vae.decode(ends[name] / model.vae.config["scaling_factor"]).sample
+        assert near(decoded, numbers[name][-1:], 1e-4), name
 
 
 def test_where_the_official_code_leaves_a_hole_ours_keeps_the_global_noise(studio, finish):
