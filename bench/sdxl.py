@@ -1,9 +1,9 @@
 """Two stages at true size on random weights, which are as fast as trained ones.
 
-Seconds and peak memory of 50 steps for k concepts, by the time of single steps, against (a) the same
-number of UNet rows through diffusers' own attention at the batch where a row is cheapest, and (b) the
-official OMG schedule: four base rows a step in both stages, attention probabilities written out, one
-adapter after the other. All in one run, in turn:
+Seconds and peak memory of whole pictures of k concepts, drawn by the program itself from a checkpoint and
+LoRA files, against (a) diffusers' own pipeline for the same number of UNet rows at the batch where a row is
+cheapest, and (b) the official OMG schedule: four base rows a step in both stages, attention probabilities
+written out, one adapter after the other, by the time of its calls. All in one run:
 
     python bench/sdxl.py [--family sdxl|sd15] [--size 1024] [--k 1 2 3 5] [--tiny] [--out FILE.json]
 """
@@ -13,69 +13,32 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from checkpoint import ATTENTION, RANK, save_checkpoint, save_masks
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.utils import logging
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
-from costars.model.adapters import one_adapter_per_row
-from costars.model.load import CONFIGS
-from costars.model.model import Facts, Model
-from costars.sample.attention import attention_layers
-from costars.sample.blend import blended, with_rest
-from costars.sample.denoise import denoise, sampler
-from costars.sample.rules import BorrowLayout
-from costars.types import Adapter, LowRank, Text
-from costars.types import Path as DenoisingPath
+from costars import Scene, Studio, open_studio
+from costars.model.model import Model
+from costars.steps import last
+from costars.types import Picture, Plan, Text
 
 STEPS, START = 50, 16  # OMG's code
-RANK = 16
-TINY = {"block_out_channels": (32, 64, 64), "norm_num_groups": 8, "attention_head_dim": (2, 4, 4)}
-TINY |= {"cross_attention_dim": 64, "transformer_layers_per_block": (1, 1, 2), "addition_time_embed_dim": 16}
-TINY |= {"projection_class_embeddings_input_dim": 128}
+PIPELINE_STEPS = 10  # of (a): its cost is per step, and nothing else is timed
+BATCHES = (1, 2, 4)  # pictures at once for (a), each two rows
 
 
-def build(family: str, tiny: bool, size: int, device: torch.device, dtype: torch.dtype) -> Model:
-    """A model of this family with weights drawn at random; it has no text encoders, for texts are drawn too."""
-    config = {**UNet2DConditionModel.load_config(CONFIGS / family / "unet"), **(TINY if tiny else {})}
-    with device:
-        unet = UNet2DConditionModel.from_config(config).to(dtype).eval().requires_grad_(False)
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / family / "vae")).to(dtype)
-    unet.set_attn_processor(AttnProcessor2_0())
-    facts = Facts("random", family, "", (size, size), 8, 4, "attention")
-    scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading")
-    return Model(unet, vae.eval().requires_grad_(False), (), scheduler, facts, device, dtype)
-
-
-def text(model: Model) -> Text:
-    """A text of 77 tokens."""
-    width = int(model.unet.config["cross_attention_dim"])
-    pooled = None
-    if model.facts.family == "sdxl":
-        sizes = 6 * int(model.unet.config["addition_time_embed_dim"])
-        pooled = torch.randn(1, int(model.unet.config["projection_class_embeddings_input_dim"]) - sizes)
-        pooled = pooled.to(model.device, model.dtype)
-    return Text("", torch.randn(1, 77, width).to(model.device, model.dtype), pooled)
-
-
-def lora(model: Model) -> Adapter:
-    """An adapter on every attention layer."""
-    out = {}
-    for name, layer in attention_layers(model.unet):
-        for part in ("to_q", "to_k", "to_v", "to_out.0"):
-            weight = layer.get_submodule(part).weight
-            down, up = torch.randn(RANK, weight.shape[1]), torch.randn(weight.shape[0], RANK)
-            out[f"unet.{name}.{part}"] = LowRank(0.01 * down, 0.01 * up)
-    return out
-
-
-def seconds(run: Callable[[], object], rounds: int, device: torch.device) -> float:
+def timed(run: Callable[[], object], rounds: int, device: torch.device) -> float:
     """Median seconds of a call, after one that warms up."""
     run()
     took = []
@@ -93,63 +56,71 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _paths(model: Model, k: int, latents: torch.Tensor | None) -> list[DenoisingPath]:
-    one, empty = text(model), text(model)
-    paths = [] if latents is None else [DenoisingPath("layout", one, replay=latents)]
-    return [
-        *paths,
-        DenoisingPath("global", one, empty),
-        *(DenoisingPath(str(i), text(model), empty, adapter=str(i)) for i in range(k)),
-    ]
+def scene_of(folder: Path, k: int, size_px: int, steps: int = STEPS) -> Scene:
+    """k concepts side by side, each with a LoRA of its own and a mask that is given."""
+    masks = save_masks(folder, k, size_px)
+    names = [f"c{i}" for i in range(k)]
+    cast = {
+        name: {"concept": str(folder / f"{i}.safetensors"), "class_name": "man", "where": str(mask)}
+        for i, (name, mask) in enumerate(zip(names, masks, strict=True))
+    }
+    prompt = " and ".join(f"{{{name}}}" for name in names) + " in a park"
+    told = {"prompt": prompt, "cast": cast, "model": str(folder), "steps": steps, "start": START / STEPS}
+    return Scene.model_validate(told)
+
+
+def drawn(studio: Studio, scene: Scene) -> tuple[Picture, dict[str, float | None]]:
+    """The picture, and for each stage the most memory that was taken, in GiB; None on a CPU."""
+    peak: dict[str, float | None] = {}
+    with _watched(studio.device, peak, "layout"):
+        plan = last(studio.plan_steps(scene), Plan)
+    with _watched(studio.device, peak, "personalise"):
+        picture = last(studio.render_steps(plan), Picture)
+    return picture, peak
+
+
+@contextmanager
+def _watched(device: torch.device, peak: dict[str, float | None], name: str) -> Iterator[None]:
+    """Within the block the most memory taken on a GPU is watched, and told under a name."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    yield
+    peak[name] = torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else None
 
 
 @torch.no_grad()
-def stage_step(model: Model, k: int, stage: int, rounds: int) -> float:
-    """Seconds of one step of a stage as costars takes it."""
-    size = model.facts.size_px
-    h, w = model.latent_size(size)
-    latents = torch.randn(STEPS + 1, 4, h, w).to(model.device, model.dtype)
-    paths = _paths(model, k if stage == 2 else 0, latents if stage == 2 else None)
-    shares = torch.zeros(k, h, w)
-    for i in range(k):
-        shares[i, :, i * w // k : (i + 1) * w // k] = 1
-    everyone = with_rest(shares).to(model.device)
-    cells = (size[0] // 32) * (size[1] // 32)
-    adapters = {str(i): lora(model) for i in range(k)} if stage == 2 else {}
-    steps = sampler(model.scheduler, STEPS, model.device, size, 5.0, start=START)
-    with one_adapter_per_row(model.unet, "unet.", adapters) as rows:
-        endless = _endless(model, paths, steps, rows, everyone, cells, stage)
-        return seconds(lambda: next(endless), rounds, model.device)
-
-
-def _endless(model: Model, paths: Any, steps: Any, rows: Any, shares: Any, cells: int, stage: int) -> Iterator[object]:
-    while True:
-        latent = torch.randn(1, 4, *shares.shape[-2:]).to(model.device, model.dtype)
-        rule = BorrowLayout(0, 1, 1.0, 0.4, cells) if stage == 2 else None
-        combine = {"combine": lambda noise: blended(noise, shares)} if stage == 2 else {}
-        yield from denoise(model, latent, paths, steps, rule=rule, adapters=rows, **combine)
-
-
-@torch.no_grad()
-def call(model: Model, rows: int, rounds: int) -> float:
-    """Seconds of one stock UNet call."""
-    h, w = model.latent_size(model.facts.size_px)
-    sample = torch.randn(rows, 4, h, w).to(model.device, model.dtype)
-    own = text(model)
-    added = None
+def pipeline_row(model: Model, rounds: int) -> float:
+    """(a): seconds of a UNet row in diffusers' own pipeline, at the batch where it is cheapest."""
+    own, empty = model.encode_text("a man in a park"), model.encode_text("")
+    told: dict[str, Any] = {"prompt_embeds": own.tokens[0:1], "negative_prompt_embeds": empty.tokens[0:1]}
     if own.pooled is not None:
-        size_ids = model.size_ids(model.facts.size_px).expand(rows, -1)
-        added = {"text_embeds": own.pooled.expand(rows, -1), "time_ids": size_ids}
-    tokens, t = own.tokens.expand(rows, -1, -1), torch.tensor(500, device=model.device)
-    return seconds(lambda: model.unet(sample, t, tokens, added_cond_kwargs=added).sample, rounds, model.device)
+        kind: Any = StableDiffusionXLPipeline
+        told |= {"pooled_prompt_embeds": own.pooled, "negative_pooled_prompt_embeds": empty.pooled}
+        left_out = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    else:
+        kind = StableDiffusionPipeline
+        left_out = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+        left_out |= {"requires_safety_checker": False}
+    pipeline = kind(unet=model.unet, vae=model.vae, scheduler=model.scheduler, **left_out)
+    pipeline.set_progress_bar_config(disable=True)
+    width, height = model.facts.size_px
+    size = {"width": width, "height": height, "num_inference_steps": PIPELINE_STEPS, "output_type": "latent"}
+
+    def run(pictures: int) -> Callable[[], object]:
+        return lambda: pipeline(num_images_per_prompt=pictures, guidance_scale=5.0, **size, **told)
+
+    return min(timed(run(n), rounds, model.device) / (2 * n * PIPELINE_STEPS) for n in BATCHES)
 
 
+@torch.no_grad()
 def official(model: Model, k: int, rounds: int) -> float:
-    """Seconds of the official schedule: 2 x 50 calls of four base rows, then k of two for each of 34 steps."""
+    """(b): seconds of the official schedule: 2 x 50 calls of four base rows, then k of two for each of 34 steps."""
+    text = model.encode_text("a man in a park")
     model.unet.set_attn_processor(AttnProcessor())  # probabilities written out in every layer, edited or not
-    base = call(model, 4, rounds)
+    base = timed(lambda: call(model, text, 4), rounds, model.device)
     model.unet.set_attn_processor(AttnProcessor2_0())  # the official concept pipeline uses xFormers
-    config = LoraConfig(r=RANK, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
+    config = LoraConfig(r=RANK, target_modules=list(ATTENTION), init_lora_weights=False)
     for i in range(k):
         inject_adapter_in_model(config, model.unet, adapter_name=str(i))
     layers = [module for module in model.unet.modules() if isinstance(module, LoraLayer)]
@@ -161,10 +132,9 @@ def official(model: Model, k: int, rounds: int) -> float:
         for i in range(k):
             for layer in layers:
                 layer.set_adapter(str(i))
-            run()
+            call(model, text, 2)
 
-    run = _two_rows(model)
-    concepts = seconds(switched, rounds, model.device)
+    concepts = timed(switched, rounds, model.device)
     for name, module in list(model.unet.named_modules()):
         if isinstance(module, LoraLayer):
             parent = model.unet.get_submodule(name.rpartition(".")[0])
@@ -173,78 +143,89 @@ def official(model: Model, k: int, rounds: int) -> float:
     return 2 * STEPS * base + (STEPS - START) * concepts
 
 
-def _two_rows(model: Model) -> Callable[[], object]:
+def call(model: Model, text: Text, rows: int) -> object:
+    """One call of the UNet as it stands."""
     h, w = model.latent_size(model.facts.size_px)
-    own, sample = text(model), torch.randn(2, 4, h, w).to(model.device, model.dtype)
+    sample = torch.randn(rows, model.facts.latent_channels, h, w).to(model.device, model.dtype)
     added = None
-    if own.pooled is not None:
-        size_ids = model.size_ids(model.facts.size_px).expand(2, -1)
-        added = {"text_embeds": own.pooled.expand(2, -1), "time_ids": size_ids}
-    tokens, t = own.tokens.expand(2, -1, -1), torch.tensor(500, device=model.device)
-
-    def run() -> object:
-        with torch.no_grad():
-            return model.unet(sample, t, tokens, added_cond_kwargs=added).sample
-
-    return run
+    if text.pooled is not None:
+        size_ids = model.size_ids(model.facts.size_px).expand(rows, -1)
+        added = {"text_embeds": text.pooled.expand(rows, -1), "time_ids": size_ids}
+    tokens, t = text.tokens[0:1].expand(rows, -1, -1), torch.tensor(500, device=model.device)
+    return model.unet(sample, t, tokens, added_cond_kwargs=added).sample
 
 
-def measured(model: Model, ks: list[int], rounds: int) -> Iterator[dict[str, Any]]:
-    """One row of the table for each k."""
-    best = min(call(model, rows, rounds) / rows for rows in (1, 2, 4, 8))
-    for k in ks:
-        if model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(model.device)
-        first, second = stage_step(model, k, 1, rounds), stage_step(model, k, 2, rounds)
-        peak = torch.cuda.max_memory_allocated(model.device) / 2**30 if model.device.type == "cuda" else None
-        rows = 2 * STEPS + (STEPS - START) * (3 + 2 * k)
-        ours = STEPS * first + (STEPS - START) * second
-        theirs = official(model, k, rounds)
-        yield {
-            "k": k,
-            "rows": rows,
-            "seconds": {"stage1": STEPS * first, "stage2": (STEPS - START) * second, "official": theirs},
-            "per_row_over_diffusers": ours / rows / best,
-            "times_faster_than_official": theirs / ours,
-            "peak_gib": peak,
-        }
+def measured(folder: Path, options: argparse.Namespace, device: torch.device, dtype: str) -> Iterator[dict[str, Any]]:
+    """One row of the table for each way of using memory and each k; the ratios are those of the whole model."""
+    for memory in options.memory:
+        studio = open_studio(device.type, dtype, memory=memory)
+        whole = memory == "full"
+        model = studio.model(str(folder))
+        row_seconds = pipeline_row(model, options.rounds) if whole else None
+        for k in options.k:
+            drawn(studio, scene_of(folder, k, options.size, steps=4))
+            pictures = [drawn(studio, scene_of(folder, k, options.size)) for _ in range(options.rounds)]
+            parts = ("layout", "personalise", "decode")
+            seconds = {p: statistics.median(picture.seconds[p] for picture, _ in pictures) for p in parts}
+            rows, both = sum(pictures[0][0].rows.values()), seconds["layout"] + seconds["personalise"]
+            row = {"memory": memory, "k": k, "rows": rows, "seconds": seconds, "peak_gib": pictures[0][1]}
+            if row_seconds is not None:
+                theirs = official(model, k, options.rounds)
+                seconds |= {"diffusers": rows * row_seconds, "official": theirs}
+                row |= {"over_diffusers": both / rows / row_seconds, "times_faster_than_official": theirs / both}
+            yield row
+        del model, studio
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """A row of the table as it is printed."""
+    seconds, peak = row["seconds"], row["peak_gib"]
+    line = f"{row['memory']}, k={row['k']}: {row['rows']} rows, layout {seconds['layout']:.2f} s, "
+    line += f"personalise {seconds['personalise']:.2f} s, decode {seconds['decode']:.2f} s"
+    if "over_diffusers" in row:
+        line += f"; {row['over_diffusers']:.2f} x as long as diffusers' pipeline for these rows"
+        line += f"; {row['times_faster_than_official']:.2f} x as fast as the official schedule"
+    if peak["layout"] is not None:
+        line += f"; peak {peak['layout']:.1f} and {peak['personalise']:.1f} GiB"
+    return line
 
 
 def main() -> None:
     """Measure, print and, if asked, write."""
+    on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=("sdxl", "sd15"), default="sdxl")
     parser.add_argument("--size", type=int, help="px a side, default: the family's own, 128 with --tiny")
     parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 3, 5])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tiny", action="store_true", help="a small UNet of the same build, for a CPU")
+    parser.add_argument("--rounds", type=int, default=3, help="pictures, and calls, of which the median is told")
+    parser.add_argument("--memory", nargs="+", default=["full", "offload"] if on_gpu else ["full"])
+    parser.add_argument("--tiny", action="store_true", help="a small model of the same build, for a CPU")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tiny = options.tiny or device.type == "cpu"
-    if tiny and not options.tiny:
+    device = torch.device("cuda" if on_gpu else "cpu")
+    if not on_gpu and not options.tiny:
         parser.error("true size needs a CUDA device, and torch sees none; use --tiny")
-    if tiny and options.family != "sdxl":
+    if options.tiny and options.family != "sdxl":
         parser.error("--tiny is built as SDXL is; leave --family out")
     torch.manual_seed(0)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    size = options.size or (128 if tiny else {"sdxl": 1024, "sd15": 512}[options.family])
-    model = build(options.family, tiny, size, device, dtype)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{options.family}{' (tiny)' if tiny else ''}, {size} px, {dtype}, {name}")
+    logging.disable_progress_bar()
+    dtype = "bfloat16" if on_gpu else "float32"
+    options.size = options.size or (128 if options.tiny else {"sdxl": 1024, "sd15": 512}[options.family])
+    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{options.family}{' (tiny)' if options.tiny else ''}, {options.size} px, {dtype}, {name}")
     table = []
-    for row in measured(model, options.k, options.rounds):
-        table.append(row)
-        memory = "" if row["peak_gib"] is None else f", peak {row['peak_gib']:.1f} GiB"
-        print(
-            f"k={row['k']}: {row['rows']} rows, stage 1 {row['seconds']['stage1']:.2f} s, stage 2 "
-            f"{row['seconds']['stage2']:.2f} s; a row costs {row['per_row_over_diffusers']:.2f} x diffusers' best; "
-            f"{row['times_faster_than_official']:.2f} x as fast as the official schedule{memory}",
-            flush=True,
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        kind = torch.bfloat16 if on_gpu else torch.float32
+        save_checkpoint(Path(folder), options.family, options.tiny, options.size, device, kind)
+        for row in measured(Path(folder), options, device, dtype):
+            table.append(row)
+            print(line_of(row), flush=True)
     if options.out:
-        facts = {"family": options.family, "tiny": tiny, "size_px": size, "dtype": str(dtype), "device": name}
-        options.out.write_text(json.dumps({**facts, "torch": torch.__version__, "table": table}, indent=2) + "\n")
+        facts = {"family": options.family, "tiny": options.tiny, "size_px": options.size, "dtype": dtype}
+        facts |= {"device": name, "torch": torch.__version__, "rounds": options.rounds}
+        options.out.write_text(json.dumps({**facts, "table": table}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

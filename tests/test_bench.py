@@ -11,6 +11,7 @@ BENCH = Path(__file__).parents[1] / "bench" / "sdxl.py"
 
 
 def run(monkeypatch, *arguments):
+    monkeypatch.syspath_prepend(str(BENCH.parent))
     monkeypatch.setattr(sys, "argv", [str(BENCH), *arguments])
     runpy.run_path(str(BENCH), run_name="__main__")
 
@@ -21,6 +22,8 @@ def test_the_tiny_size_runs_and_counts_its_rows(monkeypatch, tmp_path, capsys):
     told = json.loads((tmp_path / "tiny.json").read_text())
     assert told["tiny"] and told["size_px"] == 64
     assert [row["rows"] for row in told["table"]] == [100 + 34 * 5, 100 + 34 * 7]
+    parts = {"layout", "personalise", "decode", "diffusers", "official"}
+    assert all(row["seconds"].keys() == parts for row in told["table"])
     assert all(value > 0 for row in told["table"] for value in row["seconds"].values())
     assert capsys.readouterr().out.count("x as fast as the official schedule") == 2
 

@@ -122,7 +122,7 @@ class Studio:
         model.latent_size(size_px(model, scene))
         check_where(scene.cast, base, size_px(model, scene))
         check_prompts(scene, concepts, style, model)
-        return Job(scene, concepts, base, style, self._controls(scene, model, base), notes)
+        return Job(scene, concepts, base, style, self._controls(scene, model, base), (*model.facts.notes, *notes))
 
     def _controls(self, scene: Scene, model: Model, base: Path | None) -> tuple[ControlNet, ...]:
         controls = []

@@ -219,7 +219,7 @@ class ControlNet:
 class Job:
     """A scene with its concepts looked up; concepts {member: concept}, style one for the whole picture.
 
-    notes are lines for the user on what of the concepts the model cannot use.
+    notes are lines for the user: what the model's files do not say, what of the concepts it cannot use.
     """
 
     scene: Scene

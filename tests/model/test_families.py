@@ -241,3 +241,21 @@ def test_a_unet_that_is_told_the_guidance_is_refused(sd15_folder, copied):
     unet.save_pretrained(folder / "unet")
     with pytest.raises(ModelError, match=r"its UNet is told the guidance .* with an LCM LoRA as style"):
         load(folder)
+
+
+@pytest.mark.parametrize(("asked", "noted"), [({}, 1), ({"prediction": "v_prediction"}, 0)])
+def test_a_file_of_sd2_that_does_not_say_what_it_predicts_is_taken_as_epsilon_and_noted(
+    sd15, sd15_folder, first_release, tmp_path, monkeypatch, asked, noted
+):
+    path = tmp_path / "tiny.safetensors"
+    save_file(first_release(sd15), path)
+    width = int(sd15.unet.config["cross_attention_dim"])
+    monkeypatch.setattr("costars.model.single_file._FAMILIES", {width: "sd2"})
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "sd2").symlink_to(sd15_folder)
+    monkeypatch.setattr("costars.model.load.CONFIGS", tmp_path / "configs")
+    model = load(path, **asked)
+    assert model.facts.family == "sd2"
+    assert model.scheduler.config["prediction_type"] == asked.get("prediction", "epsilon")
+    assert len(model.facts.notes) == noted
+    assert all("checkpoint.prediction: v_prediction" in note for note in model.facts.notes)

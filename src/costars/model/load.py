@@ -26,6 +26,10 @@ from costars.model.text import TextEncoder, TextEncoders
 SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SDXL_PARTS = (*SD_PARTS, "text_encoder_2", "tokenizer_2")
 SD2_TEXT = 1024  # width of the text that SD 2's UNet reads; SD 1.5's reads 768
+SD2_UNSAID = (
+    "model {!r}: a file of SD 2 does not say what it predicts; taken as epsilon (its 512 px release). "
+    "If the picture is noise (768 px release) set checkpoint.prediction: v_prediction and size: [768, 768]"
+)
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
@@ -38,6 +42,7 @@ class Parts:
     tokenizer: Callable[[str], CLIPTokenizer]
     scheduler: dict[str, Any]
     sha256: Callable[[], str]
+    notes: tuple[str, ...] = ()
 
 
 def load_model(
@@ -93,6 +98,7 @@ def load_model(
         latent_channels=int(unet.config["in_channels"]),
         segmenter=segmenter,
         parts_sha256=_parts_sha256(source, parts.family),
+        notes=parts.notes,
     )
     modules = (unet, vae, *(e.module for e in encoders))
     residence = Residence(chosen_tier(memory, size_of(*modules), device), device)
@@ -123,12 +129,15 @@ def _single(source: Source, dtype: torch.dtype) -> Parts:
     family = family_of(tensors, source.name)
     config = source.config or CONFIGS / family
     told = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
+    predicts = prediction_of(tensors)
+    unsaid = family == "sd2" and not (predicts or source.prediction or source.config)
     return Parts(
         family=family,
         module=lambda kind, part: module_of(kind, tensors, part, config, dtype),
         tokenizer=lambda part: tokenizer_of(config / part),
-        scheduler=told | _predicting(prediction_of(tensors)),
+        scheduler=told | _predicting(predicts),
         sha256=lambda: sha256_of(source.path),
+        notes=(SD2_UNSAID.format(source.name),) if unsaid else (),
     )
 
 

@@ -24,7 +24,8 @@ class Facts:
     """What costars needs to know of a checkpoint beside its weights.
 
     name is what the scene called it, family is "sdxl", sha256 is of the UNet's weight file;
-    cell_px is how many px a latent cell spans; parts_sha256 {"model.vae": ...} are of the other weight files.
+    cell_px is how many px a latent cell spans; parts_sha256 {"model.vae": ...} are of the other weight files;
+    notes are lines for the user on what its files do not say.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Facts:
     latent_channels: int
     segmenter: str
     parts_sha256: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

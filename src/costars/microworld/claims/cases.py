@@ -22,7 +22,7 @@ PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
 RELATIONS = ("in front of", "to the left of", "behind", "next to")
 EVERYONE = ("ana", "bo", "rex", "mochi", "bolt")
 STARTS = (0.0, 0.1, 0.2, 0.32, 0.5, 0.7, 1.0)
-WHOLE, GROWN_PX, ALONE_SEED = "whole method", 6, 100
+WHOLE, IN_COMPANY, GROWN_PX, ALONE_SEED = "whole method", "in company", 6, 100
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,11 @@ def pair(kind: str, seed: int, **fields: object) -> Scene:
 
 
 def identity(seeds: int) -> Iterator[Case]:
-    """two_stage against every adapter at once on one path, and against each concept alone."""
+    """two_stage against every adapter at once on one path, and against each concept alone or beside a stranger.
+
+    Alone is what a concept's adapter can do at best; in company is what it can do where the figures are as
+    small as in a pair and cover each other, with nothing of this method.
+    """
     for kind in PAIRS:
         for seed in range(seeds):
             scene = pair(kind, seed)
@@ -65,6 +69,9 @@ def identity(seeds: int) -> Iterator[Case]:
             for name in scene.cast:
                 prompt = f"{{{name}}} {_place(scene)}"
                 yield Case(kind, "alone", seed, scene_of(prompt, (name,), seed, method="multi_lora"))
+                strangers = {n: article(PACK[n].class_name) for n in scene.cast} | {name: f"{{{name}}}"}
+                prompt = scene.prompt.format_map(strangers)
+                yield Case(kind, IN_COMPANY, seed, scene_of(prompt, (name,), seed, method="multi_lora"))
 
 
 def _place(scene: Scene) -> str:

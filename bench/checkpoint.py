@@ -1,0 +1,93 @@
+"""A checkpoint and its LoRAs in true shapes, with weights drawn at random, which are as fast as trained ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import schedulers as diffusers_schedulers
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from costars.model.load import CONFIGS, SDXL_PARTS
+from costars.model.single_file import tokenizer_of
+from costars.sample.attention import attention_layers
+
+RANK, CELL_PX = 16, 8
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what a LoRA of RANK is on, in every attention layer
+# The same build with fewer and narrower layers, for a CPU.
+_NARROW = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+TINY: dict[str, dict[str, Any]] = {
+    "unet": {
+        "block_out_channels": (32, 64, 64),
+        "norm_num_groups": 8,
+        "attention_head_dim": (2, 4, 4),
+        "cross_attention_dim": 64,
+        "transformer_layers_per_block": (1, 1, 2),
+        "addition_time_embed_dim": 16,
+        "projection_class_embeddings_input_dim": 128,
+    },
+    "vae": {"block_out_channels": (16, 16, 16, 16), "norm_num_groups": 8},
+    "text_encoder": _NARROW,
+    "text_encoder_2": {**_NARROW, "projection_dim": 32},
+}
+TOKENIZER = "tokenizer_config.json"
+
+
+def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device: torch.device, dtype: Any) -> None:
+    """Write a diffusers folder of this family ("sdxl" or "sd15"), for pictures of size_px a side."""
+    config = CONFIGS / family
+    small = TINY if tiny else {}
+
+    def told(part: str) -> dict[str, Any]:
+        return {**json.loads((config / part / "config.json").read_text()), **small.get(part, {})}
+
+    def clip(kind: Any, part: str) -> Any:
+        return kind(CLIPTextConfig(**told(part)))
+
+    with device:
+        unet = UNet2DConditionModel.from_config({**told("unet"), "sample_size": size_px // CELL_PX})
+        parts = {"unet": unet, "vae": AutoencoderKL.from_config(told("vae"))}
+        parts["text_encoder"] = clip(CLIPTextModel, "text_encoder")
+        if family == "sdxl":
+            parts["text_encoder_2"] = clip(CLIPTextModelWithProjection, "text_encoder_2")
+    parts = {name: module.to(dtype) for name, module in parts.items()}
+    tokenizers = {name: tokenizer_of(config / name) for name in SDXL_PARTS if (config / name / TOKENIZER).is_file()}
+    scheduler = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
+    scheduler = getattr(diffusers_schedulers, scheduler["_class_name"]).from_config(scheduler)
+    rest: dict[str, Any] = {"scheduler": scheduler, **tokenizers}
+    if family == "sdxl":
+        pipeline: Any = StableDiffusionXLPipeline(**parts, **rest)
+    else:
+        off = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        pipeline = StableDiffusionPipeline(**parts, **rest, **off)
+    pipeline.save_pretrained(folder)
+    save_loras(folder, unet)
+
+
+def save_loras(folder: Path, unet: UNet2DConditionModel, count: int = 5) -> None:
+    """Write LoRAs 0.safetensors to 4.safetensors, on every attention layer, beside the checkpoint."""
+    for i in range(count):
+        tensors = {}
+        for name, layer in attention_layers(unet):
+            for part in ATTENTION:
+                out, wide = layer.get_submodule(part).weight.shape
+                tensors[f"unet.{name}.{part}.lora_A.weight"] = 0.01 * torch.randn(RANK, wide)
+                tensors[f"unet.{name}.{part}.lora_B.weight"] = 0.01 * torch.randn(out, RANK)
+        save_file(tensors, folder / f"{i}.safetensors")
+
+
+def save_masks(folder: Path, k: int, size_px: int) -> list[Path]:
+    """Write k masks side by side, which together fill the picture."""
+    paths = []
+    for i in range(k):
+        left, right = (CELL_PX * round(j * size_px / k / CELL_PX) for j in (i, i + 1))
+        mask = Image.new("L", (size_px, size_px))
+        mask.paste(255, (left, 0, right, size_px))
+        paths.append(folder / f"mask_{i}_of_{k}.png")
+        mask.save(paths[-1])
+    return paths
