@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from costars.errors import ModelError
 from costars.model.load import load_model
+from costars.model.parts import never_read
 from costars.model.single_file import CONFIGS, tokenizer_of
 from costars.model.source import Source, located
 from costars.sample.denoise import denoise, sampler
@@ -202,6 +203,26 @@ def test_an_id_that_was_never_fetched_is_not_to_be_had_offline(tmp_path, monkeyp
     ) as e:
         located("nobody/nothing@v1", tmp_path, offline=True)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(("asked", "found"), [("some/model", "main"), ("some/model@v1", "v1")])
+def test_an_id_in_the_cache_is_found_offline_at_its_revision(tmp_path, monkeypatch, asked, found):
+    repository, commits = tmp_path / "models--some--model", {"main": "0" * 40, "v1": "1" * 40}
+    (repository / "refs").mkdir(parents=True)
+    for revision, commit in commits.items():
+        (repository / "refs" / revision).write_text(commit)
+        (repository / "snapshots" / commit).mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("costars.model.source.HF_HUB_OFFLINE", True)  # as the variable of this name sets it
+    assert located(asked, tmp_path, offline=False) == repository / "snapshots" / commits[found]
+
+
+def test_weights_that_would_not_be_read_are_not_fetched():
+    whole, half = "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"
+    pieces = [f"text_encoder/model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    alone = ["vae/diffusion_pytorch_model.bf16.safetensors", "vae/config.json"]
+    files = [whole, half, "text_encoder/model.safetensors", *pieces, *alone, "sd_xl_base_1.0.safetensors"]
+    assert never_read(files) == [half, *pieces]
 
 
 def test_a_configuration_is_for_a_single_file(golden):

@@ -59,7 +59,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("part", ["unet", "tokenizer_2", "scheduler"])
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "text_encoder_2", "tokenizer_2", "scheduler"])
 def test_a_missing_part_is_named(copy, part):
     (copy / part).unlink()
     with pytest.raises(ModelError, match=f"but {part} is missing"):

@@ -440,7 +440,7 @@ def test_a_model_that_is_not_there_says_how_to_get_it(tmp_path, monkeypatch):
         "model '/no/where': no such folder; give one, or a hub id such as facebook/sam-vit-huge"
     )
     monkeypatch.setattr(
-        "costars.model.source.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
+        "costars.model.source.list_repo_files", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
     )
     assert "not to be had from the hub (no route); check the id" in refused(SAM, "some/sam", offline=False)
 
@@ -457,9 +457,13 @@ def test_a_hub_id_is_fetched_only_if_allowed_at_its_revision_and_never_a_pickle(
         return str(models / "sam")
 
     monkeypatch.setattr("costars.model.source.snapshot_download", download)
+    there = {None: ["model.safetensors"], "v1": ["model.safetensors", "model.fp16.safetensors"]}
+    monkeypatch.setattr("costars.model.source.list_repo_files", lambda repository, revision: there[revision])
     assert type(open_checkpoint(SAM, name, CPU, torch.float32, offline=offline).model) is hf.SamModel
-    patterns = ["*.json", "*.txt", "*.safetensors"]
-    assert asked == [("some/sam", {"revision": revision, "allow_patterns": patterns, "local_files_only": offline})]
+    options = {"revision": revision, "local_files_only": offline}
+    options["allow_patterns"] = ["*.json", "*.txt", "*.safetensors"]
+    options["ignore_patterns"] = ["model.fp16.safetensors"] if revision and not offline else []
+    assert asked == [("some/sam", options)]
 
 
 def test_a_hub_id_in_the_cache_needs_no_network(models, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,5 +30,26 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 def _variant(folder: Path) -> str:
     """Which of a folder's weights are read: those without a variant's name, else of half precision."""
-    found = {m[1] or "" for path in folder.iterdir() if (m := _WEIGHTS.fullmatch(path.name))}
+    return _first(_variants(path.name for path in folder.iterdir()).values())
+
+
+def never_read(paths: Iterable[str]) -> list[str]:
+    """Of the files of a whole checkpoint the weights that are left out, their folder having others."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        folders[path.rpartition("/")[0]].append(path)
+    left = []
+    for files in folders.values():
+        variants = _variants(files)
+        left += [path for path, variant in variants.items() if variant != _first(variants.values())]
+    return left
+
+
+def _variants(paths: Iterable[str]) -> dict[str, str]:
+    """The variant of every file of weights."""
+    return {path: m[1] or "" for path in paths if (m := _WEIGHTS.fullmatch(path.rpartition("/")[2]))}
+
+
+def _first(variants: Iterable[str]) -> str:
+    found = set(variants)
     return next((variant for variant in VARIANTS if variant in found), "")

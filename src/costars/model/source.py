@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from costars.errors import ModelError
+from costars.model.parts import never_read
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 # Weights as safetensors, and the small files beside them; never code, never a pickle. A whole pipeline has
@@ -62,13 +63,18 @@ def is_hub_id(name: str) -> bool:
 def fetched(name: str, wanted: Sequence[str], *, offline: bool, what: str = "model") -> Path:
     """The hub id's folder in the Hugging Face cache, which is filled first unless offline.
 
-    wanted are patterns of file names. Raises ModelError where it is not to be had.
+    wanted are patterns of file names; weights of a variant that would not be read are not fetched. Raises ModelError where it is not to be had.
     """
     offline = offline or HF_HUB_OFFLINE
     repository, _, revision = name.partition("@")
     try:
+        left = [] if offline else never_read(list_repo_files(repository, revision=revision or None))
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=list(wanted), local_files_only=offline
+            repository,
+            revision=revision or None,
+            allow_patterns=list(wanted),
+            ignore_patterns=left,
+            local_files_only=offline,
         )
     except Exception as error:  # no such id or revision, no network, no permission, not in the cache: many kinds
         if offline:
