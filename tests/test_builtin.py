@@ -23,10 +23,12 @@ from costars.records.plans import read_plan, write_plan
 from costars.sample.denoise import denoise, sampler
 from costars.scene import parse_scene
 from costars.scene_files import load_scene
+from costars.steps import retried
 from costars.types import Path as DenoisingPath
 
 SEED = 2
 WEIGHTS = Path(costars.__file__).parent / "microworld" / "weights"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 GREEN, ORANGE = (62, 166, 84), (250, 142, 48)  # what ana and bo wear
 
 
@@ -63,6 +65,13 @@ def folder(picture, tmp_path_factory):
     out = tmp_path_factory.mktemp("picture") / "out"
     write_picture(picture, out)
     return out
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_example_is_drawn_in_as_many_steps_as_it_says(studio, path):
+    scene = load_scene(path)
+    *steps, picture = retried(studio.render_steps, scene, 5)
+    assert steps[-1].of == scene.steps and set(picture.plan.regions) == set(scene.cast) and not picture.lost
 
 
 def test_the_plan_finds_one_woman_and_one_man_apart(plan):

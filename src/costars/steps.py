@@ -63,5 +63,5 @@ def spared(steps: Callable[[], Iterator[T]], lowered: Callable[[], bool]) -> Ite
             return
     raise ModelError(
         "out of memory, also with less of the model in it; set a smaller size, --max-rows 2, --memory sequential, "
-        "or run on another device"
+        "checkpoint.tiles=true for the decoder, method.attention_cache=replay, or run on another device"
     )

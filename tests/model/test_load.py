@@ -94,6 +94,18 @@ def test_a_missing_file_is_one_line_of_error(copy, part, file):
     assert "\n" not in str(caught.value)
 
 
+def test_the_weights_of_a_folder_are_held_to_what_their_name_says(copy):
+    path = own(copy, "unet") / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(
+        ModelError, match=r"loaded \(unet/diffusion_pytorch_model.safetensors: not a .*; fetch it again$"
+    ):
+        load(copy)
+    path.write_bytes(b"<!DOCTYPE html><html>log in</html>")
+    with pytest.raises(ModelError, match=r"unet/diffusion_pytorch_model.safetensors: is a web page"):
+        load(copy)
+
+
 def test_a_damaged_index_is_an_error(copy):
     (copy / "model_index.json").write_text("{")
     with pytest.raises(ModelError, match="model 'mine'"):

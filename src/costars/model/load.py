@@ -70,7 +70,7 @@ def load_model(
     except ModelError:
         raise
     except Exception as error:  # whatever the libraries raise over damaged files, and they raise many kinds
-        line = " ".join(str(error).split())[:300]
+        line = " ".join(str(error).split())[:300].removesuffix("; fetch it again")
         raise ModelError(f"model {source.name!r}: cannot be loaded ({line}); fetch it again") from error
     if dtype == torch.float16 and vae.config["force_upcast"]:
         vae = vae.to(torch.float32)  # SDXL's own decoder overflows in float16; its config says so

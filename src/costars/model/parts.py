@@ -10,27 +10,34 @@ from typing import Any
 
 import torch
 
+from costars.errors import CostarsError
+from costars.header import read_header
+
 VARIANTS = ("", "fp16", "bf16")
 # As diffusers and transformers name them: whole or in pieces.
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 
 
 def part_of(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A module in eval mode, its weights from safetensors only. Raises LookupError if one is not in the file."""
+    """A module in eval mode, its weights from safetensors only, whose header is checked before one is read.
+
+    Raises LookupError if one is not in the file, or the file is not what its name says.
+    """
     key = "torch_dtype" if hasattr(kind, "load_config") else "dtype"
     options = {key: dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    if variant := _variant(folder):
+    variants = _variants(path.name for path in folder.iterdir())
+    if variant := _first(variants.values()):
         options["variant"] = variant
+    for name in (n for n, v in variants.items() if v == variant):
+        try:
+            read_header(folder / name)
+        except CostarsError as error:
+            raise LookupError(f"{folder.name}/{error}") from error
     module, info = kind.from_pretrained(folder, **options)
     absent = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
     if absent:
         raise LookupError(f"the file of {folder.name} lacks {len(absent)} weights, {absent[0]} first")
     return module.eval().requires_grad_(False)
-
-
-def _variant(folder: Path) -> str:
-    """Which of a folder's weights are read: those without a variant's name, else of half precision."""
-    return _first(_variants(path.name for path in folder.iterdir()).values())
 
 
 def never_read(paths: Iterable[str]) -> list[str]:
@@ -46,10 +53,11 @@ def never_read(paths: Iterable[str]) -> list[str]:
 
 
 def _variants(paths: Iterable[str]) -> dict[str, str]:
-    """The variant of every file of weights."""
+    """The variant of every file of weights, "" for one without."""
     return {path: m[1] or "" for path in paths if (m := _WEIGHTS.fullmatch(path.rpartition("/")[2]))}
 
 
 def _first(variants: Iterable[str]) -> str:
+    """Which of a folder's weights are read: those without a variant's name, else of half precision."""
     found = set(variants)
     return next((variant for variant in VARIANTS if variant in found), "")

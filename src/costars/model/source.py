@@ -63,7 +63,8 @@ def is_hub_id(name: str) -> bool:
 def fetched(name: str, wanted: Sequence[str], *, offline: bool, what: str = "model") -> Path:
     """The hub id's folder in the Hugging Face cache, which is filled first unless offline.
 
-    wanted are patterns of file names; weights of a variant that would not be read are not fetched. Raises ModelError where it is not to be had.
+    wanted are patterns of file names; weights of a variant that would not be read are not fetched.
+    Raises ModelError where it is not to be had.
     """
     offline = offline or HF_HUB_OFFLINE
     repository, _, revision = name.partition("@")
