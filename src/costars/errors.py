@@ -61,3 +61,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
     return f"{hint}known: {', '.join(names) if names else 'none'}"
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this says that memory ran out; on a CPU torch raises a RuntimeError as any other."""
+    by_kind = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_kind or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
-from costars.errors import ModelError, RegionError
+from costars.errors import ModelError, RegionError, ran_out_of_memory
 from costars.scene import Scene
 from costars.types import Picture, Step
 
@@ -50,18 +48,28 @@ def retried(
 
 
 def spared(steps: Callable[[], Iterator[T]], lowered: Callable[[], bool]) -> Iterator[T]:
-    """The steps; where the device's memory runs out, once more from the start after lowered() made room.
+    """The steps; where the memory runs out, once more from the start after lowered() made room.
 
     Raises ModelError where that is not enough either.
     """
-    with suppress(torch.OutOfMemoryError):
+    with _memory_running_out():
         yield from steps()
         return
     if lowered():
-        with suppress(torch.OutOfMemoryError):
+        with _memory_running_out():
             yield from steps()
             return
     raise ModelError(
         "out of memory, also with less of the model in it; set a smaller size, --max-rows 2, --memory sequential, "
         "checkpoint.tiles=true for the decoder, method.attention_cache=replay, or run on another device"
     )
+
+
+@contextmanager
+def _memory_running_out() -> Iterator[None]:
+    """The block ends, where the memory runs out in it, as if it had come to its end."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise

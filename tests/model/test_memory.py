@@ -157,7 +157,7 @@ def test_weights_are_counted_in_bytes():
     assert size_of(nn.Linear(3, 5), nn.Linear(2, 2, bias=False).half()) == 4 * 20 + 2 * 4
 
 
-def running_out(times):
+def running_out(times, error=torch.OutOfMemoryError):
     """Steps that run out of memory so many times before they come to their end."""
     left = [times]
 
@@ -165,16 +165,25 @@ def running_out(times):
         yield "a step"
         if left[0]:
             left[0] -= 1
-            raise torch.OutOfMemoryError
+            raise error
         yield "the picture"
 
     return steps
 
 
-def test_where_memory_runs_out_it_is_tried_once_more_with_less():
+CPU_FULL = RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, CPU_FULL, MemoryError])
+def test_where_memory_runs_out_it_is_tried_once_more_with_less(error):
     made = []
-    assert list(spared(running_out(1), lambda: made.append("room") or True)) == ["a step", "a step", "the picture"]
-    assert made == ["room"]
+    steps = spared(running_out(1, error), lambda: made.append("room") or True)
+    assert list(steps) == ["a step", "a step", "the picture"] and made == ["room"]
+
+
+def test_another_error_is_no_matter_of_memory():
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        list(spared(running_out(1, RuntimeError("shapes do not match")), lambda: True))
 
 
 @pytest.mark.parametrize(("times", "lowered"), [(2, True), (1, False)])

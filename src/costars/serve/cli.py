@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from costars.errors import CostarsError, RegionError, SceneError
+from costars.errors import CostarsError, RegionError, SceneError, ran_out_of_memory
 from costars.scene import Scene
 from costars.scene_files import load_scene, with_settings
 from costars.serve.concepts_cli import concepts_app
@@ -218,9 +218,9 @@ def main() -> None:
     except OSError as error:
         code = _said(f"{error.filename or 'a file'}: {error.strerror or error}; check the disk and the folder", 2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
+        if not ran_out_of_memory(error):
             raise
-        code = _said(f"out of memory ({error}); use --max-rows 2 or a smaller size", 2)
+        code = _said(f"out of memory ({' '.join(str(error).split())[:200]}); use --max-rows 2 or a smaller size", 2)
     except (KeyboardInterrupt, typer.Abort):
         code = _said("stopped", STOPPED)
     sys.exit(code or 0)
