@@ -97,7 +97,7 @@ class Studio:
 
         path = self.settings.builtin / "model" if name == "builtin" else find(name, "model")
         assert path is not None
-        vae, config = find(checkpoint.vae, "vae", PART), find(checkpoint.config, "config")
+        vae, config = find(checkpoint.vae, "checkpoint.vae", PART), find(checkpoint.config, "checkpoint.config")
         return Source(name, path, vae, config, checkpoint.prediction, checkpoint.tiles)
 
     def resolve(self, scene: Scene, base: Path | None = None) -> Job:

@@ -108,11 +108,59 @@ def test_a_file_that_says_it_predicts_velocity_does_so(sd15, sd15_folder, first_
     assert told.scheduler.config["prediction_type"] == "epsilon"
 
 
-def test_a_single_file_without_text_encoders_says_so(sd15, first_release, tmp_path):
-    path = tmp_path / "tiny.safetensors"
-    save_file({k: v for k, v in first_release(sd15).items() if not k.startswith("cond_stage_model")}, path)
-    with pytest.raises(ModelError, match="its text encoders are not in the file; use a whole checkpoint"):
+@pytest.mark.parametrize(
+    ("family", "gone", "said"),
+    [
+        ("sd15", "cond_stage_model.", "its text encoders are not all in the file; use a whole checkpoint"),
+        ("sdxl", "conditioner.embedders.0.", "its text encoders are not all in the file; use a whole checkpoint"),
+        ("sdxl", "conditioner.embedders.1.", "its text encoders are not all in the file; use a whole checkpoint"),
+        ("sd15", "first_stage_model.", "there is no decoder in the file; set checkpoint.vae to one of its family"),
+    ],
+)
+def test_a_single_file_without_one_of_its_parts_says_so(sd15, tiny, first_release, tmp_path, family, gone, said):
+    tensors, path = first_release(tiny if family == "sdxl" else sd15), tmp_path / "tiny.safetensors"
+    save_file({key: value for key, value in tensors.items() if not key.startswith(gone)}, path)
+    with pytest.raises(ModelError, match=f"^model 'mine': {said}$"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (b"<html>", r"cannot be loaded \(vae.safetensors: is a web page"),
+        (None, r"cannot be loaded \(vae has only a pickle \(diffusion_pytorch_model.bin\), which may run code and is no"),
+    ],
+)
+def test_a_decoder_that_cannot_be_read_is_named_by_its_field(sd15_folder, tmp_path, wrong, said):
+    path = tmp_path / ("vae.safetensors" if wrong else "vae")
+    if wrong:
+        path.write_bytes(wrong)
+    else:
+        path.mkdir()
+        (path / "diffusion_pytorch_model.bin").touch()
+    with pytest.raises(ModelError, match=rf"^checkpoint.vae '.*vae.*': {said}.*; want the folder of a diffusers deco"):
+        load(sd15_folder, vae=path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("unet/config.json", None, "its unet/config.json is not there"),
+        ("scheduler/scheduler_config.json", "{", "its scheduler/scheduler_config.json cannot be read"),
+    ],
+)
+def test_a_configuration_that_is_not_whole_is_named_by_its_field(
+    sd15, sd15_folder, copied, first_release, tmp_path, file, content, said
+):
+    save_file(first_release(sd15), tmp_path / "tiny.safetensors")
+    config = copied(sd15_folder)
+    if content is None:
+        (config / file).unlink()
+    else:
+        (config / file).write_text(content)
+    with pytest.raises(ModelError, match=rf"^checkpoint.config '.*': {said}; give the .json files of a whole") as caught:
+        load(tmp_path / "tiny.safetensors", config=config)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_without_a_unet_says_what_it_holds(tmp_path):

@@ -94,6 +94,18 @@ def test_a_missing_file_is_one_line_of_error(copy, part, file):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("part", "file"), [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")])
+def test_a_part_without_weights_that_are_read_is_named_in_one_line(copy, capfd, part, file):
+    path = own(copy, part) / f"{file}.safetensors"
+    path.rename(path.with_suffix(".bin"))
+    with pytest.raises(ModelError, match=rf"^model 'mine': its {part} has only a pickle \({file}.bin\), which may run"):
+        load(copy)
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(ModelError, match=rf"^model 'mine': its {part} has no weights; use a release with .safetensors"):
+        load(copy)
+    assert capfd.readouterr().err == ""
+
+
 def test_the_weights_of_a_folder_are_held_to_what_their_name_says(copy):
     path = own(copy, "unet") / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-9])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,20 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging
 
 from costars.errors import ModelError
-from costars.header import sha256_of
+from costars.header import read_header, sha256_of
 from costars.model.memory import Residence, chosen_tier, size_of
 from costars.model.model import Facts, Model
-from costars.model.parts import part_of
-from costars.model.single_file import CONFIGS, family_of, module_of, prediction_of, read_single, tokenizer_of
+from costars.model.parts import lack_of_weights, part_of
+from costars.model.single_file import (
+    CONFIGS,
+    DECODER,
+    check_config,
+    family_of,
+    module_of,
+    prediction_of,
+    read_single,
+    tokenizer_of,
+)
 from costars.model.source import Source
 from costars.model.text import TextEncoder, TextEncoders
 
@@ -61,17 +71,13 @@ def load_model(
     in_one_file = source.path.is_file()
     if source.config is not None and not in_one_file:
         raise ModelError(f"model {source.name!r}: is a folder with its own configuration; leave checkpoint.config out")
-    try:
+    mend = "fetch it again" if source.config is None else "fetch it again, or give another checkpoint.config"
+    with _told_in_one_line(f"model {source.name!r}", mend):
         parts = _single(source, dtype) if in_one_file else _folder(source, dtype)
         unet, vae = parts.module(UNet2DConditionModel, "unet"), _vae(source, parts, dtype)
         encoders = _encoders(parts)
         scheduler = _scheduler(parts.scheduler | _predicting(source.prediction))
         sha256 = parts.sha256()
-    except ModelError:
-        raise
-    except Exception as error:  # whatever the libraries raise over damaged files, and they raise many kinds
-        line = " ".join(str(error).split())[:300].removesuffix("; fetch it again")
-        raise ModelError(f"model {source.name!r}: cannot be loaded ({line}); fetch it again") from error
     if dtype == torch.float16 and vae.config["force_upcast"]:
         vae = vae.to(torch.float32)  # SDXL's own decoder overflows in float16; its config says so
     if source.tiles:
@@ -107,9 +113,26 @@ def load_model(
     return Model(unet, vae, encoders, scheduler, facts, device, dtype, max_rows, residence)
 
 
+@contextmanager
+def _told_in_one_line(what: str, mend: str) -> Iterator[None]:
+    """Whatever the libraries raise over damaged files in the block, and they raise many kinds, is a ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())[:300].removesuffix("; fetch it again")
+        raise ModelError(f"{what}: cannot be loaded ({line}); {mend}") from error
+
+
 def _folder(source: Source, dtype: torch.dtype) -> Parts:
     folder = source.path
     family = _check_folder(folder, source.name)
+    for part in ("unet", *_text(family), *(() if source.vae else ("vae",))):
+        if lack := lack_of_weights(folder / part):
+            raise ModelError(
+                f"model {source.name!r}: its {part} {lack}; use a release with .safetensors, or fetch it again"
+            )
     return Parts(
         family=family,
         module=lambda kind, part: part_of(kind, folder / part, dtype),
@@ -127,6 +150,12 @@ def _single(source: Source, dtype: torch.dtype) -> Parts:
         )
     tensors = read_single(source.path)
     family = family_of(tensors, source.name)
+    if source.vae is None and not any(key.startswith(DECODER) for key in tensors):
+        raise ModelError(
+            f"model {source.name!r}: there is no decoder in the file; set checkpoint.vae to one of its family"
+        )
+    if source.config is not None:
+        check_config(source.config, ("unet", "vae", *_text(family)))
     config = source.config or CONFIGS / family
     told = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
     predicts = prediction_of(tensors)
@@ -161,9 +190,12 @@ def _vae(source: Source, parts: Parts, dtype: torch.dtype) -> AutoencoderKL:
     if source.vae is None:
         return parts.module(AutoencoderKL, "vae")
     path = _vae_of(source.vae)
-    if path.is_dir():
-        return part_of(AutoencoderKL, path, dtype)
-    return module_of(AutoencoderKL, read_single(path), "vae", source.config or CONFIGS / parts.family, dtype)
+    mend = "want the folder of a diffusers decoder, or its .safetensors file"
+    with _told_in_one_line(f"checkpoint.vae {str(source.vae)!r}", mend):
+        if path.is_dir():
+            return part_of(AutoencoderKL, path, dtype)
+        read_header(path)  # here, so that what is wrong with it is told as the decoder's
+        return module_of(AutoencoderKL, read_single(path), "vae", source.config or CONFIGS / parts.family, dtype)
 
 
 def _vae_of(path: Path) -> Path:

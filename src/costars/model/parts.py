@@ -14,6 +14,7 @@ from costars.errors import CostarsError
 from costars.header import read_header
 
 VARIANTS = ("", "fp16", "bf16")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 # As diffusers and transformers name them: whole or in pieces.
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 
@@ -23,6 +24,8 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
     Raises LookupError if one is not in the file, or the file is not what its name says.
     """
+    if lack := lack_of_weights(folder):
+        raise LookupError(f"{folder.name} {lack}")
     key = "torch_dtype" if hasattr(kind, "load_config") else "dtype"
     options = {key: dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     variants = _variants(path.name for path in folder.iterdir())
@@ -38,6 +41,15 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     if absent:
         raise LookupError(f"the file of {folder.name} lacks {len(absent)} weights, {absent[0]} first")
     return module.eval().requires_grad_(False)
+
+
+def lack_of_weights(folder: Path) -> str | None:
+    """What a part's folder has in the place of weights that are read; None where it has some."""
+    names = sorted(path.name for path in folder.iterdir())
+    if any(name.endswith(".safetensors") for name in names):
+        return None
+    pickle = next((name for name in names if name.endswith(PICKLES)), None)
+    return f"has only a pickle ({pickle}), which may run code and is not read" if pickle else "has no weights"
 
 
 def never_read(paths: Iterable[str]) -> list[str]:

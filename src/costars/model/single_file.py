@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from costars.header import read_header
 CONFIGS = Path(__file__).parent / "configs"
 _CONTEXT = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
 _FIRST, _SECOND = "conditioner.embedders.0.", "conditioner.embedders.1."
+DECODER = "first_stage_model."
 _SECOND_ENCODER = f"{_SECOND}model.ln_final.weight"
 _V_PREDICTION = "v_pred"  # a mark that checkpoints of this kind carry
 _FAMILIES = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # width of the text that the UNet reads
@@ -42,11 +43,11 @@ def family_of(tensors: Mapping[str, Tensor], name: str) -> str:
             f"model {name!r}: no Stable Diffusion UNet in this file (it holds {next(iter(tensors), 'nothing')!r}); "
             "want a whole SD 1.5, SD 2 or SDXL checkpoint, or a diffusers folder"
         )
-    if _SECOND_ENCODER in tensors:
+    if _SECOND_ENCODER in tensors and any(k.startswith(_FIRST) for k in tensors):
         return "sdxl"
-    family = _FAMILIES.get(context.shape[1], "sd15")
+    family = "sdxl" if _SECOND_ENCODER in tensors else _FAMILIES.get(context.shape[1], "sd15")
     if family == "sdxl" or not any(k.startswith("cond_stage_model.") for k in tensors):
-        raise ModelError(f"model {name!r}: its text encoders are not in the file; use a whole checkpoint")
+        raise ModelError(f"model {name!r}: its text encoders are not all in the file; use a whole checkpoint")
     return family
 
 
@@ -75,6 +76,19 @@ def module_of(kind: Any, tensors: dict[str, Tensor], part: str, config: Path, dt
     if absent:
         raise LookupError(f"the file lacks {len(absent)} weights of the {part}, {absent[0]} first")
     return module.eval().requires_grad_(False)
+
+
+def check_config(folder: Path, parts: Sequence[str]) -> None:
+    """Raises ModelError where a folder does not say how these parts and the scheduler are built."""
+    for file in (*(f"{part}/config.json" for part in parts), "scheduler/scheduler_config.json"):
+        try:
+            json.loads((folder / file).read_text())
+        except (OSError, ValueError) as error:
+            what = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
+            raise ModelError(
+                f"checkpoint.config {str(folder)!r}: its {file} {what}; give the .json files of a whole diffusers "
+                "folder, or leave checkpoint.config out"
+            ) from None
 
 
 def tokenizer_of(folder: Path) -> Any:
