@@ -119,8 +119,9 @@ def break_json(folder, **changes):
         (lambda f: (f / "plan.json").write_text("[]"), "not a plan"),
         (lambda f: break_json(f, regions=[]), "regions are of [], the cast is ['a', 'b']"),
         (lambda f: break_json(f, regions=[{"name": "a"}]), "not a plan"),
-        (lambda f: Image.new("L", (32, 32), 255).save(f / "masks" / "a.png"), "masks/a.png is (32, 32)"),
-        (lambda f: (f / "masks" / "a.png").write_text("text"), "a.png"),
+        (lambda f: Image.new("L", (32, 32), 255).save(f / "masks" / "a.png"), "masks/a.png: is 32 x 32 px; save"),
+        (lambda f: Image.new("RGB", (64, 64), "red").save(f / "masks" / "a.png"), "masks/a.png: has colours or an al"),
+        (lambda f: (f / "masks" / "a.png").write_text("text"), "px without alpha, white where a is"),
     ],
 )
 def test_a_plan_with_something_missing_or_damaged_is_refused(plan, tmp_path, harm, said):

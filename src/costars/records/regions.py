@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from costars.errors import SceneError
 from costars.shape import grey_levels
 from costars.types import Region
 
@@ -35,11 +36,18 @@ def write_masks(regions: Mapping[str, Region], folder: Path) -> None:
 
 
 def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -> Region:
-    """The region of these facts with its mask; raises ValueError for a mask not of (width, height), or not grey."""
-    with Image.open(folder / "masks" / f"{Path(facts['name']).name}.png") as image:
-        if image.size != size:
-            raise ValueError(f"masks/{facts['name']}.png is {image.size}, the layout is {size}")
-        mask = grey_levels(image)
+    """The region of these facts with its mask; raises SceneError for a mask not of (width, height), or not grey."""
+    path = folder / "masks" / f"{Path(facts['name']).name}.png"
+    want = f"save it as a grey .png of {size[0]} x {size[1]} px without alpha, white where {facts['name']} is"
+    try:
+        with Image.open(path) as image:
+            if image.size != size:
+                raise SceneError(f"{path}: is {image.width} x {image.height} px; {want}")
+            mask = grey_levels(image)
+    except OSError as error:
+        raise SceneError(f"{path}: {error.strerror or 'cannot be read as a picture'}; {want}") from None
+    except ValueError as error:
+        raise SceneError(f"{path}: {error}; {want}") from None
     return Region(str(facts["class_name"]), mask, float(facts["score"]), int(facts["depth"]))
 
 
