@@ -7,6 +7,7 @@ cross-attention layers, each of which reads words of its own (Gu et al. 2023, ar
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def read_edlora(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _params(path: Path) -> Mapping[str, Any]:
     try:
         _check_size(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, for of a path torch believes the name; what it says of old pickles is no matter here.
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
         raise ConceptError(
             f"{path.name}: is a pickle that cannot be opened safely ({type(error).__name__}); "
