@@ -9,11 +9,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from costars.errors import ModelError
+from costars.errors import ModelError, SceneError
 from costars.model.load import load_model
 from costars.model.parts import never_read
+from costars.model.schedulers import scheduler_of
 from costars.model.single_file import CONFIGS, tokenizer_of
 from costars.model.source import Source, located
+from costars.model.words import read
 from costars.sample.denoise import denoise, sampler
 from costars.types import Path
 
@@ -106,6 +108,35 @@ def test_a_file_that_says_it_predicts_velocity_does_so(sd15, sd15_folder, first_
     assert load(path, config=sd15_folder).scheduler.config["prediction_type"] == "v_prediction"
     told = load(path, config=sd15_folder, prediction="epsilon")
     assert told.scheduler.config["prediction_type"] == "epsilon"
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "ddim", "euler", "euler a", "dpm++ 2m karras", "unipc", "lcm", "ddpm"])
+def test_a_file_that_says_its_noise_leaves_nothing_of_the_picture_is_drawn_so(
+    sd15, sd15_folder, first_release, tmp_path, finish, name
+):
+    path = tmp_path / "tiny.safetensors"
+    save_file(first_release(sd15) | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, path)
+    model = load(path, config=sd15_folder)
+    scheduler = scheduler_of(name, model.scheduler)
+    told = ("prediction_type", "rescale_betas_zero_snr", "timestep_spacing")
+    assert [scheduler.config[key] for key in told] == ["v_prediction", True, "trailing"]
+    plan = sampler(scheduler, 3, CPU, (64, 64), 1.0, seed=3)
+    *_, step = denoise(model, plan.noise(model), [Path("global", model.encode_text("a man"))], plan)
+    assert bool(step.latent.isfinite().all()) and int(plan.timesteps[0]) == 999
+    with pytest.raises(SceneError, match="'heun' cannot begin at pure noise, as this checkpoint does"):
+        scheduler_of("heun", model.scheduler)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_libraries_tell_nothing_that_is_no_error(sd15_folder, copied, capfd, dtype):
+    folder = copied(sd15_folder)
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"of_another_release": 1}))
+    model = load_model(Source("mine", folder), CPU, dtype)
+    model.vae.to(torch.float32)
+    scheduler_of("dpm++ 2s", model.scheduler).set_timesteps(7)
+    read(model.encoders[0].tokenizer, "so " * 100)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers import schedulers as diffusers_schedulers
+from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from costars.errors import ModelError
 from costars.header import read_header, sha256_of
@@ -26,6 +27,7 @@ from costars.model.single_file import (
     check_config,
     family_of,
     module_of,
+    noise_of,
     prediction_of,
     read_single,
     tokenizer_of,
@@ -67,7 +69,7 @@ def load_model(
 
     memory is a tier, or auto for the first that the device has room for.
     """
-    logging.disable_progress_bar()
+    _hush_libraries()
     in_one_file = source.path.is_file()
     if source.config is not None and not in_one_file:
         raise ModelError(f"model {source.name!r}: is a folder with its own configuration; leave checkpoint.config out")
@@ -125,6 +127,13 @@ def _told_in_one_line(what: str, mend: str) -> Iterator[None]:
         raise ModelError(f"{what}: cannot be loaded ({line}); {mend}") from error
 
 
+def _hush_libraries() -> None:
+    """They tell of configurations, data types and long prompts that costars deals with itself; errors are still told."""
+    transformers_logging.disable_progress_bar()
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+
+
 def _folder(source: Source, dtype: torch.dtype) -> Parts:
     folder = source.path
     family = _check_folder(folder, source.name)
@@ -164,7 +173,7 @@ def _single(source: Source, dtype: torch.dtype) -> Parts:
         family=family,
         module=lambda kind, part: module_of(kind, tensors, part, config, dtype),
         tokenizer=lambda part: tokenizer_of(config / part),
-        scheduler=told | _predicting(predicts),
+        scheduler=told | _predicting(predicts) | noise_of(tensors),
         sha256=lambda: sha256_of(source.path),
         notes=(SD2_UNSAID.format(source.name),) if unsaid else (),
     )

@@ -51,7 +51,7 @@ _NO_MEMORY = (
 def scheduler_of(name: str, own: Any) -> Any:
     """The scheduler of this name with the checkpoint's noise levels; "checkpoint" is its own.
 
-    Raises SceneError for a name that is not known, or a spacing that this sampler does not have.
+    Raises SceneError for a name that is not known, or a spacing or noise levels that this sampler does not have.
     """
     if name == "checkpoint":
         return own
@@ -67,6 +67,11 @@ def scheduler_of(name: str, own: Any) -> Any:
     spaced, has = SPACINGS.get(spacing, {}), set(signature(scheduler).parameters)
     if not set(spaced) <= has:
         raise SceneError(f"scheduler: {sampler!r} has no{spacing} spacing; leave it out")
+    if own.config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in has:
+        raise SceneError(
+            f"scheduler: {name!r} cannot begin at pure noise, as this checkpoint does (rescale_betas_zero_snr); "
+            "use checkpoint, ddim, euler, euler a, dpm++ 2m or unipc"
+        )
     unsaid = {key: value for key, value in _UNSAID.items() if key in has and sampler in SAMPLERS}
     return scheduler.from_config(own.config, **{**unsaid, **options, **spaced})
 

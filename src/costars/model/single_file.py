@@ -24,7 +24,7 @@ _CONTEXT = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.t
 _FIRST, _SECOND = "conditioner.embedders.0.", "conditioner.embedders.1."
 DECODER = "first_stage_model."
 _SECOND_ENCODER = f"{_SECOND}model.ln_final.weight"
-_V_PREDICTION = "v_pred"  # a mark that checkpoints of this kind carry
+_V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"  # marks that checkpoints of these kinds carry
 _FAMILIES = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # width of the text that the UNet reads
 
 
@@ -54,6 +54,12 @@ def family_of(tensors: Mapping[str, Tensor], name: str) -> str:
 def prediction_of(tensors: Mapping[str, Tensor]) -> str | None:
     """What the file says its UNet predicts; None where it says nothing."""
     return "v_prediction" if _V_PREDICTION in tensors else None
+
+
+def noise_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the file says of its noise, in the words of diffusers' schedulers: down to none of the picture left in it
+    (Lin et al. 2023, arXiv 2305.08891)."""
+    return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if _ZERO_SNR in tensors else {}
 
 
 def module_of(kind: Any, tensors: dict[str, Tensor], part: str, config: Path, dtype: torch.dtype) -> Any:
