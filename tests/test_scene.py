@@ -239,6 +239,13 @@ def test_a_lora_in_a_prompt_is_refused_with_what_to_write(field):
         parse_scene(data)
 
 
+@pytest.mark.parametrize("written", ["<lora:ana:0.7>", "<LoRA:ana>"])
+def test_a_lora_in_a_trigger_is_refused_however_it_is_written(written):
+    cast = DATA["cast"] | {"ana": {"concept": "ana", "trigger": f"ohwx {written}"}}
+    with pytest.raises(SceneError, match=r"cast\.NAME\.concept: ana and"):
+        parse_scene(DATA | {"cast": cast})
+
+
 def test_several_pictures_are_scenes_with_seeds_that_follow_one_another():
     scene = parse_scene(DATA | {"count": 3, "seed": 7})
     assert [s.seed for s in scene.each()] == [7, 8, 9]

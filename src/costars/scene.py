@@ -27,7 +27,9 @@ Side = Annotated[int, Field(ge=64, le=8192)]  # px
 Point = tuple[Unit, Unit]
 Rectangle = tuple[Unit, Unit, Unit, Unit]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>")  # as AUTOMATIC1111's prompts name one
+_LORA = re.compile(
+    r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>", re.IGNORECASE
+)  # as AUTOMATIC1111's prompts name one
 
 
 class Defaults(NamedTuple):
@@ -145,7 +147,7 @@ class Scene(Value):
     def _prompts_load_nothing(self) -> Scene:
         told = [self.prompt, self.negative_prompt]
         for member in self.cast.values():
-            told += [member.prompt or "", member.negative_prompt or ""]
+            told += [member.prompt or "", member.negative_prompt or "", member.trigger or ""]
         for prompt in told:
             if found := _LORA.search(prompt):
                 name, weight = found.group(1), found.group(2) or "1.0"
