@@ -30,6 +30,8 @@ def test_a_kohya_file_is_told_in_full(write, tmp_path):
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "format": "kohya",
+        "tensors": 4,
+        "keys": [f"{TEXT}.lora_down.weight", f"{TEXT}.lora_up.weight", f"{UNET}.lora_down.weight"],
         "family": "sdxl",
         "class_name": "",
         "trigger": "",
@@ -55,3 +57,21 @@ def test_a_textual_inversion_is_told_by_its_words(write, random):
         [],
     )
     assert report["words"] == {"mine": {"text_encoder": [2, 768], "text_encoder_2": [2, 1280]}}
+
+
+def test_a_file_that_cannot_be_applied_is_told_with_the_reason(write):
+    metadata = {"modelspec.title": "Ana", "modelspec.license": "CC0-1.0"}
+    path = write({f"{UNET}.lokr_w1": torch.ones(2, 2), f"{UNET}.alpha": torch.ones(())}, **metadata)
+    report = describe(path)
+    assert json.loads(json.dumps(report)) == report
+    assert report["cannot_be_applied"].startswith("mine.safetensors: is a LoKr")
+    assert (report["tensors"], report["licence"], report["modelspec"]["title"]) == (2, "CC0-1.0", "Ana")
+    assert report["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and "family" not in report
+
+
+def test_the_pickle_of_an_ed_lora_is_told(tmp_path):
+    torch.save({"params": {"new_concept_embedding": {"<zxa>": torch.ones(16, 768)}, "unet": {}}}, tmp_path / "zxa.pth")
+    report = describe(tmp_path / "zxa.pth")
+    assert (report["format"], report["family"], report["trigger"]) == ("ED-LoRA", "sd15", "<zxa>")
+    assert (report["tensors"], report["keys"], report["per_layer"]) == (1, ["tokens.text_encoder.<zxa>"], True)
+    assert json.loads(json.dumps(report)) == report

@@ -151,7 +151,7 @@ def test_a_class_that_would_write_on_the_terminal_is_listed_in_plain_characters(
         (["inspect", "gone.safetensors"], "gone.safetensors: no such file"),
         (["inspect", "page.safetensors"], "page.safetensors: is a web page, not the file behind it"),
         (["import", "page.safetensors"], "page.safetensors: is a web page, not the file behind it"),
-        (["inspect", "old.pth"], "old.pth: is a pickle, which can run code when opened"),
+        (["inspect", "old.pth"], "old.pth: is a pickle that cannot be opened safely"),
         (["import", "old.pth"], "old.pth: is a pickle that cannot be opened safely"),
         (["import", "old.pth", "--name", "../mine"], "--name '../mine': is no plain name"),
         (["import", "lokr.safetensors"], "lokr.safetensors: is a LoKr, as 'lora_unet_conv_in.lokr_w1' shows"),

@@ -45,7 +45,7 @@ def import_concept(
     """Check a file of any known kind and write it into the library with a card; words are a textual inversion
     that belongs to it, as Custom Diffusion leaves one.
 
-    An ED-LoRA's pickle is opened here and nowhere else. The trigger, where nobody says it, is the only one
+    An ED-LoRA's pickle is opened here and where a file is described, and nowhere else. The trigger, where nobody says it, is the only one
     that the maker gives. Raises ConceptError, and leaves the library as it was, for a file that cannot be
     applied, a name that is no plain name, and one that is there unless it is to be replaced.
     """
@@ -81,12 +81,18 @@ def _plain(name: str) -> str:
     return name
 
 
+def read_pickle(path: Path) -> tuple[Concept, dict[str, Any], list[str]]:
+    """(concept, card, keys of its tensors) of an ED-LoRA; raises ConceptError for any other pickle."""
+    tensors, card = read_edlora(path)
+    concept = concept_of(tensors, {"costars": json.dumps(card)}, path, path.stem, path.name, sha256_of(path))
+    return replace(concept, format="ED-LoRA"), card, list(tensors)
+
+
 def _read(path: Path) -> tuple[Concept, dict[str, Any], tuple[str, ...]]:
     """(concept, card, hints at its trigger) of a file."""
     if is_pickle(path):
-        tensors, card = read_edlora(path)
-        concept = concept_of(tensors, {"costars": json.dumps(card)}, path, path.stem, path.name, sha256_of(path))
-        return replace(concept, format="ED-LoRA"), card, ()
+        concept, card, _ = read_pickle(path)
+        return concept, card, ()
     concept, metadata = load_concept(path, path.stem, path.name), read_header(path).metadata
     beside = read_sidecar(path)
     card = {"licence": stated_licence(metadata, beside)} | read_card(path)

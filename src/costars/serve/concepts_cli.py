@@ -58,8 +58,10 @@ def show_concept(name: Annotated[str, typer.Argument(help="builtin/NAME, a libra
 
 
 @concepts_app.command("inspect")
-def inspect_file(file: Annotated[Path, typer.Argument(help="a .safetensors file")]) -> None:
-    """Say what a concept file is, whoever wrote it, as JSON: format, base model, layers, words, licence."""
+def inspect_file(file: Annotated[Path, typer.Argument(help="a .safetensors file, or the .pth of an ED-LoRA")]) -> None:
+    """Say what a concept file is, whoever wrote it, as JSON: format, base model, layers, words, licence.
+
+    Of a file that cannot be applied it says what is known, and why."""
     from costars.concepts.report import describe
 
     typer.echo(json.dumps(describe(file), indent=2))
