@@ -82,11 +82,15 @@ def test_layers_of_two_families_are_refused_with_both(write):
         ("modelspec.architecture", "Flux-1-dev/lora"),
         ("modelspec.architecture", "stable-diffusion-3-m/lora"),
         ("modelspec.architecture", "stable-diffusion-xl-v1-refiner"),
+        ("modelspec.architecture", "Z-Image"),
+        ("modelspec.architecture", "of next year/lora"),
+        ("ss_base_model_version", "lumina2"),
     ],
 )
-def test_another_base_model_is_refused_by_its_name(write, key, value):
+@pytest.mark.parametrize("layer", [f"unet.{QUERY}", "lora_unet_layers_0_attention_qkv", "transformer.blocks.0.to_q"])
+def test_another_base_model_is_refused_by_its_name_whatever_its_layers_are(write, layer, key, value):
     with pytest.raises(ConceptError) as caught:
-        family(write(pair(f"unet.{QUERY}"), **{key: value}))
+        family(write(pair(layer), **{key: value}))
     assert f"mine: was made for {value!r} ({key}); use one made for SD 1.5" in str(caught.value)
 
 

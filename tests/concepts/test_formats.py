@@ -38,6 +38,11 @@ def test_half_precision_is_read_as_float32(write):
     assert entry.down.dtype is entry.up.dtype is torch.float32
 
 
+def test_whole_numbers_are_refused_in_one_line(write):
+    with pytest.raises(ConceptError, match=r"^mine: '.*lora_A.weight' is of int8, want floating point numbers; use"):
+        load_concept(write({k: v.to(torch.int8) for k, v in pair(LAYER).items()}), "mine", "mine")
+
+
 def test_alpha_over_rank_scales_each_part_by_its_own(write):
     alphas = json.dumps({"unet.r": 2, "unet.lora_alpha": 8, "text_encoder.lora_alpha": 1})
     concept = load_concept(write(pair(LAYER) | pair(TEXT_LAYER), lora_adapter_metadata=alphas), "mine", "mine")

@@ -28,6 +28,7 @@ KINDS = [
     (f"{FLAT}.a1.weight", "a GLoRA", "extract a plain LoRA"),
     (f"{FLAT}.diff", "a full difference of weights", "extract a plain LoRA"),
     (f"{FLAT}.diff_b", "a full difference of weights", "extract a plain LoRA"),
+    (f"{FLAT}.scalar", "a LyCORIS with a scalar", "train it without use_scalar"),
     (f"{FLAT}.w_norm", "a LyCORIS with trained norms", "train it without train_norm"),
     ("bundle_emb.zxa.string_to_param.*", "a LoRA with words bundled into it", "take them apart"),
     ("image_proj.proj.weight", "an IP-Adapter", "use a LoRA of the same character"),

@@ -159,7 +159,10 @@ def test_a_single_file_without_one_of_its_parts_says_so(sd15, tiny, first_releas
     ("wrong", "said"),
     [
         (b"<html>", r"cannot be loaded \(vae.safetensors: is a web page"),
-        (None, r"cannot be loaded \(vae has only a pickle \(diffusion_pytorch_model.bin\), which may run code and is no"),
+        (
+            None,
+            r"cannot be loaded \(vae has only a pickle \(diffusion_pytorch_model.bin\), which may run code and is no",
+        ),
     ],
 )
 def test_a_decoder_that_cannot_be_read_is_named_by_its_field(sd15_folder, tmp_path, wrong, said):
@@ -189,7 +192,9 @@ def test_a_configuration_that_is_not_whole_is_named_by_its_field(
         (config / file).unlink()
     else:
         (config / file).write_text(content)
-    with pytest.raises(ModelError, match=rf"^checkpoint.config '.*': {said}; give the .json files of a whole") as caught:
+    with pytest.raises(
+        ModelError, match=rf"^checkpoint.config '.*': {said}; give the .json files of a whole"
+    ) as caught:
         load(tmp_path / "tiny.safetensors", config=config)
     assert "\n" not in str(caught.value)
 

@@ -54,6 +54,9 @@ def _layers(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str, T
         factors = layers.setdefault(path, {})
         if role in factors:
             raise ConceptError(f"{source}: holds {path!r} twice, once as {key!r}; use a file that one program wrote")
+        if not tensor.is_floating_point() and role != "alpha":
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ConceptError(f"{source}: {key!r} is of {kind}, want floating point numbers; use a file that has them")
         factors[role] = tensor.to(torch.float32)
     if not layers:
         raise _not_understood("nothing at all", source)

@@ -16,7 +16,8 @@ CONTEXT: Mapping[int, str] = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # numbers
 WORD: Mapping[int, str] = {768: "sd15", 1024: "sd2"}  # size of a word of a single text encoder
 PER_LAYER: Mapping[int, str] = {16: "sd15", 70: "sdxl"}  # cross-attention layers, each with words of its own
 # Keys of kohya and of ModelSpec; start of their value -> family, "" for a base model that is none of these.
-_SAID = ("ss_base_model_version", "modelspec.architecture")
+_ARCHITECTURE = "modelspec.architecture"  # of a list of names, where kohya's key may hold words of one's own
+_SAID = ("ss_base_model_version", _ARCHITECTURE)
 _STARTS: Mapping[str, str] = {
     "stable-diffusion-xl-v1-refiner": "",
     "stable-diffusion-xl": "sdxl",
@@ -27,6 +28,7 @@ _STARTS: Mapping[str, str] = {
     "sd_v1": "sd15",
     "sd_v2": "sd2",
     **dict.fromkeys(("sd3", "flux", "chroma", "lumina", "hunyuan", "qwen", "wan", "pixart", "stable-cascade"), ""),
+    **dict.fromkeys(("z-image", "z_image", "zimage", "auraflow", "hidream", "cosmos", "anima", "kolors"), ""),
 }
 
 
@@ -55,6 +57,11 @@ def family_of(
     return said or next(iter(shown), "")
 
 
+def check_said(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> None:
+    """Raises ConceptError where a file says that it was made for another base model than those that are known here."""
+    _said(card, metadata, source)
+
+
 def _said(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> tuple[str, str]:
     if "family" in card:
         family = card["family"]
@@ -64,7 +71,8 @@ def _said(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> 
     for key in _SAID:
         value = metadata.get(key, "")
         start = next((s for s in _STARTS if value.lower().startswith(s)), None)
-        if start is not None and not _STARTS[start]:
+        other = key == _ARCHITECTURE and value and start is None
+        if other or (start is not None and not _STARTS[start]):
             raise ConceptError(f"{source}: was made for {value[:60]!r} ({key}); use one made for SD 1.5, SD 2 or SDXL")
         if start is not None:
             return _STARTS[start], f"{key} {value[:60]!r}"

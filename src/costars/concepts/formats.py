@@ -12,7 +12,7 @@ from torch import Tensor
 
 from costars.concepts.factors import read_adapter, with_axes
 from costars.concepts.facts import json_object, read_words
-from costars.concepts.family import family_of
+from costars.concepts.family import check_said, family_of
 from costars.concepts.names import PEFT_PREFIX
 from costars.concepts.refused import refuse
 from costars.concepts.replaced import OURS as OUR_WEIGHTS
@@ -47,6 +47,7 @@ def load_concept(path: Path, name: str, source: str) -> Concept:
     Raises ConceptError with one line on what is damaged, unknown or made for another base model.
     """
     header = read_header(path)
+    check_said(_card(path, header.metadata), header.metadata, source)
     refuse(header.tensors, source)
     sha256, tensors = sha256_of(path), _read(path)
     second = path.with_name(f"{path.stem}_2{path.suffix}")
@@ -63,7 +64,7 @@ def concept_of(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, name: str, source: str, sha256: str
 ) -> Concept:
     """The concept that these tensors and metadata are; see load_concept."""
-    card = json_object(metadata.get("costars", "{}"), f"{path.name}: its metadata 'costars'")
+    card = _card(path, metadata)
     scales = part_scales(metadata, tensors, path, source)
     ours = {key: tensor for key, tensor in tensors.items() if key.startswith(OURS)}
     whole = {key: tensor for key, tensor in tensors.items() if is_replaced(key)}
@@ -94,7 +95,10 @@ def concept_of(
 
 def read_card(path: Path) -> dict[str, Any]:
     """The card in a concept file's metadata, without its weights."""
-    metadata = read_header(path).metadata
+    return _card(path, read_header(path).metadata)
+
+
+def _card(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return json_object(metadata.get("costars", "{}"), f"{path.name}: its metadata 'costars'")
 
 

@@ -26,6 +26,7 @@ REFUSED: tuple[tuple[str, str, str], ...] = (
     (r"\.(on_input|ia3_l(\..*)?)$", "an (IA)^3", _EXTRACT),
     (r"\.[ab][12m]\.weight$", "a GLoRA", _EXTRACT),
     (r"\.diff(_b)?$", "a full difference of weights, not a low rank one", _EXTRACT),
+    (r"\.scalar$", "a LyCORIS with a scalar for each layer", "train it without use_scalar, or " + _EXTRACT),
     (r"\.[wb]_norm$", "a LyCORIS with trained norms", "train it without train_norm"),
     (r"^bundle_emb\.", "a LoRA with words bundled into it", "take them apart and use the LoRA"),
     (r"^(image_proj|ip_adapter)\.", "an IP-Adapter", _LORA),
