@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+GOLDEN_LORAS = ("char_a", "char_b", "char_c_kohya", "style_kohya")
+
 
 @pytest.fixture
 def write(tmp_path) -> Callable[..., Path]:
@@ -37,8 +39,9 @@ def random() -> Callable[..., Tensor]:
 @pytest.fixture(scope="session")
 def loras() -> Path:
     """The LoRAs that the official OMG code was run with."""
-    home = Path(__file__).parents[2]
-    folder = (home / os.environ.get("COSTARS_GOLDEN", "../shared/golden/omg")).resolve() / "loras"
-    if not folder.is_dir():
-        pytest.skip(f"no golden files at {folder}; set COSTARS_GOLDEN")
+    told = os.environ.get("COSTARS_GOLDEN", Path(__file__).parents[3] / "shared/golden/omg")
+    folder = Path(told).resolve() / "loras"
+    missing = [name for name in GOLDEN_LORAS if not (folder / f"{name}.safetensors").is_file()]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} in {folder}; set COSTARS_GOLDEN to the captured numbers")
     return folder
