@@ -96,7 +96,8 @@ def test_rows_are_two_a_step_then_three_and_two_for_each_concept(
     ("scheduler", "seen_again"),
     [
         *(("ddim", 0), ("euler", 0), ("euler a", 0), ("lcm", 0), ("dpm", 1), ("dpm++ 2m sde", 1), ("unipc", 8)),
-        *(("plms", 8), ("dpm2 a", 16), ("dpm++ 2s", 8)),
+        *(("dpm++ 2m sde heun", 1), ("tcd", 8), ("euler beta", 0), ("dpm++ 2m beta", 1), ("unipc beta", 8)),
+        *(("plms", 8), ("dpm2 a", 16), ("dpm++ sde", 8), ("dpm++ 2s", 8)),
     ],
 )
 def test_replaying_the_layout_without_blending_is_the_layout(

@@ -20,6 +20,8 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dpm": ("DPMSolverMultistepScheduler", _ODE),
     "dpm++ 2m": ("DPMSolverMultistepScheduler", _ODE),
     "dpm++ 2m sde": ("DPMSolverMultistepScheduler", _SDE),
+    "dpm++ 2m sde heun": ("DPMSolverMultistepScheduler", {**_SDE, "solver_type": "heun"}),
+    "dpm++ sde": ("DPMSolverSinglestepScheduler", _SDE),
     "dpm++ 2s": ("DPMSolverSinglestepScheduler", _ODE),
     "dpm2": ("KDPM2DiscreteScheduler", {}),
     "dpm2 a": ("KDPM2AncestralDiscreteScheduler", {}),
@@ -28,6 +30,7 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "heun": ("HeunDiscreteScheduler", {}),
     "lcm": ("LCMScheduler", {}),
     "lms": ("LMSDiscreteScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
     "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
@@ -35,6 +38,7 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 SPACINGS: Mapping[str, Mapping[str, Any]] = {
     " karras": {"use_karras_sigmas": True},
     " exponential": {"use_exponential_sigmas": True},
+    " beta": {"use_beta_sigmas": True},
     " sgm uniform": {"timestep_spacing": "trailing"},  # Turbo, Lightning, Hyper
 }
 # Classes of diffusers that go by their own names alone, and draw text to image from a checkpoint's noise levels.
