@@ -45,9 +45,9 @@ def import_concept(
     """Check a file of any known kind and write it into the library with a card; words are a textual inversion
     that belongs to it, as Custom Diffusion leaves one.
 
-    An ED-LoRA's pickle is opened here and where a file is described, and nowhere else. The trigger, where nobody says it, is the only one
-    that the maker gives. Raises ConceptError, and leaves the library as it was, for a file that cannot be
-    applied, a name that is no plain name, and one that is there unless it is to be replaced.
+    An ED-LoRA's pickle is opened here and where a file is described, and nowhere else. The trigger, where nobody
+    says it, is the only one that the maker gives. Raises ConceptError, and leaves the library as it was, for a
+    file that cannot be applied, a name that is no plain name, and one that is there unless it is to be replaced.
     """
     name = _plain(naming.name if naming.name is not None else path.stem)
     target = library / f"{name}.safetensors"

@@ -128,7 +128,7 @@ def _told_in_one_line(what: str, mend: str) -> Iterator[None]:
 
 
 def _hush_libraries() -> None:
-    """They tell of configurations, data types and long prompts that costars deals with itself; errors are still told."""
+    """They tell of configurations, types and long prompts that costars deals with itself; errors are still told."""
     transformers_logging.disable_progress_bar()
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
