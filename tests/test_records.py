@@ -203,6 +203,11 @@ def test_a_picture_holds_its_scene_and_what_others_read(picture):
     assert png(picture) == png(replace(picture, seconds={"load": 99.0}))
 
 
+def test_the_record_tells_how_much_of_each_concept_is_in_the_model(picture, tmp_path):
+    write_picture(replace(picture, fits={"a": "12 of 12 layers"}), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["fits"] == {"a": "12 of 12 layers"}
+
+
 def test_a_picture_without_a_plan_has_neither_layout_nor_masks(picture, tmp_path):
     write_picture(replace(picture, plan=None), tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"picture.png", "sheet.png", "result.json"}

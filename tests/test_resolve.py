@@ -13,13 +13,15 @@ STRANGE = {"unet.no.such.layer": LowRank(torch.zeros(1, 4), torch.zeros(4, 1))}
 
 
 def test_a_concept_that_fits_is_taken_as_it_is(tiny, concepts):
-    taken, notes = fitted(concepts, tiny)
-    assert notes == () and taken["a"].adapter.keys() == concepts["a"].adapter.keys()
+    taken, notes, fits = fitted(concepts, tiny)
+    count = len(concepts["a"].adapter)
+    assert notes == () and fits["a"] == f"{count} of {count} layers"
+    assert taken["a"].adapter.keys() == concepts["a"].adapter.keys()
 
 
 def test_layers_that_the_model_lacks_are_left_out_and_named(tiny, concepts):
     more = replace(concepts["a"], adapter={**concepts["a"].adapter, **STRANGE})
-    taken, (note,) = fitted({"a": more}, tiny)
+    taken, (note,), _ = fitted({"a": more}, tiny)
     assert taken["a"].adapter.keys() == concepts["a"].adapter.keys()
     total = len(more.adapter)
     assert note == f"a: 1 of {total} layers of 'char_a' are not in this model and are left out (unet.no.such.layer)"
@@ -36,7 +38,7 @@ def test_one_of_another_family_is_refused_naming_both(tiny, concepts):
 
 
 def test_one_that_does_not_tell_its_family_is_held_against_the_layers_and_that_is_said(tiny, concepts):
-    taken, (note,) = fitted({"a": replace(concepts["a"], family="")}, tiny)
+    taken, (note,), _ = fitted({"a": replace(concepts["a"], family="")}, tiny)
     assert taken["a"].adapter.keys() == concepts["a"].adapter.keys()
     assert note == "a: 'char_a' does not say which base model it is for; its layers are in this one"
     with pytest.raises(ConceptError, match="none of its 1 layers is in the model"):

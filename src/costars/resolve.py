@@ -20,10 +20,11 @@ SHOWN = 3  # names of layers in a note
 
 
 class Fitted(NamedTuple):
-    """Concepts with the layers that the model has, and a line for each that has others too."""
+    """Concepts with the layers that the model has, a line for each that has others too, and how many layers fit."""
 
     concepts: dict[str, Concept]
     notes: tuple[str, ...]
+    fits: dict[str, str]
 
 
 def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
@@ -32,7 +33,7 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
     Raises ConceptError for one of another family, of other sizes, or of which no layer is in the model.
     """
     modules = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
-    taken, notes = {}, []
+    taken, notes, fits = {}, [], {}
     for name, concept in concepts.items():
         if concept.family not in ("", model.facts.family):
             raise ConceptError(
@@ -59,7 +60,8 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
             fit(module, f"{part}.", {concept.source: adapter})
         _check_words(concept, model)
         taken[name] = replace(concept, adapter=adapter, weights={})
-    return Fitted(taken, tuple(notes))
+        fits[name] = f"{len(adapter)} of {len(whole)} layers"
+    return Fitted(taken, tuple(notes), fits)
 
 
 def _check_words(concept: Concept, model: Model) -> None:

@@ -114,7 +114,7 @@ class Studio:
             wanted[STYLE] = scene.style.concept
         model = self.model(scene.model, base, scene.checkpoint)
         scheduler_of(scene.scheduler, model.scheduler)
-        concepts, notes = fitted({name: self.store.load(source, base) for name, source in wanted.items()}, model)
+        concepts, notes, fits = fitted({name: self.store.load(source, base) for name, source in wanted.items()}, model)
         style = concepts.pop(STYLE, None)
         said = {name: member.trigger for name, member in scene.cast.items() if member.trigger}
         concepts |= {name: replace(concepts[name], trigger=trigger) for name, trigger in said.items()}
@@ -122,7 +122,8 @@ class Studio:
         model.latent_size(size_px(model, scene))
         check_where(scene.cast, base, size_px(model, scene))
         check_prompts(scene, concepts, style, model)
-        return Job(scene, concepts, base, style, self._controls(scene, model, base), (*model.facts.notes, *notes))
+        notes = (*model.facts.notes, *notes)
+        return Job(scene, concepts, base, style, self._controls(scene, model, base), notes, fits)
 
     def _controls(self, scene: Scene, model: Model, base: Path | None) -> tuple[ControlNet, ...]:
         controls = []
@@ -275,6 +276,7 @@ class Studio:
             seconds=seconds,
             versions=versions_of(model, scheduler),
             notes=job.notes,
+            fits=job.fits,
             memory=model.residence.tier,
             max_rows=at_once,
             lost=self._lost(job, model, plan, image),

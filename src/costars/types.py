@@ -178,7 +178,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Picture:
-    """The result, with all it was made from; plan is None for a method that needs none, notes are the job's.
+    """The result, with all it was made from; plan is None for a method that needs none, notes and fits are the job's.
 
     hashes are the sha256 of what the scene names, by its place there (cast.ana.concept), and of the plan's masks;
     max_rows is how many rows a UNet call had at most; lost are members of the plan who cannot be seen in
@@ -196,6 +196,7 @@ class Picture:
     memory: str = "full"
     max_rows: int = 0
     lost: tuple[str, ...] = ()
+    fits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,8 @@ class ControlNet:
 class Job:
     """A scene with its concepts looked up; concepts {member: concept}, style one for the whole picture.
 
-    notes are lines for the user: what the model's files do not say, what of the concepts it cannot use.
+    notes are lines for the user: what the model's files do not say, what of the concepts it cannot use;
+    fits {member: "12 of 12 layers"} is how much of each concept is in the model.
     """
 
     scene: Scene
@@ -228,6 +230,7 @@ class Job:
     style: Concept | None = None
     controls: tuple[ControlNet, ...] = ()
     notes: tuple[str, ...] = ()
+    fits: Mapping[str, str] = field(default_factory=dict)
 
 
 class Segmenter(Protocol):

@@ -45,7 +45,7 @@ def test_the_models_own_keys_and_values_are_replaced(tiny, taught):
     path, unet = taught
     concept = load_concept(path, "toy", "toy")
     assert concept.format == "Custom Diffusion" and len(concept.weights) == 34 and not concept.adapter
-    taken, notes = fitted({"toy": concept}, tiny)
+    taken, notes, _ = fitted({"toy": concept}, tiny)
     assert notes == () and not taken["toy"].weights
     ranks = {min(e.down.shape[1], len(e.up)) for e in taken["toy"].adapter.values()}
     assert {len(e.down) for e in taken["toy"].adapter.values()} == ranks

@@ -42,6 +42,7 @@ def write_picture(picture: Picture, out: str | Path) -> None:
             "hashes": dict(picture.hashes),
             "memory": picture.memory,
             "max_rows": picture.max_rows,
+            **({"fits": dict(picture.fits)} if picture.fits else {}),
             **({"lost": list(picture.lost)} if picture.lost else {}),
             **({"notes": list(picture.notes)} if picture.notes else {}),
         }
