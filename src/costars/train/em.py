@@ -27,7 +27,7 @@ from costars.train.data import Example
 from costars.train.entangled import Entangled, caption_of, entangled
 from costars.train.gaze import Gaze, gazing
 from costars.train.lessons import Teaching
-from costars.train.loss import cell_weights, levels_of, noise_errors, peaked
+from costars.train.loss import cell_weights, error_maps, levels_of, noise_errors, peaked
 from costars.train.masks import disjoint
 from costars.train.objective import Masks
 from costars.train.recipes import Em, Recipe
@@ -58,8 +58,11 @@ class EmObjective:
 
     def before(self, step: int) -> None:
         """Make the masks anew where it is time for it."""
-        if not self.masks or (self.em.masks == "learned" and step % self.em.refresh == 0):
+        if not self.masks or (self.em.masks == "learned" and self._is_time(step)):
             self._take(self._given() if self.em.masks == "given" else self._estep(step))
+
+    def _is_time(self, step: int) -> bool:
+        return step % self.em.refresh == 0 and (not self.em.until or step <= self.em.until)
 
     def _given(self) -> Masks:
         return {(i, name): each.given[name] for i, each in enumerate(self.pictures) for name in each.names}
@@ -154,38 +157,52 @@ class EmObjective:
     def _estep(self, step: int) -> Masks:
         masks: Masks = {}
         for i, picture in enumerate(self.pictures):
-            maps = self._mean_maps(i, torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step * 101 + i))
+            seed = self.recipe.seed * 1_000_003 + step * 101 + i
+            maps = self._mean_maps(i, torch.Generator().manual_seed(seed))
+            errors = self._mean_errors(i, seed) if self.em.estep.likelihood and len(picture.names) > 1 else None
             known = self.fitted_masks
             before = {name: known[i, name].numpy() for name in picture.names if (i, name) in known}
-            found = disjoint(maps, self.fitted[i], self.em.estep, before)
+            found = disjoint(maps, self.fitted[i], self.em.estep, before, errors)
             masks |= {(i, name): put_back(mask, picture.image.size) for name, mask in found.items()}
         return masks
 
     def _mean_maps(self, i: int, generator: torch.Generator) -> dict[str, Tensor]:
         """{concept: (h, w)} where its words look in a picture, the mean over random timesteps."""
-        names, sums, taken = self.pictures[i].names, dict[str, Tensor](), 0
-        h, w = self.latents[i].shape[-2:]
-        while taken < self.em.estep.timesteps:
-            count = min(self.em.rows, self.em.estep.timesteps - taken)
-            text = self._text([names] * count)
-            latents = self.latents[i].expand(count, -1, -1, -1)
-            size_ids = self.size_ids[i].expand(count, 6)
-            noise_errors(self.model.unet, levels_of(self.model.scheduler), latents, text, size_ids, generator, None)
+        names, sums = self.pictures[i].names, dict[str, Tensor]()
+        shape = self.latents[i].shape
+        for _ in self._noised(i, names, generator):
             for layer, looked in self.gaze.maps.items():
-                if self._counts(looked.shape[-1], latents.shape):
+                if self._counts(looked.shape[-1], shape):
                     sums[layer] = looked.sum(dim=0) + sums.get(layer, 0)
-            self.gaze.at(())
-            taken += count
         if not sums:
             raise TrainError(
                 f"em.cells_px {list(self.em.cells_px)}: no attention of this model has cells of that size; "
                 "give those that it has, such as 8, 16, 32 or 64 px"
             )
-        each = [_on_grid(total, (h, w)) for total in sums.values()]
+        each = [_on_grid(total, shape[-2:]) for total in sums.values()]
         return dict(zip(names, torch.stack(each).mean(dim=0), strict=True))
 
+    def _mean_errors(self, i: int, seed: int) -> dict[str, Tensor]:
+        """{concept: (h, w)} how ill its words alone explain a picture, for all at the same timesteps and noise."""
+        errors = {}
+        for name in self.pictures[i].names:
+            each = list(self._noised(i, (name,), torch.Generator().manual_seed(seed)))
+            errors[name] = torch.cat(each).mean(dim=0)
+        return errors
 
-def _on_grid(looked: Tensor, size: tuple[int, int]) -> Tensor:
+    def _noised(self, i: int, names: tuple[str, ...], generator: torch.Generator) -> Iterator[Tensor]:
+        """(n, h, w) errors of a picture under a text that names these, at random timesteps, so many rows at a time."""
+        rest, latent = self.em.estep.timesteps, self.latents[i]
+        while rest:
+            count = min(self.em.rows, rest)
+            text, size_ids = self._text([names] * count), self.size_ids[i].expand(count, 6)
+            latents = latent.expand(count, -1, -1, -1)
+            yield error_maps(self.model.unet, levels_of(self.model.scheduler), latents, text, size_ids, generator)
+            self.gaze.at(())
+            rest -= count
+
+
+def _on_grid(looked: Tensor, size: Sequence[int]) -> Tensor:
     """(n, h, w) of one layer's (n, queries), evened."""
     maps = evened(looked.unflatten(1, grid_of(looked.shape[1], size)))[None]
     return interpolate(maps, size, mode="bicubic", align_corners=False)[0]

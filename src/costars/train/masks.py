@@ -22,9 +22,13 @@ from costars.types import MaskArray
 @dataclass(frozen=True)
 class Estep:
     """How masks are made of attention maps. The paper (VCD) names 50 timesteps, binarising and a DenseCRF; the
-    other numbers are ours, tried on the built-in world."""
+    other numbers are ours, tried on the built-in world. likelihood weighs the maps with how well each concept's
+    words explain a cell (docs/decisions/0017); without it masks are of attention alone, as in the paper."""
 
     timesteps: int = 50
+    likelihood: bool = True
+    error_scale: float = 0.04  # how much more of squared noise error makes a concept e times less likely
+    error_blur: float = 0.1  # standard deviation of a blur over errors, of the longer side
     contrast: float = 0.3  # how much of the mean of the other concepts' maps is taken from each
     softness: float = 0.2  # of belief around a map's threshold, of its height
     above: float = 0.1  # how far over Otsu's threshold a map claims a pixel, of its height
@@ -35,15 +39,22 @@ class Estep:
 
 
 def disjoint(
-    maps: Mapping[str, Tensor], image: Image.Image, how: Estep, before: Mapping[str, MaskArray]
+    maps: Mapping[str, Tensor],
+    image: Image.Image,
+    how: Estep,
+    before: Mapping[str, MaskArray],
+    errors: Mapping[str, Tensor] | None = None,
 ) -> dict[str, MaskArray]:
     """{concept: (h, w) 0 or 1 mask of the picture's size}, no pixel in two, from maps (h, w) of any size.
 
-    A concept that would be left with nothing, or with nearly everything, keeps the mask it had before.
+    errors (h, w), of the same size, are the noise errors under each concept's words alone. A concept that
+    would be left with nothing, or with nearly everything, keeps the mask it had before.
     """
     share = min(1.0, how.grid_px / max(image.size))
     size = (max(1, round(image.height * share)), max(1, round(image.width * share)))
     each = contrasted(torch.stack([one.float().cpu() for one in maps.values()]), how.contrast)
+    if errors:
+        each = each * likelihoods(torch.stack([errors[name].float().cpu() for name in maps]), how)
     shown = interpolate(each[None], size, mode="bicubic", align_corners=False)[0]
     small = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BOX)
     colours = torch.from_numpy(np.array(small)).permute(2, 0, 1)
@@ -64,6 +75,18 @@ def contrasted(maps: Tensor, share: float) -> Tensor:
     high = low / low.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     others = (high.sum(dim=0) - high) / max(1, len(maps) - 1)
     return (high - share * others).clamp_min(0)
+
+
+def likelihoods(errors: Tensor, how: Estep) -> Tensor:
+    """(n, h, w) how likely each cell is under each concept's words, held against the likeliest.
+
+    The noise error bounds a picture's negative log-likelihood (Ho et al. 2020), and so tells what a picture shows
+    (Li et al. 2023, arXiv 2303.16203); here for each cell and its surroundings.
+    """
+    shape = errors.shape[1:]
+    width = how.error_blur * max(shape)
+    blurred = torch.from_numpy(ndimage.gaussian_filter(errors.numpy(), (0, width, width)))
+    return torch.exp((blurred.amin(dim=0) - blurred) / how.error_scale)
 
 
 def _without_crumbs(mask: NDArray[np.bool_], smallest: float) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ class Em:
 
     masks: MaskSource = "learned"
     refresh: int = 50  # steps
+    until: int = 0  # masks stay as they are after so many steps; 0: they are made anew to the end (VCD)
     cells_px: tuple[int, ...] = (32,)  # SD at 512 px: 16 x 16, as Break-a-Scene
     caption: str = "a photo of {}"
     rows: int = 10
@@ -210,10 +211,11 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             layers="transformer",
             rank=5,
             alpha=5,
-            words_first=100,  # masks are as good as they get
+            words_first=100,
             attention_weight=0.1,  # at 0.01 masks got worse with every refresh, at 0.1 better, at 1 less so
             decay_share=0.5,
-            em=Em(cells_px=(8, 16), caption="{}", estep=Estep(grid_px=64)),
+            # Masks get worse once more than words learns: attention then keeps to what is most telling of a figure.
+            em=Em(cells_px=(8, 16), caption="{}", until=100, estep=Estep(grid_px=64)),
             longest=1.0,
             own_size=False,
         ),
