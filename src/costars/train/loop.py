@@ -98,13 +98,21 @@ def teach(
         except BaseException as end:
             # What went wrong may have been in the making for some steps: an older checkpoint is the better one.
             if keep is not None and run.step and run.whole and not (isinstance(end, TrainError) and own):
-                run.save(keep)
+                _save_at(end, run, keep)
             raise
         with suppress(OSError):  # a full disk must not take the concept away at the end
             if keep is not None:
                 run.save(keep)
         card = _card(run, recipe, model, sum(len(t.examples) for t in teachings))
         yield Taught(tuple(_concept(t, run.trained, recipe, model) for t in teachings), card)
+
+
+def _save_at(end: BaseException, run: Run, kept: Path) -> None:
+    """Save where a run ends early; a disk that is full must not hide why it ends."""
+    try:
+        run.save(kept)
+    except OSError as error:
+        end.add_note(f"{kept}: cannot be written ({error.strerror or error})")
 
 
 @contextmanager
