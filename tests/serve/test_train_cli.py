@@ -370,6 +370,35 @@ def test_a_plot_that_cannot_be_drawn_takes_no_concept_away(cli, library, picture
     assert not (library.parent / "training" / "ana-rex" / "checkpoint.safetensors").exists()
 
 
+@pytest.fixture
+def rows(library, pictures):
+    """What the report says, the pictures having masks to hold against."""
+    for colour in ("red", "green"):
+        Image.new("L", (64, 64), 255).save(pictures / f"{colour}.ana.mask.png")
+    report = library.parent / "training" / "ana-rex" / "report.json"
+    return lambda: json.loads(report.read_text())["masks"]
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [2, 3])
+def test_a_report_tells_also_of_the_steps_before_a_stop(cli, rows, monkeypatch, after):
+    """Whether the run was stopped between two refreshes or right before one."""
+    words, real = (*EM, *FEW, "--set", "steps=5", "--set", "em.refresh=3"), Run.take_step
+    assert cli(*words, "--work", "whole")[0] == 0
+    unbroken = json.loads(Path("whole/report.json").read_text())["masks"]
+    assert [row["step"] for row in unbroken] == [0, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "take_step", lambda run: real(run) if run.step < after else stop())
+        assert cli(*words, "--replace")[0] == 130
+    assert rows() == unbroken[:1]
+    code, _, err = cli(*words, "--replace", "--resume")
+    assert code == 0, err
+    assert rows() == unbroken
+
+
 def test_a_report_that_cannot_be_written_takes_no_concept_away(cli, library, monkeypatch):
     monkeypatch.setattr(em_report, "grid", full)
     code, _, err = cli(*EM, *FEW)

@@ -60,7 +60,7 @@ def train(
 
     from costars.records.folder import check_place
     from costars.studio import open_studio
-    from costars.train.em_report import Story
+    from costars.train.em_report import Story, gone_on
     from costars.train.spec import parse_spec
 
     path = Path(what)
@@ -86,7 +86,7 @@ def train(
         lesson = studio.lesson(spec, base)
     for line in lesson.skipped:
         _say(line)
-    story = Story(lesson.teachings)
+    story = gone_on(lesson.teachings, kept) if resume else Story(lesson.teachings)
     try:
         taught = _taught(lesson, kept, resume, sheet_every if FIRST else 0, tensorboard if FIRST else None, story)
     except KeyboardInterrupt as stopped:
@@ -169,6 +169,7 @@ def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -
 def _taught(
     lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorboard: Path | None, story: Story
 ) -> Taught:
+    from costars.train.em_report import keep
     from costars.train.loop import TEACHING, Progress, Taught
     from costars.train.preview import preview
 
@@ -195,7 +196,8 @@ def _taught(
                 _say(f"{event.stage} {event.step}/{event.of} {line}".rstrip())
             if event.stage == TEACHING:
                 scalars = scalars and _tried(f"--tensorboard {tensorboard}", write, event.step, event.loss)
-                story.hear(event.step - 1, event.masks)
+                if story.hear(event.step - 1, event.masks) and FIRST:
+                    _tried(f"the report in {kept.parent}", keep, story, kept.parent)
                 if (FIRST and event.step == event.of) or (sheet_every and event.step % sheet_every == 0):
                     sheet = kept.parent / f"sheet-{event.step:06d}.png"
                     shown = preview(lesson.model, lesson.teachings, event.learned)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from torch import nn
+from torch import Tensor, nn
 
 from costars.errors import TrainError
 from costars.model.model import Model
@@ -124,11 +124,20 @@ class Run:
         if facts.get("pictures_sha256") != self.pictures:
             raise TrainError(f"{kept.name}: the pictures or captions are others than when it was begun; {_ANEW}")
         checkpoint.put_state(tensors, self.parameters, self.optimizer)
-        own = {key.removeprefix(_OBJECTIVE): t for key, t in tensors.items() if key.startswith(_OBJECTIVE)}
-        self.objective.restore(own)
+        self.objective.restore(_own(tensors))
         self.step, self.seconds, self.losses = int(facts["step"]), float(facts["seconds"]), json.loads(facts["losses"])
         self.kept = True
         self._stop_words()
+
+
+def of_objective(kept: Path) -> tuple[int, dict[str, Tensor]]:
+    """How many steps a checkpoint has, and what its objective keeps."""
+    tensors, facts = checkpoint.load(kept)
+    return int(facts["step"]), _own(tensors)
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(_OBJECTIVE): t for key, t in tensors.items() if key.startswith(_OBJECTIVE)}
 
 
 def begun(
