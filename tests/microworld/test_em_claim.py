@@ -2,18 +2,21 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from costars import open_studio
 from costars.microworld.claims import em
 from costars.microworld.claims.taught import drawing_of
 from costars.microworld.segmenter import load_segmenter
 from costars.settings import Settings
 from costars.train.entangled import entangled
 from costars.train.recipes import BUILTIN, RECIPES, Em
+from costars.train.run import Run
 
 
 def hasty(*args):
@@ -60,6 +63,26 @@ def test_a_set_is_learned_drawn_and_scored_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("costars.studio.Studio.render", None)
     em.main(command)
     assert json.loads((tmp_path / "em.json").read_text()) == rows
+
+
+def test_what_was_stopped_is_gone_on_with_and_its_story_is_whole(tmp_path, monkeypatch):
+    known, real = RECIPES["em"][BUILTIN], Run.take_step
+    estep = replace(known.em.estep, timesteps=2, grid_px=16)
+    brief = replace(known, steps=3, batch=1, words_first=1, em=replace(known.em, refresh=2, rows=2, estep=estep))
+    on = SimpleNamespace(studio=open_studio("cpu", "float32"))
+
+    def stopped(run):
+        if run.step == 1:
+            raise KeyboardInterrupt
+        real(run)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "take_step", stopped)
+        em.learned(on, 1, brief, tmp_path)
+    (first,) = json.loads((tmp_path / "report.json").read_text())["masks"]
+    rows = em.learned(on, 1, brief, tmp_path)
+    assert rows[0] == first and [row["step"] for row in rows] == [0, 2]
+    assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
 def test_pictures_alike_are_close_and_others_far(tmp_path):

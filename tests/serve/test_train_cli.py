@@ -1,5 +1,6 @@
 """costars train: what is written, what is refused in one line before anything is taught, and how it goes on."""
 
+import errno
 import json
 import os
 import sys
@@ -9,10 +10,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from costars.concepts.formats import load_concept, read_card
-from costars.train import prior
+from costars.train import em_report, prior
 from costars.train.checkpoint import load
 from costars.train.run import Run
 
@@ -265,6 +267,64 @@ def test_the_card_holds_what_is_needed_to_teach_it_again(cli, library):
     assert (shown["recipe"]["word_rate"], shown["recipe"]["seed"], shown["trigger"]) == (0.01, 0, "<mia>")
 
 
+def full(*_, **__):
+    """What a full disk does to a file that is written."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_takes_no_teaching_away(cli, library, work, monkeypatch):
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.flush", full)
+    monkeypatch.setattr("costars.serve.train_cli._save_sheet", full)
+    code, _, err = cli(*WORD, "--tensorboard", "events")
+    assert code == 0 and made(library) == ["mia.safetensors"], err
+    said = "cannot be written (No space left on device); the teaching goes on without it"
+    lines = [line for line in err.splitlines() if said in line]
+    assert lines == [f"--tensorboard events: {said}", f"{work / 'sheet-000002.png'}: {said}"]
+    assert "what the model draws now" not in err
+
+
+def test_where_a_concept_cannot_be_written_its_checkpoint_stays(cli, refused, library, folder, work, monkeypatch):
+    def torn(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    kept = work / "checkpoint.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("costars.concepts.saving.save_file", torn)
+        code, out, err = cli(*WORD)
+    told = f"the checkpoint {kept} stays; make room or choose another --out, and go on with --resume"
+    assert (code, out) == (2, "") and err.splitlines()[-1].endswith(told), err
+    assert err.splitlines()[-1].startswith(f"costars: {library / 'mia.safetensors'}: Error while serializing")
+    assert "No space left on device" in err and "Traceback" not in err
+    assert sorted(path.name for path in library.iterdir()) == ["char_a.safetensors", "char_b.safetensors"]
+    assert load(kept)[1]["step"] == "2"
+    code, out, err = cli(*WORD, "--resume", "--out", "elsewhere")
+    assert (code, out) == (0, "elsewhere/mia.safetensors\n"), err
+    assert not kept.exists()
+
+
+def test_a_run_that_ends_where_the_disk_is_full_still_says_why(cli, work, interrupted, monkeypatch):
+    monkeypatch.setattr("costars.train.checkpoint.save_file", full)
+    code, _, err = cli(*WORD)
+    told = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device)"
+    assert (code, err.splitlines()[-2:]) == (130, [told, "costars: stopped"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--out", "file/mia.safetensors"), "--out file: file is not a folder that can be written"),
+        (("--out", "file/deep"), "--out file/deep: file is not a folder that can be written; choose another"),
+        (("--work", "file/deep"), "--work file/deep: file is not a folder that can be written; choose another"),
+        (("--out", "odd.safetensors", "--replace"), "odd.safetensors: is a folder; choose another --name or --out"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_taught(refused_early, folder, words, said):
+    (folder / "file").write_bytes(b"mine")
+    (folder / "odd.safetensors").mkdir()
+    refused_early(*WORD, *words, said=said)
+
+
 EM = (
     "train",
     "em",
@@ -308,6 +368,42 @@ def test_a_plot_that_cannot_be_drawn_takes_no_concept_away(cli, library, picture
     assert code == 0 and "report.png: needs matplotlib" in err, err
     assert made(library) == ["ana.safetensors", "rex.safetensors"]
     assert not (library.parent / "training" / "ana-rex" / "checkpoint.safetensors").exists()
+
+
+@pytest.fixture
+def rows(library, pictures):
+    """What the report says, the pictures having masks to hold against."""
+    for colour in ("red", "green"):
+        Image.new("L", (64, 64), 255).save(pictures / f"{colour}.ana.mask.png")
+    report = library.parent / "training" / "ana-rex" / "report.json"
+    return lambda: json.loads(report.read_text())["masks"]
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [2, 3])
+def test_a_report_tells_also_of_the_steps_before_a_stop(cli, rows, monkeypatch, after):
+    """Whether the run was stopped between two refreshes or right before one."""
+    words, real = (*EM, *FEW, "--set", "steps=5", "--set", "em.refresh=3"), Run.take_step
+    assert cli(*words, "--work", "whole")[0] == 0
+    unbroken = json.loads(Path("whole/report.json").read_text())["masks"]
+    assert [row["step"] for row in unbroken] == [0, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "take_step", lambda run: real(run) if run.step < after else stop())
+        assert cli(*words, "--replace")[0] == 130
+    assert rows() == unbroken[:1]
+    code, _, err = cli(*words, "--replace", "--resume")
+    assert code == 0, err
+    assert rows() == unbroken
+
+
+def test_a_report_that_cannot_be_written_takes_no_concept_away(cli, library, monkeypatch):
+    monkeypatch.setattr(em_report, "grid", full)
+    code, _, err = cli(*EM, *FEW)
+    assert code == 0 and "ana-rex: cannot be written (No space left on device)" in err, err
+    assert made(library) == ["ana.safetensors", "rex.safetensors"]
 
 
 def test_who_is_in_no_picture_is_told(refused, pictures):

@@ -71,6 +71,9 @@ def brief() -> Callable[..., Recipe]:
         recipe = RECIPES[name][family]
         few: dict[str, Any] = {"steps": 3, "rank": 2, "alpha": 2, "batch": 2, "accumulate": 1, "checkpointing": False}
         few |= {"prior_pictures": min(1, recipe.prior_pictures), "norm_stop": 0.0}
+        if recipe.em is not None:
+            estep = replace(recipe.em.estep, timesteps=2, grid_px=16)
+            few |= {"words_first": 1, "em": replace(recipe.em, cells_px=(16, 32), rows=2, estep=estep)}
         return replace(recipe, **few | changes)
 
     return of

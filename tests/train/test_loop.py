@@ -244,21 +244,40 @@ def broken_at(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state_before_it(
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before_it(
     small, run, teaching, brief, same, trace, tmp_path, broken_at, value
 ):
     recipe, kept = brief("textual-inversion", steps=4), tmp_path / "checkpoint.safetensors"
     losses, concept = run(recipe)
     before = trace(small.unet)
-    older = replace(recipe, seed=7)  # what it left must not be what one goes on from
-    stopped(small, [teaching(older)], older, kept, 1)
     mended = broken_at(3, value)
-    with pytest.raises(TrainError, match=r"step 3: the loss is (nan|inf)") as caught:
-        list(teach(small, [teaching(recipe)], recipe, kept))
+    with pytest.raises(TrainError, match=r"step 3: the loss is (nan|inf).*; go on from the checkpoint with") as caught:
+        list(teach(small, [teaching(recipe)], recipe, kept, save_every_s=0))
     assert "\n" not in str(caught.value) and trace(small.unet) == before
     mended()
     rest, resumed = run(recipe, kept, resume=True)
     assert rest == losses[2:] and same(resumed, concept)
+    broken_at(4, value)
+    stopped(small, [teaching(recipe)], recipe, kept, 2)
+    with pytest.raises(TrainError, match=r"step 4: .*; go on from the checkpoint with lower rates"):
+        list(teach(small, [teaching(recipe)], recipe, kept, resume=True))
+    assert load(kept)[1]["step"] == "2"
+
+
+def test_the_step_before_a_loss_that_is_no_number_is_not_kept(small, teaching, brief, tmp_path, broken_at):
+    """Its weights may be ruined already."""
+    recipe, kept = brief("textual-inversion", steps=4), tmp_path / "checkpoint.safetensors"
+    older = replace(recipe, seed=7)
+    stopped(small, [teaching(older)], older, kept, 1)
+    saved = kept.read_bytes()
+    broken_at(3, math.nan)
+    with pytest.raises(TrainError, match=r"step 3: .*; begin anew with lower rates"):
+        list(teach(small, [teaching(recipe)], recipe, kept))
+    assert kept.read_bytes() == saved
+    kept.unlink()
+    with pytest.raises(TrainError, match=r"step 3: .*; begin anew with lower rates"):
+        list(teach(small, [teaching(recipe)], recipe, kept))
+    assert files(tmp_path) == []
 
 
 def test_a_first_step_that_goes_wrong_leaves_nothing_to_go_on_from(small, teaching, brief, tmp_path, broken_at):

@@ -5,6 +5,7 @@ import torch
 
 from costars.errors import TrainError
 from costars.model.words import unemphasised
+from costars.train.trained import trained_on
 from costars.train.words import first_vectors, read_captions
 
 CAPTIONS = ("photo of a <mia> woman, and <mia>", "a <rex> dog and a <mia> woman", "a dog")
@@ -101,6 +102,25 @@ def test_a_word_begins_as_its_class_or_at_random(tiny):
     drawn = first(None, 2, 1)
     assert 0.5 * table.std() < drawn.std() < 2 * table.std()
     assert torch.equal(drawn, first(None, 2, 1)) and not torch.equal(drawn, first(None, 2, 1, seed=1))
+
+
+def test_two_concepts_of_one_class_begin_apart(tiny, teaching, brief):
+    recipe = brief("textual-inversion")
+
+    def begun(**classes):
+        lessons = [teaching(recipe, name, class_name) for name, class_name in classes.items()]
+        with trained_on(tiny, lessons, recipe) as trained:
+            return {word: parts["text_encoder"] for word, parts in trained.learned.items()}
+
+    encoder = tiny.encoders[0]
+    table = encoder.module.get_input_embeddings().weight
+    woman = table[encoder.tokenizer("woman").input_ids[1]]
+    alike = begun(mia="woman", eve="Woman")
+    assert not torch.equal(alike["<mia>"], alike["<eve>"])
+    assert all(torch.allclose(word[0, 0], woman, atol=0.06 * float(table.std())) for word in alike.values())
+    again = begun(mia="woman", eve="Woman")
+    assert all(torch.equal(again[word], first) for word, first in alike.items())
+    assert torch.equal(begun(mia="woman", rex="dog")["<mia>"][0, 0], woman)
 
 
 def test_a_class_of_several_tokens_is_refused(tiny):

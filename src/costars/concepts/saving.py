@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import frexp
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,11 +25,20 @@ def write_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> No
     tensors = {key: smallest(tensor) for key, tensor in whole.items()}
     for path, entry in concept.adapter.items():
         tensors |= {f"{path}.{name}": tensor for name, tensor in _factors(entry).items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.stem}.part")
-    try:
+    with whole_file(target) as partial:
         save_file(tensors, partial, metadata={"format": "pt", "costars": json.dumps(card)})
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A file to write, which takes target's place if the block succeeds; raises OSError where a disk is full."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        yield partial
         partial.replace(target)
+    except SafetensorError as error:  # so it says that a disk is full
+        raise OSError(errno.EIO, " ".join(str(error).split()), str(target)) from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -27,17 +27,20 @@ def check_folder(out: Path, kind: str = "") -> None:
 
     kind is "plan" or "picture": one never takes the place of the other, nor of what we did not write.
     """
-    for place in (out, *out.parents):
-        if place.exists():
-            if not place.is_dir() or not os.access(place, os.W_OK):
-                raise SceneError(f"--out {out}: {place} is not a folder that can be written; choose another")
-            break
+    check_place(out, "--out")
     for other in KINDS.keys() - {kind} if kind else ():
         if (out / KINDS[other][-1]).is_file():
             raise SceneError(
                 f"--out {out}: holds a {other} of an earlier run, which would be lost; choose another folder"
             )
     _check_ours(out, [Path(name) for name in KINDS.get(kind, ())], written_before(out))
+
+
+def check_place(folder: Path, option: str) -> None:
+    """Raises SceneError if this cannot be a folder to write into; option is what named it."""
+    place = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise SceneError(f"{option} {folder}: {place} is not a folder that can be written; choose another")
 
 
 def _check_ours(out: Path, names: Iterable[Path], old: Sequence[Path]) -> None:

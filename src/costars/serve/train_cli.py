@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,8 @@ from costars.errors import TrainError
 from costars.settings import Device, Dtype
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from costars.studio import Lesson, Studio
     from costars.train.em_report import Story
     from costars.train.loop import Taught
@@ -55,8 +58,9 @@ def train(
     """
     from torch import OutOfMemoryError
 
+    from costars.records.folder import check_place
     from costars.studio import open_studio
-    from costars.train.em_report import Story
+    from costars.train.em_report import Story, gone_on
     from costars.train.spec import parse_spec
 
     path = Path(what)
@@ -72,6 +76,7 @@ def train(
     studio = open_studio(device, dtype)
     targets = _targets(spec, out, studio, replace)
     folder = work or studio.settings.library.parent / "training" / "-".join(s.name for s in spec.concepts)
+    check_place(folder, "--work")
     kept = folder / CHECKPOINT
     if kept.exists() and not (resume or replace):
         raise TrainError(f"{kept}: a run was stopped there; go on with --resume, or begin anew with --replace")
@@ -81,10 +86,12 @@ def train(
         lesson = studio.lesson(spec, base)
     for line in lesson.skipped:
         _say(line)
-    story = Story(lesson.teachings)
+    story = gone_on(lesson.teachings, kept) if resume else Story(lesson.teachings)
     try:
         taught = _taught(lesson, kept, resume, sheet_every if FIRST else 0, tensorboard if FIRST else None, story)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        for note in getattr(stopped, "__notes__", ()):
+            _say(note)
         if FIRST and kept.exists():
             _say(f"kept in {kept}; go on with --resume")
         raise
@@ -143,12 +150,17 @@ def _settings(said: list[str]) -> dict[str, Any]:
 
 def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -> list[Path]:
     """Where each concept goes; found out before anything is trained."""
+    from costars.records.folder import check_place
+
     names = [subject.name for subject in spec.concepts]
     if out is not None and len(names) == 1:
         targets = [out if out.suffix == ".safetensors" else out / f"{names[0]}.safetensors"]
     else:
         targets = [(out or studio.settings.library) / f"{name}.safetensors" for name in names]
     for target in targets:
+        check_place(target.parent, "--out")
+        if target.is_dir():
+            raise TrainError(f"{target}: is a folder; choose another --name or --out")
         if target.exists() and not replace:
             raise TrainError(f"{target}: is there already; choose another --name or --out, or --replace it")
     return targets
@@ -157,10 +169,11 @@ def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -
 def _taught(
     lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorboard: Path | None, story: Story
 ) -> Taught:
+    from costars.train.em_report import keep
     from costars.train.loop import TEACHING, Progress, Taught
     from costars.train.preview import preview
 
-    write = _scalars(tensorboard)
+    write, scalars = _scalars(tensorboard), tensorboard is not None
     columns = (TextColumn("{task.description:<15}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     said = TextColumn("{task.fields[said]}")
     with (
@@ -182,19 +195,33 @@ def _taught(
             if FIRST and bars.disable and event.step % -(-event.of // TOLD) == 0:
                 _say(f"{event.stage} {event.step}/{event.of} {line}".rstrip())
             if event.stage == TEACHING:
-                write(event.step, event.loss)
-                story.hear(event.step - 1, event.masks)
+                scalars = scalars and _tried(f"--tensorboard {tensorboard}", write, event.step, event.loss)
+                if story.hear(event.step - 1, event.masks) and FIRST:
+                    _tried(f"the report in {kept.parent}", keep, story, kept.parent)
                 if (FIRST and event.step == event.of) or (sheet_every and event.step % sheet_every == 0):
-                    shown = preview(lesson.model, lesson.teachings, event.learned)
-                    kept.parent.mkdir(parents=True, exist_ok=True)
                     sheet = kept.parent / f"sheet-{event.step:06d}.png"
-                    shown.save(sheet)
-                    if event.step == event.of:
+                    shown = preview(lesson.model, lesson.teachings, event.learned)
+                    if _tried(str(sheet), _save_sheet, shown, sheet) and event.step == event.of:
                         _say(f"what the model draws now: {sheet}")
     raise RuntimeError("the iterator ended without what was taught")
 
 
-def _scalars(folder: Path | None) -> Any:
+def _tried(what: str, write: Callable[..., object], *told: object) -> bool:
+    """Whether it was written; a full disk must not take away what is taught."""
+    try:
+        write(*told)
+    except OSError as error:
+        _say(f"{what}: cannot be written ({error.strerror or error}); the teaching goes on without it")
+        return False
+    return True
+
+
+def _save_sheet(shown: Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown.save(path)
+
+
+def _scalars(folder: Path | None) -> Callable[[int, float], None]:
     """What writes a step's loss for TensorBoard, or does nothing."""
     if folder is None:
         return lambda step, loss: None
@@ -216,7 +243,7 @@ def _report(story: Story, folder: Path) -> None:
 
     try:
         if story.rows:
-            em_report.write(story, folder)
+            _tried(f"the report in {folder}", em_report.write, story, folder)
     except TrainError as error:  # a plot that is not drawn takes no concept away
         _say(str(error))
 
@@ -224,9 +251,20 @@ def _report(story: Story, folder: Path) -> None:
 def _finish(taught: Taught, targets: list[Path], kept: Path) -> None:
     from costars.train.results import write
 
-    write(taught, targets)
+    try:
+        write(taught, targets)
+    except OSError as error:
+        raise TrainError(f"{error.filename or targets[0]}: {error.strerror or error}; {_left(targets, kept)}") from None
     kept.unlink(missing_ok=True)
     kept.with_suffix(".prior").unlink(missing_ok=True)
     for target, concept in zip(targets, taught.concepts, strict=True):
         _say(f"{concept.name}: {target.stat().st_size / 1e6:.1f} MB, called {concept.trigger!r} in prompts")
         typer.echo(target)
+
+
+def _left(targets: list[Path], kept: Path) -> str:
+    """What is left where the concepts cannot be written, and how to go on."""
+    if not kept.exists():
+        return "its checkpoint could not be written either; make room and begin anew"
+    again = "--resume --replace" if any(target.exists() for target in targets) else "--resume"
+    return f"the checkpoint {kept} stays; make room or choose another --out, and go on with {again}"

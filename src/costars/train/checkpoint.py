@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from costars.concepts.saving import whole_file
 from costars.errors import TrainError
 
 _PARAMETER = "parameter/"
@@ -18,15 +18,8 @@ _PARAMETER = "parameter/"
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     """Write tensors and facts; what lay there before stays until all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as partial:
         save_file({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}, partial, dict(facts))
-        partial.replace(path)
-    except SafetensorError as error:  # so it says that a disk is full
-        raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from costars.concepts.saving import whole_file
 from costars.errors import TrainError
 from costars.sheets import grid, masks_in_colour
 from costars.train.entangled import entangled
 from costars.train.lessons import Teaching
 from costars.train.masks import mean_iou
 from costars.train.objective import Masks
+from costars.train.run import of_objective
 from costars.types import MaskArray, Region
 
 Row = dict[str, Any]
+REPORT = "report.json"
 
 
 @dataclass
@@ -29,12 +32,29 @@ class Story:
     teachings: Sequence[Teaching]
     rows: list[Row] = field(default_factory=list)
     masks: Masks = field(default_factory=dict)
+    taken_up: bool = False  # the masks are a checkpoint's, nobody was heard yet
 
-    def hear(self, steps: int, masks: Mapping[tuple[int, str], MaskArray]) -> None:
-        """The masks that a step used, so many steps having been taken before it."""
-        if any(mask is not self.masks.get(key) for key, mask in masks.items()):
-            self.rows.append(_row_of(steps, masks, self.masks, self.teachings))
+    def hear(self, steps: int, masks: Mapping[tuple[int, str], MaskArray]) -> bool:
+        """The masks that a step used, so many steps having been taken before it; whether they were made for it."""
+        if self.taken_up and all(np.array_equal(mask, self.masks.get(key, ())) for key, mask in masks.items()):
             self.masks = dict(masks)
+        self.taken_up = False
+        if all(mask is self.masks.get(key) for key, mask in masks.items()):
+            return False
+        self.rows.append(_row_of(steps, masks, self.masks, self.teachings))
+        self.masks = dict(masks)
+        return True
+
+
+def gone_on(teachings: Sequence[Teaching], kept: Path) -> Story:
+    """The story of a run that goes on from its checkpoint, with the rows beside it up to there."""
+    path = kept.with_name(REPORT)
+    if not path.exists():
+        return Story(teachings)
+    step, state = of_objective(kept)
+    rows = [row for row in json.loads(path.read_text())["masks"] if row["step"] < step]
+    masks = {(int(key.partition(".")[0]), key.partition(".")[2]): tensor.numpy() for key, tensor in state.items()}
+    return Story(teachings, rows, masks, taken_up=True)
 
 
 def _row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks, teachings: Sequence[Teaching]) -> Row:
@@ -52,6 +72,12 @@ def _row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks
     return {"step": step, "iou": iou, "same": same}
 
 
+def keep(story: Story, folder: Path) -> None:
+    """report.json, the rows so far."""
+    with whole_file(folder / REPORT) as partial:
+        partial.write_text(json.dumps({"masks": list(story.rows)}, indent=2) + "\n")
+
+
 def write(story: Story, folder: Path) -> None:
     """masks/PICTURE.CONCEPT.png, sheet of masks, report.json, and report.png where there is a truth to plot."""
     rows, masks, teachings = story.rows, story.masks, story.teachings
@@ -66,7 +92,7 @@ def write(story: Story, folder: Path) -> None:
         for i, p in enumerate(pictures)
     ]
     grid([[p.image for p in pictures], shown]).save(folder / "masks.png")
-    (folder / "report.json").write_text(json.dumps({"masks": list(rows)}, indent=2) + "\n")
+    keep(story, folder)
     if any(row["iou"] for row in rows):
         _plot(rows, folder / "report.png")
 

@@ -64,10 +64,10 @@ def teach(
 ) -> Generator[Progress | Taught, None, None]:
     """Teach concepts together; the last thing yielded is what was taught. The model is as it was afterwards.
 
-    kept is the checkpoint: written every so many seconds, and when the iterator is closed or fails;
-    with resume the run goes on from it to the same losses. Under `accelerate launch` each process takes
-    batches of its own and the gradients are averaged. Raises TrainError for pictures that do not fit, a
-    checkpoint of another run, and a loss that is no number.
+    kept is the checkpoint: written every so many seconds, and when the iterator is closed or fails, but not
+    where the teaching itself went wrong; with resume the run goes on from it to the same losses. Under
+    `accelerate launch` each process takes batches of its own and the gradients are averaged. Raises TrainError
+    for pictures that do not fit, a checkpoint of another run, and a loss that is no number.
     """
     for teaching in teachings:
         check(teaching, recipe)
@@ -84,7 +84,7 @@ def teach(
             latents.append(latent)
             yield Progress(CLASS_PICTURES, len(latents), recipe.prior_pictures)
     with _begun(model, teachings, recipe, processes, kept if resume else None, latents) as run:
-        began, saved, own = time.monotonic() - run.seconds, time.monotonic(), run.step > 0
+        began, saved = time.monotonic() - run.seconds, time.monotonic()
         keep = kept if processes.is_main_process else None
         try:
             while run.step < recipe.steps:
@@ -92,19 +92,27 @@ def teach(
                 run.seconds = time.monotonic() - began
                 if keep is not None and time.monotonic() - saved > save_every_s:
                     run.save(keep)
-                    saved, own = time.monotonic(), True
+                    saved = time.monotonic()
                 told = (run.losses[-1], run.seconds, run.trained.learned, dict(run.objective.masks))
                 yield Progress(TEACHING, run.step, recipe.steps, *told)
         except BaseException as end:
-            # What went wrong may have been in the making for some steps: an older checkpoint is the better one.
-            if keep is not None and run.step and run.whole and not (isinstance(end, TrainError) and own):
-                run.save(keep)
+            # What went wrong may have been in the making for some steps: an older checkpoint, or none, is better.
+            if keep is not None and run.step and run.whole and not isinstance(end, TrainError):
+                _save_at(end, run, keep)
             raise
         with suppress(OSError):  # a full disk must not take the concept away at the end
             if keep is not None:
                 run.save(keep)
         card = _card(run, recipe, model, sum(len(t.examples) for t in teachings))
         yield Taught(tuple(_concept(t, run.trained, recipe, model) for t in teachings), card)
+
+
+def _save_at(end: BaseException, run: Run, kept: Path) -> None:
+    """Save where a run ends early; a disk that is full must not hide why it ends."""
+    try:
+        run.save(kept)
+    except OSError as error:
+        end.add_note(f"{kept}: cannot be written ({error.strerror or error})")
 
 
 @contextmanager

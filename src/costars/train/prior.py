@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path as FilePath
 
 import torch
@@ -51,7 +52,8 @@ def class_latents(
             yield found[key].to(model.device)
     finally:
         if kept is not None and PartialState().is_main_process:
-            save(kept, found, said)
+            with suppress(OSError):  # they can be drawn again, and whatever else ends this must be told
+                save(kept, found, said)
 
 
 def as_encoded(model: Model, latents: Sequence[Tensor], prompts: int, first: int) -> Encoded:

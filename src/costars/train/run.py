@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from torch import nn
+from torch import Tensor, nn
 
 from costars.errors import TrainError
 from costars.model.model import Model
@@ -43,6 +43,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    kept: bool = False  # there is a checkpoint of its own
 
     def take_step(self) -> None:
         """One step of the optimizer; raises TrainError, and changes nothing, where loss or gradients are no numbers."""
@@ -55,7 +56,7 @@ class Run:
         live = self._averaged()
         norm = nn.utils.clip_grad_norm_(live, self.recipe.clip_norm or math.inf, foreach=True)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
-            again = "go on from the checkpoint" if self.step else "begin anew"
+            again = "go on from the checkpoint" if self.kept else "begin anew"
             raise TrainError(
                 f"step {self.step + 1}: the loss is {loss:.3g} and its slope {float(norm):.3g}, so it stops here; "
                 f"{again} with lower rates, or with precision=fp32"
@@ -109,6 +110,7 @@ class Run:
         facts["pictures_sha256"] = self.pictures
         own = {f"{_OBJECTIVE}{key}": tensor for key, tensor in self.objective.state().items()}
         checkpoint.save(kept, checkpoint.state_of(self.parameters, self.optimizer) | own, facts)
+        self.kept = True
 
     def restore(self, kept: Path) -> None:
         """Be where a checkpoint is; raises TrainError for one of another run."""
@@ -122,10 +124,20 @@ class Run:
         if facts.get("pictures_sha256") != self.pictures:
             raise TrainError(f"{kept.name}: the pictures or captions are others than when it was begun; {_ANEW}")
         checkpoint.put_state(tensors, self.parameters, self.optimizer)
-        own = {key.removeprefix(_OBJECTIVE): t for key, t in tensors.items() if key.startswith(_OBJECTIVE)}
-        self.objective.restore(own)
+        self.objective.restore(_own(tensors))
         self.step, self.seconds, self.losses = int(facts["step"]), float(facts["seconds"]), json.loads(facts["losses"])
+        self.kept = True
         self._stop_words()
+
+
+def of_objective(kept: Path) -> tuple[int, dict[str, Tensor]]:
+    """How many steps a checkpoint has, and what its objective keeps."""
+    tensors, facts = checkpoint.load(kept)
+    return int(facts["step"]), _own(tensors)
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(_OBJECTIVE): t for key, t in tensors.items() if key.startswith(_OBJECTIVE)}
 
 
 def begun(

@@ -106,6 +106,7 @@ def _vectors(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> Vec
     """{word: {encoder: (l, n, d)}} of every word to be learned."""
     layers = len(cross_numbers(attention_layers(model.unet))) if recipe.per_layer else 1
     generator = torch.Generator().manual_seed(recipe.seed)
+    classes = [teaching.class_name.lower() for teaching in teachings]
     return {
         word: {
             e.name: nn.Parameter(
@@ -115,6 +116,7 @@ def _vectors(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> Vec
                     layers,
                     recipe.vectors,
                     generator,
+                    classes.count(teaching.class_name.lower()) > 1,
                 ).to(model.device)
             )
             for e in model.encoders

@@ -18,11 +18,17 @@ Vectors = Mapping[str, Mapping[str, nn.Parameter]]  # {word: {encoder: (l, n, d)
 
 
 def first_vectors(
-    encoder: TextEncoder, from_class: str | None, layers: int, count: int, generator: torch.Generator
+    encoder: TextEncoder,
+    from_class: str | None,
+    layers: int,
+    count: int,
+    generator: torch.Generator,
+    shared: bool = False,
 ) -> nn.Parameter:
     """(l, n, d) float32: the class word's own vector for all, or as random as the table's are.
 
-    Several vectors of one word differ by a hundredth, or they would learn the same. Raises TrainError for a
+    Several vectors of one word differ by a hundredth, or they would learn the same; so does one whose class is
+    shared with another concept. Raises TrainError for a
     class word that is several tokens.
     """
     table = encoder.module.get_input_embeddings().weight.detach().float().cpu()
@@ -38,7 +44,7 @@ def first_vectors(
                 f"class {from_class!r}: the tokenizer splits it into {len(ids)} ({pieces}), but a word starts from "
                 "one; use a class of one token, or start=random"
             )
-        start = table[ids[0]] + (noise / 100 if count > 1 else 0)
+        start = table[ids[0]] + (noise / 100 if count > 1 or shared else 0)
     return nn.Parameter(start.expand(shape).clone())
 
 

@@ -79,15 +79,15 @@ def lessons(number: int) -> list[Teaching]:
 def learned(on: Bench, number: int, recipe: Recipe, folder: Path) -> list[em_report.Row]:
     """How the masks came to be; what is not taught yet is taught, from its checkpoint where there is one."""
     teachings = lessons(number)
-    report, kept = folder / "report.json", folder / "checkpoint.safetensors"
-    if not report.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        story = em_report.Story(teachings)
+    report, kept = folder / em_report.REPORT, folder / "checkpoint.safetensors"
+    files = [folder / f"{t.name}.safetensors" for t in teachings]
+    if kept.exists() or not all(file.exists() for file in (report, *files)):
+        story = em_report.gone_on(teachings, kept) if kept.exists() else em_report.Story(teachings)
         for event in teach(on.studio.model(BUILTIN), teachings, recipe, kept, resume=kept.exists()):
             if isinstance(event, Taught):
-                write(event, [folder / f"{t.name}.safetensors" for t in teachings])
-            else:
-                story.hear(event.step - 1, event.masks)
+                write(event, files)
+            elif story.hear(event.step - 1, event.masks):
+                em_report.keep(story, folder)
         em_report.write(story, folder)
         kept.unlink(missing_ok=True)
     rows: list[em_report.Row] = json.loads(report.read_text())["masks"]
