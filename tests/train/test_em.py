@@ -221,3 +221,45 @@ def test_cells_that_no_attention_has_are_told(small, brief):
     recipe = replace(brief, em=replace(brief.em, cells_px=(7,)))
     with pytest.raises(TrainError, match=r"em.cells_px \[7\]: no attention of this model has cells of that size"):
         list(teach(small, lessons(False), recipe))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The errors that each mask was made with, where error maps are nothing but the noise that was drawn."""
+    told: list[dict[str, torch.Tensor] | None] = []
+
+    def disjoint(maps, image, how, before, errors):
+        told.append(errors)
+        return {name: np.ones(image.size[::-1], dtype=np.float32) for name in maps}
+
+    def error_maps(unet, levels, latents, text, size_ids, generator):
+        noise = torch.randn(latents.shape, generator=generator)
+        unet(noise, 1, text[0], added_cond_kwargs={"text_embeds": text[1], "time_ids": size_ids})
+        return noise.mean(dim=1)
+
+    monkeypatch.setattr("costars.train.em.disjoint", disjoint)
+    monkeypatch.setattr("costars.train.em.error_maps", error_maps)
+    return told
+
+
+def test_all_concepts_of_a_picture_are_held_against_the_same_noise(objective, told):
+    for made in objective("learned"):
+        made.before(0)
+    several, alone = told
+    assert alone is None and list(several) == ["ana", "rex"]
+    assert torch.equal(several["ana"], several["rex"]) and several["ana"].shape == made.latents[0].shape[-2:]
+
+
+def test_masks_of_attention_alone_need_no_errors(objective, told):
+    for made in objective("learned"):
+        made.em = replace(made.em, estep=replace(made.em.estep, likelihood=False))
+        made.before(0)
+    assert told == [None, None]
+
+
+def test_masks_stay_after_their_last_step(objective, told):
+    for made in objective("learned"):
+        made.em = replace(made.em, until=2)
+        for step in range(7):
+            made.before(step)
+    assert len(told) == 2 * len((0, 2))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.segment.labels import otsu
-from costars.train.masks import Estep, disjoint, mean_iou
+from costars.train.masks import Estep, disjoint, likelihoods, mean_iou
 
 HOW = Estep(grid_px=32)
 SIZE = (64, 48)
@@ -58,6 +58,25 @@ def test_a_concept_that_would_be_left_with_nothing_keeps_its_mask():
     found = disjoint(maps, image, HOW, {"blue": truth["blue"]})
     assert np.array_equal(found["blue"], truth["blue"])
     assert disjoint(maps, image, HOW, {})["blue"].shape == SIZE[::-1]
+
+
+def test_errors_say_whose_a_figure_is_where_both_words_look_at_both():
+    image, truth = picture(BOXES)
+    both = blurred(truth["red"] + truth["blue"])
+    maps = {"red": both, "blue": both.clone()}
+    errors = {name: 0.3 - 0.2 * blurred(mask) / blurred(mask).max() for name, mask in truth.items()}
+    told = disjoint(maps, image, HOW, {}, errors)
+    assert mean_iou([told[name] for name in truth], [truth[name] for name in truth]) > 0.85
+    untold = disjoint(maps, image, HOW, {})
+    assert mean_iou([untold[name] for name in truth], [truth[name] for name in truth]) < 0.6
+
+
+@given(st.integers(0, 2**31))
+def test_the_likeliest_of_each_cell_is_held_against_itself(seed):
+    errors = torch.rand(3, 6, 8, generator=torch.Generator().manual_seed(seed))
+    found = likelihoods(errors, HOW)
+    assert found.shape == errors.shape and torch.equal(found.amax(dim=0), torch.ones(6, 8)) and bool((found >= 0).all())
+    assert torch.allclose(found, likelihoods(errors + 0.5, HOW), atol=1e-3)  # what all explain alike tells nobody
 
 
 def test_crumbs_are_dropped():
