@@ -27,9 +27,8 @@ Side = Annotated[int, Field(ge=64, le=8192)]  # px
 Point = tuple[Unit, Unit]
 Rectangle = tuple[Unit, Unit, Unit, Unit]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_LORA = re.compile(
-    r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>", re.IGNORECASE
-)  # as AUTOMATIC1111's prompts name one
+# As AUTOMATIC1111's prompts name one.
+_LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>", re.IGNORECASE)
 
 
 class Defaults(NamedTuple):
