@@ -225,20 +225,20 @@ def test_cells_that_no_attention_has_are_told(small, brief):
 
 @pytest.fixture
 def told(monkeypatch):
-    """The errors that each mask was made with, where error maps are nothing but the noise that was drawn."""
+    """The errors that each mask was made with, where errors are nothing but the noise that was drawn."""
     told: list[dict[str, torch.Tensor] | None] = []
 
     def disjoint(maps, image, how, before, errors):
         told.append(errors)
         return {name: np.ones(image.size[::-1], dtype=np.float32) for name in maps}
 
-    def error_maps(unet, levels, latents, text, size_ids, generator):
+    def squared_errors(unet, levels, latents, text, size_ids, generator):
         noise = torch.randn(latents.shape, generator=generator)
         unet(noise, 1, text[0], added_cond_kwargs={"text_embeds": text[1], "time_ids": size_ids})
-        return noise.mean(dim=1)
+        return noise, noise
 
     monkeypatch.setattr("costars.train.em.disjoint", disjoint)
-    monkeypatch.setattr("costars.train.em.error_maps", error_maps)
+    monkeypatch.setattr("costars.train.em.squared_errors", squared_errors)
     return told
 
 

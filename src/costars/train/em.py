@@ -27,7 +27,7 @@ from costars.train.data import Example
 from costars.train.entangled import Entangled, caption_of, entangled
 from costars.train.gaze import Gaze, gazing
 from costars.train.lessons import Teaching
-from costars.train.loss import cell_weights, error_maps, levels_of, noise_errors, peaked
+from costars.train.loss import cell_weights, levels_of, noise_errors, peaked, squared_errors
 from costars.train.masks import disjoint
 from costars.train.objective import Masks
 from costars.train.recipes import Em, Recipe
@@ -197,7 +197,8 @@ class EmObjective:
             count = min(self.em.rows, rest)
             text, size_ids = self._text([names] * count), self.size_ids[i].expand(count, 6)
             latents = latent.expand(count, -1, -1, -1)
-            yield error_maps(self.model.unet, levels_of(self.model.scheduler), latents, text, size_ids, generator)
+            levels = levels_of(self.model.scheduler)
+            yield squared_errors(self.model.unet, levels, latents, text, size_ids, generator)[0].mean(dim=1)
             self.gaze.at(())
             rest -= count
 

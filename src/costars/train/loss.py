@@ -45,7 +45,7 @@ def noise_errors(
     as one random number (Guttenberg 2023). Randomness comes from the generator on the CPU, so that every
     device sees the same.
     """
-    squared, alphas = _squared(unet, levels, latents, text, size_ids, generator, offset)
+    squared, alphas = squared_errors(unet, levels, latents, text, size_ids, generator, offset)
     errors = (squared if weights is None else squared * weights.to(squared.device)).mean(dim=(1, 2, 3))
     if gamma is None:
         return errors
@@ -53,22 +53,7 @@ def noise_errors(
     return errors * snr.clamp(max=gamma) / (snr + 1 if levels.velocity else snr)
 
 
-def error_maps(
-    unet: UNet2DConditionModel,
-    levels: Levels,
-    latents: Tensor,
-    text: tuple[Tensor, Tensor | None],
-    size_ids: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """(n, h, w) squared error of each prediction in each cell, the mean over channels; arguments as `noise_errors`.
-
-    A generator of the same seed draws the same timesteps and noise, so that texts can be held against each other.
-    """
-    return _squared(unet, levels, latents, text, size_ids, generator)[0].mean(dim=1)
-
-
-def _squared(
+def squared_errors(
     unet: UNet2DConditionModel,
     levels: Levels,
     latents: Tensor,
@@ -77,7 +62,10 @@ def _squared(
     generator: torch.Generator,
     offset: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """(n, c, h, w) squared errors at uniform timesteps, and (n,) the alphas of these."""
+    """(n, c, h, w) squared errors at uniform timesteps, and (n,) the alphas of these; arguments as `noise_errors`.
+
+    A generator of the same seed draws the same timesteps and noise, so that texts can be held against each other.
+    """
     device, count = latents.device, len(latents)
     t = torch.randint(len(levels.alphas), (count,), generator=generator).to(device)
     noise = torch.randn(latents.shape, generator=generator).to(device)
