@@ -21,6 +21,7 @@ bench: $(STAMP)
 	.venv/bin/python bench/adapters.py
 	.venv/bin/python bench/methods.py
 	.venv/bin/python bench/sdxl.py --tiny
+	.venv/bin/python bench/training.py --tiny
 
 # What was built or cached; the environment and your own pictures stay.
 clean:
