@@ -85,7 +85,18 @@ def test_a_render_writes_exactly_these_files_and_keys(folder):
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert names == {"picture.png", "layout.png", "sheet.png", "result.json", "masks/ana.png", "masks/bo.png"}
     result = json.loads((folder / "result.json").read_text())
-    assert set(result) == {"scene", "seed", "rows", "seconds", "regions", "versions", "hashes", "memory", "max_rows"}
+    assert set(result) == {
+        "scene",
+        "seed",
+        "rows",
+        "seconds",
+        "regions",
+        "versions",
+        "hashes",
+        "memory",
+        "max_rows",
+        "fits",
+    }
     assert result["rows"] == {"stage1": 40, "stage2": (20 - 2) * (3 + 2 * 2)}
     assert set(result["seconds"]) == {"load", "layout", "segment", "personalise", "decode"}
     for region in result["regions"]:
