@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -433,6 +434,23 @@ def test_what_lies_outside_the_masks_is_not_learned_where_it_does_not_count(smal
         return [e.loss for e in teach(small, [teaching(recipe, masked=masked)], recipe) if isinstance(e, Progress)]
 
     assert losses(1.0) == losses(1.0, masked=False) != losses(0.0)
+
+
+@pytest.mark.parametrize(("name", "changes"), [("dreambooth", {}), ("lora", {"text": "none"})])
+def test_what_does_not_learn_is_read_once(small, teaching, brief, name, changes):
+    recipe = brief(name, **changes)
+    lesson = teaching(recipe)
+    events = teach(small, [replace(lesson, examples=lesson.examples[:1])], recipe)
+    next(event for event in events if event.stage == TEACHING)
+
+    def again(*_):
+        raise AssertionError("encoded again")
+
+    with ExitStack() as stack:
+        for module in (small.vae.encoder, *(e.module for e in small.encoders)):
+            stack.enter_context(module.register_forward_pre_hook(again))
+        *rest, taught = events
+    assert [event.step for event in rest] == [2, 3] and isinstance(taught, Taught)
 
 
 def test_words_stop_where_their_norm_is_reached(small, teaching, brief):
