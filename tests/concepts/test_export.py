@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,7 +13,8 @@ from costars.concepts.export import FORMATS, export_concept
 from costars.concepts.formats import load_concept
 from costars.errors import ConceptError
 from costars.model.adapters import changes, one_adapter_per_row, text_adapter
-from costars.types import Concept, LowRank
+from costars.sample.denoise import denoise, sampler
+from costars.types import Concept, LowRank, Path
 
 PROMPT = "a <mia> woman in the forest"
 
@@ -93,6 +95,28 @@ def test_a_lora_is_the_same_for_us_and_for_diffusers(form, ranks, lora, concepts
     ours = noise(tiny.unet, tiny, text, concept.adapter)
     assert torch.allclose(ours, noise(pipeline.unet, tiny, text), atol=1e-5)
     assert not torch.allclose(ours, noise(tiny.unet, tiny, text), atol=1e-3)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_lora_draws_the_same_picture_here_and_in_diffusers(form, concepts, tiny, pipeline, tmp_path):
+    path, size, steps = tmp_path / "mia.safetensors", (64, 64), 4
+    export_concept(concept_of(adapter=concepts["a"].adapter), {}, form, path)
+    pipeline.load_lora_weights(path)
+    told = {"width": 64, "height": 64, "num_inference_steps": steps, "guidance_scale": 5.0}
+    latents = tiny.initial_noise(size, 3)
+    theirs = pipeline(PROMPT, negative_prompt="blurry", latents=latents, output_type="pil", **told).images[0]
+
+    def drawn(adapter):
+        plan = sampler(tiny.scheduler, steps, tiny.device, size, 5.0, seed=3)
+        with one_adapter_per_row(tiny.unet, "unet.", {"mia": adapter}) as rows, text_adapter(tiny.encoders, adapter):
+            texts = [tiny.encode_text(words) for words in (PROMPT, "blurry")]
+            *_, step = denoise(tiny, plan.noise(tiny), [Path("own", *texts, adapter="mia")], plan, adapters=rows)
+        return tiny.decode(step.latent)
+
+    def differ(picture):
+        return np.abs(np.array(picture, dtype=int) - np.array(theirs)).max()
+
+    assert differ(drawn(load_concept(path, "mia", "mia").adapter)) <= 1 < differ(drawn({}))
 
 
 def test_kohyas_metadata_says_what_its_readers_ask_for(lora, concepts, tmp_path):

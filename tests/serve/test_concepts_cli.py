@@ -61,6 +61,24 @@ def test_a_concept_of_words_becomes_a_folder(cli, refused, folder):
     refused("concepts", "export", "zxa", "--format", "kohya", "--out", "zxa2.safetensors", said="has learned words")
 
 
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"weights": {"unet.conv_in": torch.ones(48, 4, 3, 3)}}, "brings 'unet.conv_in' whole, not keys with values"),
+        ({"tokens": {"<mia1>": {"text_encoder": torch.ones(7, 32)}}, "per_layer": True}, "from layer to layer (ED-Lo"),
+    ],
+    ids=["dreambooth", "ed-lora"],
+)
+def test_what_other_programs_cannot_read_is_refused_in_one_line(refused, folder, library, form, parts, said):
+    card = {"name": "mia", "class_name": "woman", "trigger": "mia", "family": "sdxl"}
+    concept = Concept(**card, **{"adapter": {}, "source": "mia", "sha256": ""} | parts)
+    write_concept(concept, card | {"per_layer": concept.per_layer}, library / "mia.safetensors")
+    refused("concepts", "export", "mia", "--format", form, "--out", "others", said=said)
+    refused("concepts", "export", "mia", "--format", form, "--out", "others", said="use the file that costars wrote")
+    assert not (folder / "others").exists()
+
+
 def test_concepts_that_were_taught_apart_get_common_weights(cli, refused, folder, library, tiny):
     keys = {n: m.weight for n, m in tiny.unet.named_modules() if n.endswith(("attn2.to_k", "attn2.to_v"))}
     for i, name in enumerate(("mia", "rex")):
