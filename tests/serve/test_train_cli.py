@@ -406,6 +406,15 @@ def test_a_report_that_cannot_be_written_takes_no_concept_away(cli, library, mon
     assert made(library) == ["ana.safetensors", "rex.safetensors"]
 
 
+def test_em_teaches_the_whole_unet_when_told_to(cli, library):
+    code, _, err = cli(
+        *EM, *FEW, "--set", "words_first=0", "--set", "steps=1", "--set", "unet=whole", "--set", "text=none"
+    )
+    assert code == 0, err
+    concept = load_concept(library / "rex.safetensors", "", "")
+    assert list(concept.tokens) == ["<rex>"] and not concept.adapter and "unet.conv_in" in concept.weights
+
+
 def test_who_is_in_no_picture_is_told(refused, pictures):
     for colour in ("red", "green"):
         (pictures / f"{colour}.txt").write_text("{ana}\n")
