@@ -53,7 +53,7 @@ class _DamagedError(ValueError):
 def read_header(path: Path, error: type[CostarsError] = ConceptError) -> Header:
     """The header of a file; raises this error with one line where it is anything else than whole."""
     if not path.is_file():
-        raise error(f"{path.name}: no such file; check the path")
+        raise error(f"{path}: no such file; check the path")
     try:
         text, data_bytes = _text(path, error)
         return _checked(_parsed(text), data_bytes)

@@ -164,7 +164,7 @@ def changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], sou
         if layer is None or size != tuple(weight.shape):
             raise ConceptError(
                 f"concept {source!r}: brings {path!r} of {tuple(weight.shape)}, the model's is {size or 'not there'}; "
-                "it was made for another base model"
+                "it was made for another base model, use one made for this, or set model"
             )
         with align_module_device(layer):
             change = weight - layer.weight.detach().to("cpu", torch.float32)
@@ -194,7 +194,7 @@ def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRan
         if not fits or entry.up.ndim != entry.down.ndim:
             raise ConceptError(
                 f"concept {name!r}: layer {path!r} is {entry.down.shape[1]} -> {entry.up.shape[0]}, but the model's "
-                f"is {in_size} -> {out_size}; it was made for another base model"
+                f"is {in_size} -> {out_size}; it was made for another base model, use one made for this, or set model"
             )
 
 

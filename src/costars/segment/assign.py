@@ -226,9 +226,10 @@ def mask_path(member: CastMember, base: Path | None, size_px: tuple[int, int]) -
     try:
         with Image.open(path) as image:
             grey_levels(image)
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError) as error:
+        what = "is not there" if isinstance(error, FileNotFoundError) else "is no picture"
         raise SceneError(
-            f"where: {member.where!r} is not left, right, a point, a box, nor a mask file ({path} is no picture)"
+            f"where: {member.where!r} is not left, right, a point, a box, nor a mask file ({path} {what})"
         ) from None
     except ValueError as error:
         raise SceneError(f"where: {member.where!r} {error}; want white on black") from None
