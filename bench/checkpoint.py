@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from costars.model.load import CONFIGS, SDXL_PARTS
 from costars.model.single_file import tokenizer_of
 from costars.sample.attention import attention_layers
+from costars.studio import DTYPES
 
 RANK, CELL_PX = 16, 8
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what a LoRA of RANK is on, in every attention layer
@@ -38,9 +40,40 @@ TINY: dict[str, dict[str, Any]] = {
 TOKENIZER = "tokenizer_config.json"
 
 
-def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device: torch.device, dtype: Any) -> None:
+def asked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, torch.device, str]:
+    """(options, device, dtype) with what every script of true sizes is asked; exits with 2 where it cannot be done."""
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument("--family", choices=("sdxl", "sd15"), default="sdxl")
+    parser.add_argument("--size", type=int, help="px a side, default: the family's own, 128 with --tiny")
+    parser.add_argument("--tiny", action="store_true", help="a small model of the same build, for a CPU")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if not on_gpu and not options.tiny:
+        parser.error("true size needs a CUDA device, and torch sees none; use --tiny")
+    if options.tiny and options.family != "sdxl":
+        parser.error("--tiny is built as SDXL is; leave --family out")
+    options.size = options.size or (128 if options.tiny else {"sdxl": 1024, "sd15": 512}[options.family])
+    torch.manual_seed(0)
+    return options, torch.device("cuda" if on_gpu else "cpu"), "bfloat16" if on_gpu else "float32"
+
+
+def facts_of(options: argparse.Namespace, device: torch.device, dtype: str) -> dict[str, Any]:
+    """What was measured, and where."""
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    facts = {"family": options.family, "tiny": options.tiny, "size_px": options.size, "dtype": dtype}
+    return {**facts, "device": name, "torch": torch.__version__}
+
+
+def heading_of(facts: dict[str, Any]) -> str:
+    """The same in a line."""
+    tiny = " (tiny)" if facts["tiny"] else ""
+    return f"{facts['family']}{tiny}, {facts['size_px']} px, {facts['dtype']}, {facts['device']}"
+
+
+def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device: torch.device, dtype: str) -> None:
     """Write a diffusers folder of this family ("sdxl" or "sd15"), for pictures of size_px a side."""
-    config = CONFIGS / family
+    config, kind = CONFIGS / family, DTYPES[dtype]
     small = TINY if tiny else {}
 
     def told(part: str) -> dict[str, Any]:
@@ -55,7 +88,7 @@ def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device:
         parts["text_encoder"] = clip(CLIPTextModel, "text_encoder")
         if family == "sdxl":
             parts["text_encoder_2"] = clip(CLIPTextModelWithProjection, "text_encoder_2")
-    parts = {name: module.to(dtype) for name, module in parts.items()}
+    parts = {name: module.to(kind) for name, module in parts.items()}
     tokenizers = {name: tokenizer_of(config / name) for name in SDXL_PARTS if (config / name / TOKENIZER).is_file()}
     scheduler = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
     scheduler = getattr(diffusers_schedulers, scheduler["_class_name"]).from_config(scheduler)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint import ATTENTION, RANK, save_checkpoint, save_masks
+from checkpoint import ATTENTION, RANK, asked, facts_of, heading_of, save_checkpoint, save_masks
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.utils import logging
@@ -196,36 +196,21 @@ def main() -> None:
     """Measure, print and, if asked, write."""
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=("sdxl", "sd15"), default="sdxl")
-    parser.add_argument("--size", type=int, help="px a side, default: the family's own, 128 with --tiny")
     parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 3, 5])
     parser.add_argument("--rounds", type=int, default=3, help="pictures, and calls, of which the median is told")
     parser.add_argument("--memory", nargs="+", default=["full", "offload"] if on_gpu else ["full"])
-    parser.add_argument("--tiny", action="store_true", help="a small model of the same build, for a CPU")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    if not on_gpu and not options.tiny:
-        parser.error("true size needs a CUDA device, and torch sees none; use --tiny")
-    if options.tiny and options.family != "sdxl":
-        parser.error("--tiny is built as SDXL is; leave --family out")
-    torch.manual_seed(0)
+    options, device, dtype = asked(parser)
     logging.disable_progress_bar()
-    dtype = "bfloat16" if on_gpu else "float32"
-    options.size = options.size or (128 if options.tiny else {"sdxl": 1024, "sd15": 512}[options.family])
-    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{options.family}{' (tiny)' if options.tiny else ''}, {options.size} px, {dtype}, {name}")
+    facts = facts_of(options, device, dtype)
+    print(heading_of(facts))
     table = []
     with tempfile.TemporaryDirectory() as folder:
-        kind = torch.bfloat16 if on_gpu else torch.float32
-        save_checkpoint(Path(folder), options.family, options.tiny, options.size, device, kind)
+        save_checkpoint(Path(folder), options.family, options.tiny, options.size, device, dtype)
         for row in measured(Path(folder), options, device, dtype):
             table.append(row)
             print(line_of(row), flush=True)
     if options.out:
-        facts = {"family": options.family, "tiny": options.tiny, "size_px": options.size, "dtype": dtype}
-        facts |= {"device": name, "torch": torch.__version__, "rounds": options.rounds}
-        options.out.write_text(json.dumps({**facts, "table": table}, indent=2) + "\n")
+        options.out.write_text(json.dumps({**facts, "rounds": options.rounds, "table": table}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

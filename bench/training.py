@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint import ATTENTION, RANK, save_checkpoint
+from checkpoint import ATTENTION, RANK, asked, facts_of, heading_of, save_checkpoint
 from peft import LoraConfig
 from PIL import Image
 
@@ -96,13 +96,12 @@ def timed(steps: Iterable[object], device: torch.device) -> tuple[float, float |
     return statistics.median(took[2:]), torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else None
 
 
-def measured(folder: Path, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def measured(folder: Path, options: argparse.Namespace, device: torch.device, dtype: str) -> dict[str, Any]:
     """Both loops on one checkpoint, one after the other."""
-    on_gpu = device.type == "cuda"
-    recipe = recipe_of(options.family, options.steps, on_gpu)
+    recipe = recipe_of(options.family, options.steps, device.type == "cuda")
     told: dict[str, Any] = {"seconds": {}, "peak_gib": {}, "checkpointing": recipe.checkpointing}
     for name, loop in (("diffusers", plain), ("costars", ours)):
-        model = open_studio(device.type, "bfloat16" if on_gpu else "float32").model(str(folder))
+        model = open_studio(device.type, dtype).model(str(folder))
         told["seconds"][name], told["peak_gib"][name] = timed(loop(model, recipe, options.size), device)
         del model
     told["over_diffusers"] = told["seconds"]["costars"] / told["seconds"]["diffusers"]
@@ -111,36 +110,22 @@ def measured(folder: Path, options: argparse.Namespace, device: torch.device) ->
 
 def main() -> None:
     """Measure, print and, if asked, write."""
-    on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=("sdxl", "sd15"), default="sdxl")
-    parser.add_argument("--size", type=int, help="px a side, default: the family's own, 128 with --tiny")
     parser.add_argument("--steps", type=int, default=10, help="of which the first two warm up")
-    parser.add_argument("--tiny", action="store_true", help="a small model of the same build, for a CPU")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    if not on_gpu and not options.tiny:
-        parser.error("true size needs a CUDA device, and torch sees none; use --tiny")
-    if options.tiny and options.family != "sdxl":
-        parser.error("--tiny is built as SDXL is; leave --family out")
+    options, device, dtype = asked(parser)
     if options.steps < 3:
         parser.error(f"--steps {options.steps}: want at least 3, of which two warm up")
-    torch.manual_seed(0)
-    options.size = options.size or (128 if options.tiny else {"sdxl": 1024, "sd15": 512}[options.family])
-    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    facts = facts_of(options, device, dtype)
+    print(heading_of(facts))
     with tempfile.TemporaryDirectory() as folder:
-        kind = torch.bfloat16 if on_gpu else torch.float32
-        save_checkpoint(Path(folder), options.family, options.tiny, options.size, device, kind)
-        told = measured(Path(folder), options, device)
-    facts = {"family": options.family, "tiny": options.tiny, "size_px": options.size, "device": name}
-    print(f"{options.family}{' (tiny)' if options.tiny else ''}, {options.size} px, {name}")
+        save_checkpoint(Path(folder), options.family, options.tiny, options.size, device, dtype)
+        told = measured(Path(folder), options, device, dtype)
     for loop, seconds in told["seconds"].items():
         peak = told["peak_gib"][loop]
         print(f"{loop}: {seconds:.3f} s a step{'' if peak is None else f', peak {peak:.1f} GiB'}")
     print(f"costars takes {told['over_diffusers']:.2f} x as long")
     if options.out:
-        options.out.write_text(json.dumps({**facts, "torch": torch.__version__, **told}, indent=2) + "\n")
+        options.out.write_text(json.dumps({**facts, **told}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

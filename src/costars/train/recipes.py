@@ -14,7 +14,7 @@ MaskSource = Literal["learned", "frozen", "given"]
 @dataclass(frozen=True)
 class Em:
     """How masks come to be where pictures are entangled: learned in turns with the words, taken once and frozen
-    (the paper's baseline), or given by a person (Break-a-Scene, the upper bound).
+    (the paper's baseline where estep.likelihood is off), or given by a person (Break-a-Scene, the upper bound).
 
     Maps are read where a cell of attention spans one of cells_px, of pictures of the model's own size; rows are
     how many timesteps go through the UNet at once. caption names the concepts of a picture.
