@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from costars.errors import ConceptError, SceneError
-from costars.resolve import check_prompts, fitted
+from costars.resolve import check_prompts, fitted, without_trigger
 from costars.types import LowRank
 
 STRANGE = {"unet.no.such.layer": LowRank(torch.zeros(1, 4), torch.zeros(4, 1))}
@@ -50,6 +50,14 @@ def test_a_layer_of_another_size_is_refused(tiny, concepts):
     wide = LowRank(torch.zeros(len(entry.down), 999), entry.up)
     with pytest.raises(ConceptError, match="it was made for another base model"):
         fitted({"a": replace(concepts["a"], adapter={**concepts["a"].adapter, key: wide})}, tiny)
+
+
+def test_a_member_that_is_called_by_its_class_alone_is_told(concepts, make_scene):
+    scene, untold = make_scene(), {**concepts, "b": replace(concepts["b"], trigger="sks")}
+    (line,) = without_trigger(scene, untold)
+    assert line.startswith("a: 'char_a' tells no trigger") and "set cast.a.trigger" in line
+    told = scene.cast["a"].model_copy(update={"prompt": "a man in a park"})
+    assert not without_trigger(scene.model_copy(update={"cast": {**scene.cast, "a": told}}), untold)
 
 
 def test_a_trigger_in_the_scene_takes_the_place_of_the_files(library, golden):

@@ -107,6 +107,16 @@ def check_prompts(scene: Scene, concepts: Mapping[str, Concept], style: Concept 
         )
 
 
+def without_trigger(scene: Scene, concepts: Mapping[str, Concept]) -> tuple[str, ...]:
+    """A line for each member that its own prompt calls by nothing but its class, as it may not be known by that."""
+    return tuple(
+        f"{name}: {concepts[name].source!r} tells no trigger, so its prompt says {noun!r} alone; if it has one, "
+        f"set cast.{name}.trigger"
+        for name, noun in class_names(scene, concepts).items()
+        if not concepts[name].trigger and scene.cast[name].prompt is None
+    )
+
+
 def _check_said(whose: str, prompt: str, concept: Concept, model: Model) -> None:
     """Raises SceneError where a prompt lacks a word that the concept was taught as: it would go without it."""
     said = {word for _, word, _ in read(model.encoders[0].tokenizer, prompt, vector_counts(concept.words)).learned}

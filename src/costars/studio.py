@@ -28,7 +28,7 @@ from costars.model.schedulers import scheduler_of
 from costars.model.source import PART, PIPELINE, Source, located
 from costars.options import Checkpoint
 from costars.records.origin import hashes_of, versions_of
-from costars.resolve import check_classes, check_prompts, fitted
+from costars.resolve import check_classes, check_prompts, fitted, without_trigger
 from costars.scene import Scene
 from costars.segment.assign import Limits, assign, check_regions, check_where, lost_members
 from costars.settings import Settings, machine_settings
@@ -122,7 +122,7 @@ class Studio:
         model.latent_size(size_px(model, scene))
         check_where(scene.cast, base, size_px(model, scene))
         check_prompts(scene, concepts, style, model)
-        notes = (*model.facts.notes, *notes)
+        notes = (*model.facts.notes, *notes, *without_trigger(scene, concepts))
         return Job(scene, concepts, base, style, self._controls(scene, model, base), notes, fits)
 
     def _controls(self, scene: Scene, model: Model, base: Path | None) -> tuple[ControlNet, ...]:

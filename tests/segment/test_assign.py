@@ -128,6 +128,14 @@ def test_an_empty_tiny_or_doubtful_region_shows_nobody(regions):
         assign(cast, classes, regions, LAYOUT)
 
 
+def test_a_figure_that_scored_too_low_is_told_with_its_score():
+    found = [box_region("woman", SPOTS[0], 0.23), box_region("man", SPOTS[2], 0.1)]
+    with pytest.raises(
+        RegionError, match=r"it shows nobody \(a woman with a score of 0\.23 does not count\) for a cast"
+    ):
+        assign(*women(None), found, LAYOUT)
+
+
 def test_of_two_regions_that_are_one_figure_the_better_stays():
     cast, classes = women(None)
     twice = [box_region("woman", SPOTS[0], 0.6), box_region("woman", SPOTS[0], 0.9)]

@@ -1,6 +1,7 @@
 """The command line: what it writes, and that scene, plan and picture are three ways to one result."""
 
 import hashlib
+import io
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -8,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from costars.errors import RegionError
+from costars.serve.cli import _told
 from costars.studio import Studio
+from costars.types import Picture, Plan
 
 
 def files(home: Path, name: str = "out") -> set[str]:
@@ -160,3 +164,13 @@ def test_a_picture_of_edited_masks_says_that_it_does_not_hold_them(cli, folder):
     assert cli("render", "plan", "--out", "edited")[0] == 0
     code, _, err = cli("render", "edited/picture.png", "--out", "other")
     assert code == 2 and "from a plan whose masks were edited" in err and not (folder / "other").exists()
+
+
+@pytest.mark.parametrize(("edited", "mend"), [(False, "another seed or --retries"), (True, "its mask and depth")])
+def test_who_is_lost_is_told_with_what_may_help(edited, mend, make_scene, monkeypatch):
+    console = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr("costars.serve.cli.console", console)
+    scene = make_scene()
+    plan = Plan(scene, None, {}, edited=edited)
+    _told(Picture(None, scene, plan, {}, {"stage1": 8, "stage2": 21}, {}, {}, lost=("a",)))
+    assert "a cannot be seen where the plan has a; " in console.file.getvalue() and mend in console.file.getvalue()

@@ -27,6 +27,7 @@ BAD_SCENES = [
     ),
     (member(wher="left"), "cast.a.wher: unknown key; did you mean 'where'?"),
     (member(where="midle"), "where: 'midle' is not left, right, a point, a box, nor a mask file"),
+    (member(where="lefft"), "(lefft is not there); did you mean 'left'?"),
     ({"stepz": 4}, "stepz: unknown key; did you mean 'steps' or 'style'?"),
     ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
     ({"prompt": "{a} and {c}"}, "slot {c} but the cast has no such member"),

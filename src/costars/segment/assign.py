@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-from costars.errors import RegionError, SceneError
+from costars.errors import RegionError, SceneError, nearest
 from costars.scene import CastMember
 from costars.shape import grey_levels, same_shape
 from costars.types import Layout, MaskArray, Region
@@ -20,6 +20,7 @@ from costars.types import Layout, MaskArray, Region
 _NEVER = 1e6
 
 
+SIDES = ("left", "right")
 STILL_THERE = 0.3  # IoU of a figure's masks in layout and picture; those that are there reach 0.8 on average
 
 
@@ -63,7 +64,8 @@ def assign(
     chosen = {sought[i]: usable[j] for i, j in zip(rows, columns, strict=True) if cost[i, j] < _NEVER}
     missing = [name for name in sought if name not in chosen]
     if missing:
-        raise RegionError(_missing(missing, classes, usable), layout, tuple(regions))
+        faint = [r for r in regions if r.score < limits.lowest_score and r.class_name in {classes[n] for n in missing}]
+        raise RegionError(_missing(missing, classes, usable, faint), layout, tuple(regions))
     for name, mask in drawn.items():
         chosen[name] = Region(classes[name], mask, 1.0, 0)
     _check_apart(chosen, limits, layout, tuple(regions))
@@ -154,9 +156,14 @@ def _check_visible(seen: Mapping[str, Region], limits: Limits, layout: Layout, r
             )
 
 
-def _missing(missing: Sequence[str], classes: Mapping[str, str], regions: Sequence[Region]) -> str:
+def _missing(
+    missing: Sequence[str], classes: Mapping[str, str], regions: Sequence[Region], faint: Sequence[Region]
+) -> str:
+    """Who is missing, who is seen, and who of the missing ones' classes scored too low to count."""
     found = Counter(r.class_name for r in regions)
     seen = ", ".join(f"{n} {name}" for name, n in found.items()) or "nobody"
+    if faint:
+        seen += f" ({', '.join(f'a {r.class_name} with a score of {r.score:.2f}' for r in faint)} does not count)"
     who = ", ".join(f"{name} ({classes[name]})" for name in missing)
     return (
         f"the layout does not show {who}; it shows {seen} for a cast of {len(classes)}; "
@@ -211,7 +218,7 @@ def _check_places(
 
 
 def _is_file(member: CastMember) -> bool:
-    return isinstance(member.where, str) and member.where not in ("left", "right")
+    return isinstance(member.where, str) and member.where not in SIDES
 
 
 def _mask_file(member: CastMember, layout: Layout, base: Path | None) -> MaskArray:
@@ -228,8 +235,9 @@ def mask_path(member: CastMember, base: Path | None, size_px: tuple[int, int]) -
             grey_levels(image)
     except (OSError, SyntaxError) as error:
         what = "is not there" if isinstance(error, FileNotFoundError) else "is no picture"
+        hint = "" if path.suffix else f"; {nearest(str(member.where), SIDES)}"
         raise SceneError(
-            f"where: {member.where!r} is not left, right, a point, a box, nor a mask file ({path} {what})"
+            f"where: {member.where!r} is not left, right, a point, a box, nor a mask file ({path} {what}){hint}"
         ) from None
     except ValueError as error:
         raise SceneError(f"where: {member.where!r} {error}; want white on black") from None

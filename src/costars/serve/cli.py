@@ -138,7 +138,9 @@ def _told(picture: Picture) -> None:
     for note in picture.notes:
         console.print(note, highlight=False)
     for name in picture.lost:
-        console.print(f"{name} cannot be seen where the layout had {name}; try another seed or --retries", style="bold")
+        edited = picture.plan is not None and picture.plan.edited
+        mend = "see to its mask and depth in the plan" if edited else "try another seed or --retries"
+        console.print(f"{name} cannot be seen where the plan has {name}; {mend}", style="bold")
     rows, seconds = picture.rows, picture.seconds
     spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + f"; memory: {picture.memory}"
     spent += f", {picture.max_rows} rows at once"
