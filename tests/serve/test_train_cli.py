@@ -244,6 +244,43 @@ def test_class_pictures_are_cleared_away_at_the_end(cli, library, work):
     assert [path.name for path in work.iterdir()] == ["sheet-000002.png"]
 
 
+@pytest.fixture
+def women(folder) -> Path:
+    """A folder with a picture of the class."""
+    (folder / "women").mkdir()
+    Image.new("RGB", (64, 64), "blue").save(folder / "women" / "a.png")
+    return folder / "women"
+
+
+def test_a_folder_of_class_pictures_is_learned_from(cli, refused, library, folder, women, monkeypatch):
+    """Beside where one works, or beside the file that names it."""
+    monkeypatch.setattr(prior, "draw", None)
+    words = ("train", "dreambooth", *LORA[2:], *SHORT)
+    code, _, err = cli(*words, "--class-images", "women")
+    assert code == 0, err
+    card = read_card(library / "mia.safetensors")
+    assert (card["class_images"], card["recipe"]["prior_pictures"]) == (1, 0)
+    spec = {"recipe": "dreambooth", "model": "../tiny-sdxl", "name": "bob", "class": "woman"}
+    spec |= {"images": "../mia", "class_images": "../women"}
+    (folder / "specs").mkdir()
+    (folder / "specs" / "bob.yaml").write_text(yaml.safe_dump(spec))
+    code, _, err = cli("train", "specs/bob.yaml", *SHORT)
+    assert code == 0 and read_card(library / "bob.safetensors")["class_images"] == 1, err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder_name", "said"),
+    [
+        ("dreambooth", "nowhere", "nowhere': no such folder; give one with pictures"),
+        ("dreambooth", "empty", "empty': no usable picture there"),
+        ("lora", "women", "mia: class_images, but prior_weight=0 learns nothing from them; set prior_weight=1, or"),
+    ],
+)
+def test_class_pictures_that_cannot_be_used_are_refused(refused_early, folder, women, recipe, folder_name, said):
+    (folder / "empty").mkdir()
+    refused_early("train", recipe, *LORA[2:], *SHORT, "--class-images", folder_name, said=said)
+
+
 def test_the_loss_is_written_for_tensorboard(cli, folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

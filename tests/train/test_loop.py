@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
+from PIL import Image
 from safetensors import SafetensorError
 
 from costars.errors import TrainError
-from costars.train import checkpoint
+from costars.train import checkpoint, prior
 from costars.train.checkpoint import load
+from costars.train.data import Example
 from costars.train.loop import CLASS_PICTURES, TEACHING, Progress, Taught, teach
 from costars.train.optimizers import OPTIMIZERS
 from costars.train.run import Run
@@ -149,6 +151,80 @@ def test_class_pictures_are_kept_beside_the_checkpoint_and_drawn_once(small, tea
     assert files(tmp_path) == ["checkpoint.prior", "checkpoint.safetensors"]
     monkeypatch.setattr("costars.train.prior.draw", None)
     assert stopped(small, [teaching(recipe)], recipe, kept, 1) == begun
+
+
+@pytest.fixture
+def beside():
+    """What to teach beside given pictures of the class, one tall and one square."""
+
+    def of(teaching, *colours):
+        sizes = ((64, 64), (32, 128))
+        others = [Example(Image.new("RGB", size, c), f"a {c} woman") for size, c in zip(sizes, colours, strict=False)]
+        return replace(teaching, class_examples=others)
+
+    return of
+
+
+@pytest.mark.parametrize("name", ["dreambooth", "custom-diffusion", "lora"])
+def test_given_class_pictures_are_learned_from_and_none_is_drawn(
+    small, teaching, brief, beside, tmp_path, monkeypatch, name
+):
+    recipe, kept = brief(name, prior_weight=1.0), tmp_path / "checkpoint.safetensors"
+    monkeypatch.setattr("costars.train.prior.draw", None)
+
+    def losses(*colours, **options):
+        events = teach(small, [beside(teaching(recipe), *colours)], recipe, **options)
+        *steps, taught = events
+        assert all(step.stage == TEACHING for step in steps) and taught.card["class_images"] == len(colours)
+        return [step.loss for step in steps]
+
+    unbroken = losses("blue", "white")
+    assert len(unbroken) == 3 and all(0 < loss < 10 for loss in unbroken)
+    assert losses("blue", "white") == unbroken != losses("blue", "black")
+    assert stopped(small, [beside(teaching(recipe), "blue", "white")], recipe, kept, 1) == unbroken[:1]
+    assert files(tmp_path) == ["checkpoint.safetensors"]
+    for others in (("blue", "black"), ("blue",)):
+        with pytest.raises(TrainError, match="the pictures or captions are others than when it was begun"):
+            losses(*others, kept=kept, resume=True)
+    assert losses("blue", "white", kept=kept, resume=True) == unbroken[1:]
+
+
+def test_class_captions_are_those_of_their_own_pictures(small, teaching, brief, beside):
+    """Each size is a bucket of its own, and captions are numbered after those of the concept."""
+    recipe = brief("dreambooth", longest=4.0)
+    others = beside(teaching(recipe), "blue", "white").class_examples
+    found, said = prior.as_given(small, [*others, *others], recipe, 7)
+    assert said == ("a blue woman", "a white woman")
+    shown = {tuple(bucket.latents.shape[-2:]): bucket.captions for bucket in found.buckets}
+    assert shown == {(8, 8): (7, 7), (16, 4): (8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("lora", {}, "mia: class_images, but prior_weight=0 learns nothing from them; set prior_weight=1, or leave"),
+        ("em", {}, "mia: class_images, but prior_weight=0 learns nothing from them; leave class_images out"),
+        (
+            "dreambooth",
+            {"caption": "a Mia woman"},
+            "the class caption of a.png, 'a Mia woman', holds the trigger 'mia'",
+        ),
+        ("dreambooth", {"caption": None}, "mia: no class caption of a.png; write what it shows"),
+    ],
+)
+def test_class_pictures_that_are_of_no_use_are_refused(small, teaching, brief, name, changes, said):
+    recipe = brief(name)
+    other = replace(Example(Image.new("RGB", (64, 64)), "a woman", name="a.png"), **changes)
+    with pytest.raises(TrainError) as caught:
+        next(teach(small, [replace(teaching(recipe), class_examples=[other])], recipe))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_class_pictures_are_given_for_all_concepts_or_for_none(small, teaching, brief, beside):
+    recipe = brief("custom-diffusion")
+    each = [beside(teaching(recipe), "blue"), teaching(recipe, "rex", "dog")]
+    with pytest.raises(TrainError, match="rex: no class_images, but another concept has some; give all of them, or"):
+        next(teach(small, each, recipe))
 
 
 @pytest.mark.parametrize("change", ["seed", "class", "model"])

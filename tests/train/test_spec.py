@@ -51,6 +51,10 @@ def test_settings_change_single_numbers_of_the_recipe():
         ({"recipe": "lora", **MIA, "name": "mia rose"}, "(got 'mia rose')"),
         ({"recipe": "dreamboth", **MIA}, "recipe 'dreamboth': did you mean 'dreambooth'? known: "),
         ({"recipe": "lora", "concepts": [MIA, MIA]}, "['mia', 'mia'] holds a name twice; give each concept a name"),
+        (
+            {"recipe": "dreambooth", "concepts": [MIA], "class_images": "a"},
+            "class_images: each concept has its own; write",
+        ),
         ({"recipe": "lora", **MIA, "settings": {"steps": {"of": 1}}}, "training: settings.steps"),
         ({"recipe": "lora", **MIA, "settings": 3}, "training: settings: Input should be a valid dictionary (got 3)"),
     ],
@@ -73,7 +77,7 @@ def test_a_spec_that_is_wrong_says_where(data, said):
         ({"rank": -1}, "settings.rank: -1; want at least 1"),
         ({"unet": "none", "text": "none"}, "settings.words: 0, so nothing is learned"),
         ({"unet": "none", "text": "none", "words": 1, "norm_stop": 1}, "settings.norm_stop: nothing would be left"),
-        ({"prior_weight": 1}, "settings.prior_pictures: 0; prior_weight wants some, such as 200"),
+        ({"prior_weight": 1}, "settings.prior_pictures: 0; prior_weight wants some, such as 200, or class"),
         ({"words": 1, "per_layer": True, "vectors": 2}, "settings.vectors: 2; a word of each layer has one vector"),
         ({"alpha": 0}, "settings.alpha: 0.0; want at least 0.001"),
         ({"clip_norm": -1}, "settings.clip_norm: -1.0; want at least 0"),
@@ -145,3 +149,27 @@ def test_pictures_are_described_by_their_captions_a_model_or_their_class(tmp_pat
     )
     spec = parse_spec({"recipe": "lora", "name": "mia", "class": "woman"})
     assert "mia: no pictures are named; give images" in fails(prepared, spec, recipe_of(spec, "sdxl"), tmp_path)
+
+
+def test_given_class_pictures_take_the_place_of_drawn_ones(tmp_path):
+    for name in ("mia/a", "women/a", "women/b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "women" / "a.txt").write_text("an old woman in a park")
+    (tmp_path / "women" / "torn.png").write_bytes(b"")
+
+    def spec(class_images, **settings):
+        return parse_spec({"recipe": "lora", **MIA, "class_images": class_images, "settings": settings})
+
+    wanted = spec("women", prior_weight=1)
+    recipe = recipe_of(wanted, "sdxl")
+    found = prepared(wanted, recipe, tmp_path)
+    (teaching,) = found.teachings
+    assert [example.caption for example in teaching.class_examples] == ["an old woman in a park", "a woman"]
+    assert [example.caption for example in teaching.examples] == ["a mia woman"]
+    assert (recipe.prior_pictures, len(found.skipped)) == (0, 1) and found.skipped[0].startswith("'torn.png': ")
+    said = "settings.prior_pictures: 5; all of class_images are taken, leave one of the two out"
+    assert said in fails(recipe_of, spec("women", prior_weight=1, prior_pictures=5), "sdxl")
+    for folder, why in (("nowhere", "no such folder; give one with pictures"), ("empty", "no usable picture there")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert f"pictures '{tmp_path / folder}': {why}" in fails(prepared, spec(folder), recipe, tmp_path)

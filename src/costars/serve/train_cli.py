@@ -38,6 +38,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="what scenes will call it")] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="what it is, e.g. woman")] = None,
     concept: Annotated[list[str], typer.Option(help="NAME=CLASS, one for each of several in the same pictures")] = [],  # noqa: B006
+    class_images: Annotated[Path | None, typer.Option(help="folder of its class, in place of drawn pictures")] = None,
     trigger: Annotated[str | None, typer.Option(help="the word it is taught by, default: its name")] = None,
     model: Annotated[str | None, typer.Option(help="builtin, a folder, a file or a hub id")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="NAME.safetensors, default: your library")] = None,
@@ -67,7 +68,7 @@ def train(
     base = path.parent if path.suffix else None
     given: dict[str, Any] = {"name": name, "class_name": class_name, "trigger": trigger, "model": _here(model, base)}
     given |= {"images": images and str(images.absolute()), "caption": _here(caption, base)}
-    given |= {"add_trigger": add_trigger or None}
+    given |= {"class_images": class_images and str(class_images.absolute()), "add_trigger": add_trigger or None}
     given |= {"concepts": [_named(each) for each in concept] or None}
     said = {key: value for key, value in given.items() if value is not None}
     data: dict[str, Any] = _read(path) if path.suffix in (".yaml", ".yml") else {"recipe": what}

@@ -92,6 +92,11 @@ def told(caption: str, class_name: str, trigger: str) -> str:
     return f"{led}{trigger} {caption[found.start() :]}"
 
 
+def class_caption(class_name: str) -> str:
+    """What a picture of the class is called where nobody described it: "a woman"."""
+    return f"{_article(class_name)} {class_name}"
+
+
 def has_word(caption: str, word: str) -> bool:
     """Whether the word stands in the caption as a whole one, in capitals or not."""
     return re.search(_whole(word), caption, re.IGNORECASE) is not None

@@ -17,13 +17,15 @@ class Teaching:
     """Pictures of one concept, each with a caption that holds its trigger.
 
     The trigger is a word that the text encoders know, or the new words that the recipe teaches,
-    one after the other.
+    one after the other. class_examples are of others of the class, each with a caption that holds no trigger:
+    they are learned from in place of pictures that the model draws.
     """
 
     name: str
     class_name: str
     trigger: str
     examples: Sequence[Example]
+    class_examples: Sequence[Example] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -42,11 +44,12 @@ def _word(words: str) -> str:
 
 
 def sha256_of(teachings: Sequence[Teaching]) -> str:
-    """Of all that is taught: what it is called, captions, pictures and masks."""
+    """Of all that is taught: what it is called, captions, pictures and masks, those of the class as well."""
     found = hashlib.sha256()
     for teaching in teachings:
         found.update(repr((teaching.name, teaching.class_name, teaching.trigger)).encode())
-        for example in teaching.examples:
+        found.update(repr(len(teaching.examples)).encode() if teaching.class_examples else b"")
+        for example in (*teaching.examples, *teaching.class_examples):
             found.update(repr((example.caption, example.image.size, example.mask is None)).encode())
             found.update(example.image.tobytes() + (b"" if example.mask is None else example.mask.tobytes()))
     return found.hexdigest()
@@ -67,6 +70,33 @@ def check(teaching: Teaching, recipe: Recipe) -> None:
                 f"{teaching.name}: the caption{where}, {example.caption!r}, lacks the trigger {teaching.trigger!r}; "
                 "write it before the word that says what it is"
             )
+
+
+def class_examples(teachings: Sequence[Teaching], recipe: Recipe) -> list[Example]:
+    """The given class pictures of all concepts, none where the model draws them.
+
+    Raises TrainError where the recipe does not use them, a concept has none beside one that has, or a caption
+    is missing or holds a trigger.
+    """
+    found = [example for teaching in teachings for example in teaching.class_examples]
+    for teaching in teachings if found else ():
+        if not recipe.prior_weight:
+            use = "leave class_images out" if recipe.em else "set prior_weight=1, or leave class_images out"
+            raise TrainError(f"{teaching.name}: class_images, but prior_weight=0 learns nothing from them; {use}")
+        if not teaching.class_examples:
+            raise TrainError(
+                f"{teaching.name}: no class_images, but another concept has some; give all of them, or none"
+            )
+        for example in found:
+            where = f" of {example.name}" if example.name else ""
+            if not example.caption:
+                raise TrainError(f"{teaching.name}: no class caption{where}; write what it shows, without the trigger")
+            if re.search(_word(teaching.trigger), example.caption, re.IGNORECASE):
+                raise TrainError(
+                    f"{teaching.name}: the class caption{where}, {example.caption!r}, holds the trigger "
+                    f"{teaching.trigger!r}; take it out: class pictures show others"
+                )
+    return found
 
 
 def new_words(name: str, count: int) -> str:

@@ -18,7 +18,7 @@ from costars.errors import TrainError
 from costars.model.model import Model
 from costars.train.attention import plain_attention
 from costars.train.em import em_objective
-from costars.train.lessons import Teaching, check
+from costars.train.lessons import Teaching, check, class_examples
 from costars.train.objective import Objective, picture_objective
 from costars.train.prior import class_latents
 from costars.train.recipes import Recipe
@@ -71,12 +71,13 @@ def teach(
     """
     for teaching in teachings:
         check(teaching, recipe)
+    given = class_examples(teachings, recipe)
     if recipe.precision == "fp32" and model.dtype in (torch.bfloat16, torch.float16):
         kind = str(model.dtype).removeprefix("torch.")
         raise TrainError(f"precision=fp32: the model is in {kind}; open it with --dtype float32, or set precision=bf16")
     processes, latents = PartialState(cpu=model.device.type == "cpu"), list[Tensor]()
     captions = tuple(dict.fromkeys(caption for t in teachings for caption in t.without()))
-    if recipe.prior_weight:
+    if recipe.prior_weight and not given:
         with _begun(model, teachings, recipe, processes, kept if resume else None, ()):
             pass  # what cannot be taught is told before an hour goes into pictures
         beside = None if kept is None else kept.with_suffix(".prior")
@@ -103,7 +104,7 @@ def teach(
         with suppress(OSError):  # a full disk must not take the concept away at the end
             if keep is not None:
                 run.save(keep)
-        card = _card(run, recipe, model, sum(len(t.examples) for t in teachings))
+        card = _card(run, recipe, model, teachings)
         yield Taught(tuple(_concept(t, run.trained, recipe, model) for t in teachings), card)
 
 
@@ -161,13 +162,14 @@ def _concept(teaching: Teaching, trained: Trained, recipe: Recipe, model: Model)
     )
 
 
-def _card(run: Run, recipe: Recipe, model: Model, pictures: int) -> dict[str, Any]:
+def _card(run: Run, recipe: Recipe, model: Model, teachings: Sequence[Teaching]) -> dict[str, Any]:
     last = run.losses[-20:]
     return {
         "base_model": model.facts.name,
         "base_sha256": model.facts.sha256,
         "family": model.facts.family,
-        "pictures": pictures,
+        "pictures": sum(len(t.examples) for t in teachings),
+        "class_images": sum(len(t.class_examples) for t in teachings),
         "recipe": asdict(recipe),
         "seconds": round(run.seconds, 1),
         "loss": round(sum(last) / len(last), 5),

@@ -15,9 +15,9 @@ from costars.model.model import Model
 from costars.sample.attention import attention_layers, cross_numbers
 from costars.train.batches import Batch, Encoded, encode
 from costars.train.gaze import Gaze, gazing
-from costars.train.lessons import Teaching
+from costars.train.lessons import Teaching, class_examples
 from costars.train.loss import cell_weights, levels_of, noise_errors, strayed
-from costars.train.prior import as_encoded
+from costars.train.prior import as_encoded, as_given
 from costars.train.recipes import Recipe
 from costars.train.trained import Trained
 from costars.train.words import Captions, read_captions
@@ -137,11 +137,15 @@ def picture_objective(
             "put NAME.mask.png beside each, or set attention_weight=0"
         )
     said = [example.caption or "" for example in examples]
-    others = tuple(dict.fromkeys(caption for teaching in teachings for caption in teaching.without()))
-    prior = as_encoded(model, class_latents, len(others), len(said)) if class_latents else None
+    prior, others = None, tuple[str, ...]()
+    if class_latents:
+        others = tuple(dict.fromkeys(caption for teaching in teachings for caption in teaching.without()))
+        prior = as_encoded(model, class_latents, len(others), len(said))
+    elif given := class_examples(teachings, recipe):
+        prior, others = as_given(model, given, recipe, len(said))
     counts = {word: recipe.vectors for teaching in teachings for word in teaching.words[: recipe.words]}
     layers = len(cross_numbers(attention_layers(model.unet))) if recipe.per_layer else 1
-    captions = read_captions(model.encoders, [*said, *(others if prior else ())], counts, layers)
+    captions = read_captions(model.encoders, [*said, *others], counts, layers)
     owners = [teaching.words[: recipe.words] for teaching in teachings for _ in teaching.examples]
     pictures = encode(model, examples, flips=recipe.flips, longest=recipe.longest, own_size=recipe.own_size)
     with ExitStack() as stack:

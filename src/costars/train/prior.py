@@ -1,10 +1,11 @@
-"""Pictures of the class by the model itself, so that it does not forget the others (DreamBooth, section 3.3)."""
+"""Pictures of the class, so that the model does not forget the others: its own (DreamBooth, section 3.3), or given."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 import torch
@@ -15,8 +16,10 @@ from costars.model.model import Model
 from costars.model.text import NOTHING_LEARNED
 from costars.model.words import unemphasised
 from costars.sample.denoise import denoise, sampler
-from costars.train.batches import Batch, Encoded
+from costars.train.batches import Batch, Encoded, encode
 from costars.train.checkpoint import load, save
+from costars.train.data import Example
+from costars.train.recipes import Recipe
 from costars.types import LearnedWords, Path
 
 # Ours: diffusers' scripts leave both to the pipeline, which takes 50 steps, and 7.5 for SD 1.5, 5 for SDXL.
@@ -56,8 +59,16 @@ def class_latents(
                 save(kept, found, said)
 
 
+def as_given(model: Model, examples: Sequence[Example], recipe: Recipe, first: int) -> tuple[Encoded, tuple[str, ...]]:
+    """Real pictures of the class and their captions, numbered from first on (Custom Diffusion, arXiv 2212.04488)."""
+    said = tuple(dict.fromkeys(example.caption or "" for example in examples))
+    number = [first + said.index(example.caption or "") for example in examples]
+    found = encode(model, examples, flips=recipe.flips, longest=recipe.longest, own_size=recipe.own_size)
+    return Encoded([replace(b, captions=tuple(number[i] for i in b.captions)) for b in found.buckets]), said
+
+
 def as_encoded(model: Model, latents: Sequence[Tensor], prompts: int, first: int) -> Encoded:
-    """Class pictures as a recipe trains on them; their captions are numbered from first on."""
+    """Drawn class pictures as a recipe trains on them; their captions are numbered from first on."""
     captions = tuple(first + i % prompts for i in range(len(latents)))
     size_ids = model.size_ids(model.facts.size_px).expand(len(latents), 6)
     return Encoded([Batch(torch.cat(list(latents)), captions, size_ids)])

@@ -44,6 +44,7 @@ class Subject(BaseModel):
     )
     images: str | None = Field(None, description="folder of its pictures, default: the one that all share")
     trigger: str | None = Field(None, description="the word it is taught by; default: its name")
+    class_images: str | None = Field(None, description="folder of others of its class; default: the model draws them")
 
 
 class TrainSpec(BaseModel):
@@ -69,7 +70,7 @@ class TrainSpec(BaseModel):
         """A spec of one concept has its fields beside the others."""
         if not isinstance(data, dict) or "concepts" in data:
             return data
-        own = {"name", "class_name", "class", "images", "trigger"}
+        own = {"name", "class_name", "class", "images", "trigger", "class_images"}
         return {k: v for k, v in data.items() if k not in own} | {
             "concepts": [{k: v for k, v in data.items() if k in own}]
         }
@@ -79,6 +80,8 @@ def parse_spec(data: Any, origin: str = "training") -> TrainSpec:
     """A spec from plain data; raises TrainError with one line for everything that is wrong."""
     if not isinstance(data, dict):
         raise TrainError(f"{origin}: holds {type(data).__name__}, want keys and values: recipe, name, class and images")
+    if "concepts" in data and "class_images" in data:
+        raise TrainError(f"{origin}: class_images: each concept has its own; write it beside the name of each")
     try:
         spec = TrainSpec.model_validate(data)
     except ValidationError as error:
@@ -97,6 +100,9 @@ def recipe_of(spec: TrainSpec, family: str) -> Recipe:
     for name in ("add_trigger", "caption") if known["em"] else ():
         if getattr(spec, name):
             raise TrainError(f"{name}: em writes its own captions; leave it out, or use another recipe")
+    given = any(subject.class_images is not None for subject in spec.concepts)
+    if given:
+        known["prior_pictures"] = 0
     for name, value in spec.settings.items():
         *places, last = name.split(".")
         inner = known
@@ -110,6 +116,7 @@ def recipe_of(spec: TrainSpec, family: str) -> Recipe:
     except ValidationError as error:
         raise TrainError(f"settings.{_one_line(error)}") from None
     _check(recipe)
+    _check_prior(recipe, given)
     return recipe
 
 
@@ -130,8 +137,6 @@ def _check(recipe: Recipe) -> None:
         _check_em(recipe, recipe.em)
     if recipe.per_layer and recipe.vectors > 1:
         raise TrainError(f"settings.vectors: {recipe.vectors}; a word of each layer has one vector, set vectors=1")
-    if recipe.prior_weight and recipe.prior_pictures < 1:
-        raise TrainError(f"settings.prior_pictures: {recipe.prior_pictures}; prior_weight wants some, such as 200")
     if recipe.attention_weight and recipe.em is None and recipe.words != 2:
         raise TrainError(f"settings.attention_weight: is of two words, this recipe has {recipe.words}; set it to 0")
     if recipe.unet == recipe.text == "none" and (not recipe.words or recipe.norm_stop):
@@ -141,6 +146,14 @@ def _check(recipe: Recipe) -> None:
         trained = getattr(recipe, part)
         if trained not in (0, "none") and not getattr(recipe, rate):
             raise TrainError(f"settings.{rate}: 0, so {part}={trained} would not learn; set one, such as 1e-4")
+
+
+def _check_prior(recipe: Recipe, given: bool) -> None:
+    count = recipe.prior_pictures
+    if given and count:
+        raise TrainError(f"settings.prior_pictures: {count}; all of class_images are taken, leave one of the two out")
+    if recipe.prior_weight and not given and not count:
+        raise TrainError(f"settings.prior_pictures: {count}; prior_weight wants some, such as 200, or class_images")
 
 
 def _check_em(recipe: Recipe, em: Em) -> None:

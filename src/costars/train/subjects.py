@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.captions import told
-from costars.train.data import Example, read_folder, read_mask
+from costars.train.captions import class_caption, told
+from costars.train.data import Example, Material, read_folder, read_mask
 from costars.train.lessons import Teaching, new_words
 from costars.train.listing import MASK_SUFFIX
 from costars.train.recipes import Recipe
@@ -31,8 +31,8 @@ class Prepared:
 def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Describe | None = None) -> Prepared:
     """The spec's concepts with their pictures read; describe captions a picture that nobody did.
 
-    A picture that nobody and nothing describes is "a <trigger> <class>" (DreamBooth, section 3.1).
-    Raises TrainError for a concept without pictures.
+    A picture that nobody and nothing describes is "a <trigger> <class>" (DreamBooth, section 3.1), one of the
+    class "a <class>". Raises TrainError for a concept without pictures.
     """
     teachings, skipped, known = [], dict[str, None](), [subject.name for subject in spec.concepts]
     for subject in spec.concepts:
@@ -50,7 +50,9 @@ def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Descr
             examples = tuple(_shared(subject, known, material.examples, folder))
         if not examples:
             raise TrainError(f"{subject.name}: no picture names {{{subject.name}}}; write it into a caption")
-        teachings.append(Teaching(subject.name, subject.class_name, trigger, examples))
+        others = _others(subject, base)
+        skipped |= dict.fromkeys(others.skipped)
+        teachings.append(Teaching(subject.name, subject.class_name, trigger, examples, others.examples))
     return Prepared(tuple(teachings), tuple(skipped))
 
 
@@ -59,6 +61,14 @@ def _folder(subject: Subject, spec: TrainSpec, base: Path | None) -> Path:
     if images is None:
         raise TrainError(f"{subject.name}: no pictures are named; give images, a folder of at least one")
     return folder_of(images, base)
+
+
+def _others(subject: Subject, base: Path | None) -> Material:
+    """The given pictures of the class; one without a caption is of the class and no more."""
+    if subject.class_images is None:
+        return Material((), ())
+    found, caption = read_folder(folder_of(subject.class_images, base)), class_caption(subject.class_name)
+    return replace(found, examples=tuple(replace(e, caption=e.caption or caption) for e in found.examples))
 
 
 def _shared(subject: Subject, known: Sequence[str], examples: Sequence[Example], folder: Path) -> Iterator[Example]:
