@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from costars.concepts.formats import load_concept, read_card
 from costars.train import em_report, prior
 from costars.train.checkpoint import load
+from costars.train.loop import teach
 from costars.train.run import Run
 
 LORA = ("train", "lora", "--images", "mia", "--name", "mia", "--class", "woman", "--model", "tiny-sdxl")
@@ -318,6 +320,15 @@ def test_a_full_disk_takes_no_teaching_away(cli, library, work, monkeypatch):
     lines = [line for line in err.splitlines() if said in line]
     assert lines == [f"--tensorboard events: {said}", f"{work / 'sheet-000002.png'}: {said}"]
     assert "what the model draws now" not in err
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_once_and_ends_nothing(cli, library, work, monkeypatch):
+    monkeypatch.setattr("costars.studio.teach", partial(teach, save_every_s=0))
+    monkeypatch.setattr(Run, "save", full)
+    code, _, err = cli(*WORD)
+    assert code == 0 and made(library) == ["mia.safetensors"], err
+    said = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device); the teaching goes on"
+    assert [line.startswith(said) for line in err.splitlines()].count(True) == 1, err
 
 
 def test_where_a_concept_cannot_be_written_its_checkpoint_stays(cli, refused, library, folder, work, monkeypatch):

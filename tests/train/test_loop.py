@@ -1,5 +1,6 @@
 """The loop: what it yields, that it goes on where it was stopped, and that the model stays as it was."""
 
+import errno
 import math
 import multiprocessing
 import os
@@ -403,17 +404,41 @@ def _full_disk(monkeypatch):
 
 
 def test_a_full_disk_takes_nothing_away(small, run, teaching, brief, same, trace, tmp_path, monkeypatch):
-    recipe, kept = brief("textual-inversion", steps=4), tmp_path / "checkpoint.safetensors"
+    """The run goes on, the checkpoint before it stays, and one step says so."""
+    recipe, kept = brief("textual-inversion", steps=5), tmp_path / "checkpoint.safetensors"
+    losses, concept = run(recipe)
     stopped(small, [teaching(recipe)], recipe, kept, 2)
     saved, before = kept.read_bytes(), trace(small.unet)
     with monkeypatch.context() as patch:
         _full_disk(patch)
-        with pytest.raises(OSError, match="No space left"):
-            list(teach(small, [teaching(recipe)], recipe, kept, resume=True, save_every_s=0))
+        *steps, taught = teach(small, [teaching(recipe)], recipe, kept, resume=True, save_every_s=0)
+    assert [step.loss for step in steps] == losses[2:] and same(taught.concepts[0], concept)
+    said, *others = (step.note for step in steps)
+    assert said.startswith(f"{kept}: cannot be written (Error while serializing: I/O error: No space left on device")
+    assert "the teaching goes on, the checkpoint before it stays" in said and others == ["", ""]
     assert kept.read_bytes() == saved and files(tmp_path) == ["checkpoint.safetensors"]
     assert trace(small.unet) == before
-    (losses, concept), (rest, resumed) = run(recipe), run(recipe, kept, resume=True)
+    rest, resumed = run(recipe, kept, resume=True)
     assert rest == losses[2:] and same(resumed, concept)
+
+
+def test_a_checkpoint_is_tried_again_where_the_disk_was_full(small, teaching, brief, tmp_path, monkeypatch):
+    recipe, kept, real = brief("textual-inversion"), tmp_path / "checkpoint.safetensors", Run.save
+
+    def save(run, kept):
+        if run.step < 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(run, kept)
+
+    monkeypatch.setattr(Run, "save", save)
+    events = teach(small, [teaching(recipe)], recipe, kept, save_every_s=0)
+    notes = [next(events).note for _ in range(3)]
+    assert load(kept)[1]["step"] == "3"
+    said = (
+        f"{kept}: cannot be written (No space left on device); the teaching goes on, there is no checkpoint of it yet"
+    )
+    assert [note[: len(said)] for note in notes] == [said, "", ""] and "\n" not in notes[0]
+    events.close()
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,8 @@ def _taught(
             assert isinstance(event, Progress)
             if event.stage not in tasks:
                 tasks[event.stage] = bars.add_task(event.stage, total=event.of, said="")
+            if event.note:
+                _say(event.note)
             now = time.monotonic()
             smooth, before = (0.9 * smooth + 0.1 * (now - before) if smooth else now - before), now
             line = f"loss {event.loss:.4f}, {1 / max(smooth, 1e-9):.1f} steps/s" if event.stage == TEACHING else ""

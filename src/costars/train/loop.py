@@ -34,7 +34,7 @@ SAVE_EVERY_S = 180.0
 class Progress:
     """A step that was taken: seconds count all pieces of a run, learned are the new words as they now are.
 
-    masks {(picture, concept): mask} are those of the EM recipe.
+    masks {(picture, concept): mask} are those of the EM recipe. note is a line that the user must be told.
     """
 
     stage: str
@@ -44,6 +44,7 @@ class Progress:
     seconds: float = 0.0
     learned: LearnedWords = field(default_factory=dict)
     masks: Mapping[tuple[int, str], MaskArray] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def teach(
     """Teach concepts together; the last thing yielded is what was taught. The model is as it was afterwards.
 
     kept is the checkpoint: written every so many seconds, and when the iterator is closed or fails, but not
-    where the teaching itself went wrong; with resume the run goes on from it to the same losses. Under
-    `accelerate launch` each process takes batches of its own and the gradients are averaged. Raises TrainError
-    for pictures that do not fit, a checkpoint of another run, and a loss that is no number.
+    where the teaching itself went wrong; with resume the run goes on from it to the same losses. Where it cannot
+    be written the run goes on, the one before stays, and the note of one step says so. Under `accelerate launch`
+    each process takes batches of its own and the gradients are averaged. Raises TrainError for pictures that do
+    not fit, a checkpoint of another run, and a loss that is no number.
     """
     for teaching in teachings:
         check(teaching, recipe)
@@ -85,16 +87,15 @@ def teach(
             latents.append(latent)
             yield Progress(CLASS_PICTURES, len(latents), recipe.prior_pictures)
     with _begun(model, teachings, recipe, processes, kept if resume else None, latents) as run:
-        began, saved = time.monotonic() - run.seconds, time.monotonic()
+        began = time.monotonic() - run.seconds
         keep = kept if processes.is_main_process else None
+        saves = _Saves(keep, save_every_s)
         try:
             while run.step < recipe.steps:
                 run.take_step()
                 run.seconds = time.monotonic() - began
-                if keep is not None and time.monotonic() - saved > save_every_s:
-                    run.save(keep)
-                    saved = time.monotonic()
-                told = (run.losses[-1], run.seconds, run.trained.learned, dict(run.objective.masks))
+                note = saves.after(run)
+                told = (run.losses[-1], run.seconds, run.trained.learned, dict(run.objective.masks), note)
                 yield Progress(TEACHING, run.step, recipe.steps, *told)
         except BaseException as end:
             # What went wrong may have been in the making for some steps: an older checkpoint, or none, is better.
@@ -108,12 +109,41 @@ def teach(
         yield Taught(tuple(_concept(t, run.trained, recipe, model) for t in teachings), card)
 
 
+@dataclass
+class _Saves:
+    """The checkpoint of a run, written every so many seconds; a disk that is full ends nothing and is told once."""
+
+    kept: Path | None
+    every_s: float
+    last: float = field(default_factory=time.monotonic)
+    told: bool = False
+
+    def after(self, run: Run) -> str:
+        """Save after a step where it is time; a line for the user where that failed for the first time."""
+        if self.kept is None or time.monotonic() - self.last <= self.every_s:
+            return ""
+        why = _unsaved(run, self.kept)
+        self.last = time.monotonic()
+        if not why or self.told:
+            return ""
+        self.told = True
+        stays = "the checkpoint before it stays" if run.kept else "there is no checkpoint of it yet"
+        return f"{why}; the teaching goes on, {stays}, and each {self.every_s:.0f} s it is tried again: make room"
+
+
 def _save_at(end: BaseException, run: Run, kept: Path) -> None:
     """Save where a run ends early; a disk that is full must not hide why it ends."""
+    if why := _unsaved(run, kept):
+        end.add_note(why)
+
+
+def _unsaved(run: Run, kept: Path) -> str:
+    """Save a run; why that failed, or nothing."""
     try:
         run.save(kept)
     except OSError as error:
-        end.add_note(f"{kept}: cannot be written ({error.strerror or error})")
+        return f"{kept}: cannot be written ({error.strerror or error})"
+    return ""
 
 
 @contextmanager

@@ -86,7 +86,10 @@ def learned(on: Bench, number: int, recipe: Recipe, folder: Path) -> list[em_rep
         for event in teach(on.studio.model(BUILTIN), teachings, recipe, kept, resume=kept.exists()):
             if isinstance(event, Taught):
                 write(event, files)
-            elif story.hear(event.step - 1, event.masks):
+                continue
+            if event.note:
+                print(event.note, file=sys.stderr)
+            if story.hear(event.step - 1, event.masks):
                 em_report.keep(story, folder)
         em_report.write(story, folder)
         kept.unlink(missing_ok=True)
