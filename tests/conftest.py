@@ -1,4 +1,4 @@
-"""What the tests share: a tiny SDXL checkpoint, two concepts made for it, and scenes that use them."""
+"""What the tests share: a tiny SDXL checkpoint, two concepts made for it, scenes that use them, and captioners."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from hypothesis import settings
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from costars.concepts.formats import load_concept
 from costars.model.load import load_model
@@ -75,6 +77,68 @@ def sd15_folder(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipeline = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
     pipeline.save_pretrained(folder)
     return folder
+
+
+_WORDS = "<pad> <s> </s> <unk> <image> a woman in the park with red hat What does image describe?".split()
+_IDS = {"vocab_size": len(_WORDS), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+_VISION = {**_SMALL, "image_size": 32, "patch_size": 8}
+_SIZE = {"height": 32, "width": 32}
+
+
+def _tokenizer() -> hf.PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(_WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), _WORDS, strict=False))
+    special["extra_special_tokens"] = {"image_token": "<image>"}
+    return hf.PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
+def _save_blip(folder: Path) -> None:
+    text = {**_SMALL, **_IDS, "sep_token_id": 2, "encoder_hidden_size": 16}
+    config = hf.BlipConfig(text_config=text, vision_config=_VISION)
+    hf.BlipForConditionalGeneration(config).save_pretrained(folder)
+    hf.BlipImageProcessorPil(size=_SIZE).save_pretrained(folder)
+
+
+def _save_blip2(folder: Path) -> None:
+    text = {
+        "model_type": "opt",
+        **_SMALL,
+        "ffn_dim": 16,
+        "word_embed_proj_dim": 16,
+        "max_position_embeddings": 64,
+        **_IDS,
+    }
+    former = {**_SMALL, "vocab_size": len(_WORDS)}
+    config = hf.Blip2Config(
+        text_config=text, vision_config=_VISION, qformer_config=former, num_query_tokens=4, image_token_index=4
+    )
+    hf.Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    hf.BlipImageProcessorPil(size=_SIZE).save_pretrained(folder)
+
+
+def _save_florence(folder: Path) -> None:
+    """Its tower makes 8 x 8 cells of the picture, and a token of each and of their mean."""
+    vision = {"depths": [1], "patch_size": [7], "patch_stride": [4], "patch_padding": [3], "patch_prenorm": [False]}
+    vision |= {"embed_dim": [16], "num_heads": [2], "num_groups": [2], "window_size": 4, "projection_dim": 16}
+    ends = {f"{end}coder_{what}": 1 for end in ("en", "de") for what in ("layers", "ffn_dim", "attention_heads")}
+    text = {"model_type": "bart", "d_model": 16, "max_position_embeddings": 128, "decoder_start_token_id": 2} | ends
+    config = hf.Florence2Config(vision_config=vision, text_config=text | _IDS, image_token_id=4)
+    hf.Florence2ForConditionalGeneration(config).save_pretrained(folder)
+    hf.CLIPImageProcessorPil(size=_SIZE, do_center_crop=False, image_seq_length=65).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def captioners(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random captioning model of each family: blip, blip-2 and florence2."""
+    root = tmp_path_factory.mktemp("captioners")
+    hf.utils.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    for name, save in {"blip": _save_blip, "blip-2": _save_blip2, "florence2": _save_florence}.items():
+        save(root / name)
+        _tokenizer().save_pretrained(root / name)
+    return root
 
 
 def _tiny(dtype: torch.dtype) -> Model:

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import sys
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,10 @@ import yaml
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import GenerationMixin
 
 from costars.concepts.formats import load_concept, read_card
-from costars.train import em_report, prior
+from costars.train import captions, em_report, prior
 from costars.train.checkpoint import load
 from costars.train.loop import teach
 from costars.train.run import Run
@@ -193,6 +194,36 @@ def test_add_trigger_puts_the_trigger_into_captions(cli, pictures, library):
     code, _, err = cli(*WORD, "--add-trigger")
     assert code == 0, err
     assert load_concept(library / "mia.safetensors", "", "").trigger == "<mia>"
+
+
+@pytest.mark.parametrize("name", ["blip-2", "florence2"])
+def test_a_model_captions_what_nobody_did_and_the_trigger_is_put_in(
+    cli, captioners, pictures, library, monkeypatch, name
+):
+    monkeypatch.setattr(captions, "MOST_TOKENS", 8)  # of noise, which the other tokenizer cuts small
+    words = partialmethod(GenerationMixin.generate, suppress_tokens=[0, 1, 3, 4], min_new_tokens=8)
+    monkeypatch.setattr(GenerationMixin, "generate", words)
+    (pictures / "red.txt").write_text("a mia woman in a park")
+    taught = []
+    monkeypatch.setattr("costars.studio.teach", lambda *given: taught.extend(given[1]) or teach(*given))
+    code, _, err = cli(*LORA, *SHORT, "--caption", captioners / name)
+    assert code == 0 and made(library) == ["mia.safetensors"], err
+    says = captions.load_captioner(str(captioners / name), torch.device("cpu"), torch.float32)
+    with Image.open(pictures / "green.png") as green:
+        said = says(green)
+    (mia,) = taught
+    assert len(said.split()) >= 7
+    assert [(e.name, e.caption) for e in mia.examples] == [
+        ("green.png", captions.told(said, "woman", "mia")),
+        ("red.png", "a mia woman in a park"),
+    ]
+    assert captions.has_word(mia.examples[0].caption, "mia") and mia.examples[0].caption != "a mia woman"
+
+
+def test_what_is_no_captioning_model_is_refused(refused_early, folder):
+    refused_early(
+        *LORA, *SHORT, "--caption", "tiny-sdxl", said="captioner 'tiny-sdxl': no config.json there; give blip"
+    )
 
 
 def test_a_class_of_several_tokens_is_refused(refused_early):
