@@ -13,6 +13,7 @@ from costars.train.em import em_objective
 from costars.train.entangled import caption_of, entangled
 from costars.train.lessons import Teaching
 from costars.train.loop import TEACHING, Taught, teach
+from costars.train.masks import Evidence
 from costars.train.recipes import RECIPES, Em, Recipe
 from costars.train.trained import trained_on
 
@@ -69,6 +70,51 @@ def test_a_caption_names_the_concepts_and_nothing_else():
     assert caption_of(("ana", "rex", "ana"), called, "{}") == "a <ana> woman, a <rex> dog and a <ana> woman"
 
 
+def with_meadow() -> tuple[Teaching, ...]:
+    """The lessons, and the meadow that is around ana and rex in the first picture."""
+    ana, rex = lessons()
+    narrow = half(False)
+    narrow[:, 48:] = 0  # a strip at the right is nobody's
+    rex = replace(rex, examples=[replace(rex.examples[0], mask=narrow)])
+    return Teaching("m", "park", "<m>", [replace(rex.examples[0], mask=None)], background=True), ana, rex
+
+
+def test_a_background_is_what_is_around_the_others():
+    one, two = entangled(with_meadow())
+    assert (one.names, one.figures, one.background) == (("ana", "rex", "m"), ("ana", "rex"), "m")
+    assert np.array_equal(sum(one.given.values()), np.ones((64, 64))) and one.given["m"][:, 48:].all()
+    assert (two.names, two.background) == (("ana",), "")
+    called = {"ana": "<ana> woman", "rex": "<rex> dog", "m": "<m> park"}
+    assert caption_of(("ana", "rex", "m"), called, "{}", "m") == "a <ana> woman and a <rex> dog in a <m> park"
+    assert caption_of(("m",), called, "a photo of {}", "m") == "a photo of a <m> park"
+
+
+def test_two_backgrounds_of_one_picture_are_refused():
+    meadow, ana, rex = with_meadow()
+    with pytest.raises(TrainError, match=r"one\.png: two backgrounds, m and hill; say in a caption which it shows"):
+        entangled((meadow, ana, rex, replace(meadow, name="hill")))
+
+
+def test_a_background_is_learned_from_what_the_others_leave(small, brief, monkeypatch):
+    asked = []
+
+    def disjoint(evidence, image, how, before):
+        asked.append((list(evidence.maps), list(evidence.errors)))
+        return {name: half(name == "ana") * (np.arange(64) < 48) for name in evidence.maps}
+
+    monkeypatch.setattr("costars.train.em.disjoint", disjoint)
+    with (
+        trained_on(small, with_meadow(), replace(brief, start="random")) as trained,
+        em_objective(small, with_meadow(), brief, trained, brief.em) as made,
+    ):
+        made.before(0)
+        assert asked == [(["ana", "rex"], ["ana", "rex"]), (["ana"], [])]
+        assert np.array_equal(made.masks[0, "m"], np.ones((64, 64)) * (np.arange(64) >= 48))
+        draws = {made._draw(torch.Generator().manual_seed(seed)) for seed in range(60)}
+        assert {(0, ("m",)), (0, ("ana", "rex", "m")), (0, ("rex", "m"))} < draws
+        assert made.loss(torch.Generator().manual_seed(0)).isfinite()
+
+
 def test_every_subset_of_a_picture_is_drawn(objective):
     for made in objective("given"):
         made.before(0)
@@ -103,7 +149,7 @@ def test_pictures_of_any_shape_are_learned_from(small, brief, masks, monkeypatch
     )
     monkeypatch.setattr(
         "costars.train.em.disjoint",
-        lambda maps, image, *_: {name: np.ones(image.size[::-1], dtype=np.float32) for name in maps},
+        lambda evidence, image, *_: {name: np.ones(image.size[::-1], dtype=np.float32) for name in evidence.maps},
     )
     recipe = replace(brief, longest=3.0, em=replace(brief.em, masks=masks))
     with (
@@ -225,12 +271,12 @@ def test_cells_that_no_attention_has_are_told(small, brief):
 
 @pytest.fixture
 def told(monkeypatch):
-    """The errors that each mask was made with, where errors are nothing but the noise that was drawn."""
-    told: list[dict[str, torch.Tensor] | None] = []
+    """What each mask was made of, where errors are nothing but the noise that was drawn."""
+    told: list[Evidence] = []
 
-    def disjoint(maps, image, how, before, errors):
-        told.append(errors)
-        return {name: np.ones(image.size[::-1], dtype=np.float32) for name in maps}
+    def disjoint(evidence, image, how, before):
+        told.append(evidence)
+        return {name: np.ones(image.size[::-1], dtype=np.float32) for name in evidence.maps}
 
     def squared_errors(unet, levels, latents, text, size_ids, generator):
         noise = torch.randn(latents.shape, generator=generator)
@@ -238,7 +284,7 @@ def told(monkeypatch):
         return noise, noise
 
     monkeypatch.setattr("costars.train.em.disjoint", disjoint)
-    monkeypatch.setattr("costars.train.em.squared_errors", squared_errors)
+    monkeypatch.setattr("costars.train.witness.squared_errors", squared_errors)
     return told
 
 
@@ -246,15 +292,29 @@ def test_all_concepts_of_a_picture_are_held_against_the_same_noise(objective, to
     for made in objective("learned"):
         made.before(0)
     several, alone = told
-    assert alone is None and list(several) == ["ana", "rex"]
-    assert torch.equal(several["ana"], several["rex"]) and several["ana"].shape == made.latents[0].shape[-2:]
+    assert not alone.errors and list(several.errors) == list(several.maps) == ["ana", "rex"]
+    errors = several.errors.values()
+    assert len({error.numpy().tobytes() for error in errors}) == 1
+    assert {error.shape for error in errors} == {made.latents[0].shape[-2:]}
+
+
+def test_kin_are_the_finest_cells_that_are_looked_at(objective, told):
+    for made in objective("learned"):
+        made.before(0)
+    h, w = made.latents[0].shape[-2:]
+    finest = min(made.em.cells_px) // made.model.facts.cell_px
+    for evidence in told:
+        assert evidence.kin is not None and len(evidence.kin) == (h // finest) * (w // finest)
+        rows = evidence.kin.sum(dim=1)
+        assert torch.allclose(rows, rows[:1].expand_as(rows), rtol=1e-3)  # each layer's and timestep's sum to one
+    assert made.gaze.kin_of == 0
 
 
 def test_masks_of_attention_alone_need_no_errors(objective, told):
     for made in objective("learned"):
         made.em = replace(made.em, estep=replace(made.em.estep, likelihood=False))
         made.before(0)
-    assert told == [None, None]
+    assert [(evidence.kin, dict(evidence.errors)) for evidence in told] == [(None, {})] * 2
 
 
 def test_masks_stay_after_their_last_step(objective, told):

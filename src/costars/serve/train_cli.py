@@ -38,6 +38,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="what scenes will call it")] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="what it is, e.g. woman")] = None,
     concept: Annotated[list[str], typer.Option(help="NAME=CLASS, one for each of several in the same pictures")] = [],  # noqa: B006
+    background: Annotated[str | None, typer.Option(help="NAME=CLASS of what is around them, for em")] = None,
     class_images: Annotated[Path | None, typer.Option(help="folder of its class, in place of drawn pictures")] = None,
     trigger: Annotated[str | None, typer.Option(help="the word it is taught by, default: its name")] = None,
     model: Annotated[str | None, typer.Option(help="builtin, a folder, a file or a hub id")] = None,
@@ -69,7 +70,10 @@ def train(
     given: dict[str, Any] = {"name": name, "class_name": class_name, "trigger": trigger, "model": _here(model, base)}
     given |= {"images": images and str(images.absolute()), "caption": _here(caption, base)}
     given |= {"class_images": class_images and str(class_images.absolute()), "add_trigger": add_trigger or None}
-    given |= {"concepts": [_named(each) for each in concept] or None}
+    if background and not concept:
+        raise TrainError("--background: of whom? give --concept NAME=CLASS beside it, or write it into the .yaml")
+    around = [_named(background, "--background", "meadow=park") | {"background": True}] if background else []
+    given |= {"concepts": [_named(each, "--concept", "ana=woman") for each in concept] + around or None}
     said = {key: value for key, value in given.items() if value is not None}
     data: dict[str, Any] = _read(path) if path.suffix in (".yaml", ".yml") else {"recipe": what}
     settings = (data.get("settings") or {}) | _settings(set_)
@@ -116,10 +120,10 @@ def _here(name: str | None, base: Path | None) -> str | None:
     return str(path.absolute()) if name and base and name != "builtin" and path.exists() else name
 
 
-def _named(said: str) -> dict[str, str]:
+def _named(said: str, option: str, example: str) -> dict[str, Any]:
     name, equals, class_name = said.partition("=")
     if not equals:
-        raise TrainError(f"--concept {said!r}: want NAME=CLASS, e.g. ana=woman")
+        raise TrainError(f"{option} {said!r}: want NAME=CLASS, e.g. {example}")
     return {"name": name, "class_name": class_name}
 
 

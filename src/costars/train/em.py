@@ -6,7 +6,6 @@ masks.py), and the words, later low-rank layers too, learn what lies in the mask
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,19 +19,20 @@ from torch.nn.functional import interpolate
 from costars.errors import TrainError
 from costars.model.model import Model
 from costars.model.words import needle
-from costars.sample.rules import evened, grid_of
 from costars.train.batches import encode
 from costars.train.buckets import fitted, fitted_mask, put_back
 from costars.train.data import Example
-from costars.train.entangled import Entangled, caption_of, entangled
+from costars.train.entangled import Entangled, caption_of, entangled, surroundings
 from costars.train.gaze import Gaze, gazing
 from costars.train.lessons import Teaching
-from costars.train.loss import cell_weights, levels_of, noise_errors, peaked, squared_errors
+from costars.train.loss import cell_weights, levels_of, noise_errors, peaked
 from costars.train.masks import disjoint
 from costars.train.objective import Masks
 from costars.train.recipes import Em, Recipe
 from costars.train.trained import Trained
+from costars.train.witness import Cells, Witness
 from costars.train.words import Captions, read_captions
+from costars.types import MaskArray
 
 Draw = tuple[int, tuple[str, ...]]  # a picture, and some of its concepts
 
@@ -53,6 +53,7 @@ class EmObjective:
     numbers: Mapping[tuple[str, ...], int]  # which caption names these concepts
     needles: Mapping[str, tuple[int, ...]]  # how the first text encoder spells what a concept is called
     gaze: Gaze
+    cells: Cells
     masks: Masks = field(default_factory=dict)  # of each picture's own size
     fitted_masks: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
@@ -121,7 +122,7 @@ class EmObjective:
         there = torch.tensor([[j < len(names) for j in range(most)] for _, names in rows], device=masks.device)
         shape, errors = self.latents[rows[0][0]].shape, []
         maps = self.gaze.by_size(shape)
-        for looked in (found for queries, found in maps.items() if self._counts(queries, shape)):
+        for looked in (found for queries, found in maps.items() if self.cells.count(queries, shape)):
             wanted = interpolate(masks, looked.shape[-2:], mode="area")
             errors.append((peaked(looked) - wanted).square().mean(dim=(2, 3)))
         return (torch.stack(errors).mean(dim=0) * there).sum() / len(rows)
@@ -144,11 +145,6 @@ class EmObjective:
         self.gaze.at(columns, text[0].shape[1])
         return text
 
-    def _counts(self, queries: int, shape: torch.Size) -> bool:
-        """Whether attention of so many queries, on latents (..., h, w), has cells of a size that is looked at."""
-        cell = self.model.facts.cell_px * math.sqrt(shape[-2] * shape[-1] / queries)
-        return round(cell) in self.em.cells_px
-
     def _masks(self, i: int, names: tuple[str, ...], most: int) -> Tensor:
         found = [self.fitted_masks[i, name] for name in names]
         return torch.stack(found + [torch.zeros_like(found[0])] * (most - len(found)))
@@ -156,57 +152,19 @@ class EmObjective:
     @torch.no_grad()
     def _estep(self, step: int) -> Masks:
         masks: Masks = {}
+        witness = Witness(self.model, self.em, self.gaze, self.cells, self._text)
         for i, picture in enumerate(self.pictures):
             seed = self.recipe.seed * 1_000_003 + step * 101 + i
-            maps = self._mean_maps(i, torch.Generator().manual_seed(seed))
-            errors = self._mean_errors(i, seed) if self.em.estep.likelihood and len(picture.names) > 1 else None
             known = self.fitted_masks
             before = {name: known[i, name].numpy() for name in picture.names if (i, name) in known}
-            found = disjoint(maps, self.fitted[i], self.em.estep, before, errors)
+            found: dict[str, MaskArray] = {}
+            if picture.figures:
+                evidence = witness.evidence(picture, self.latents[i], self.size_ids[i], seed)
+                found = disjoint(evidence, self.fitted[i], self.em.estep, before)
+            if picture.background:
+                found[picture.background] = surroundings([*found.values()], self.fitted[i].size)
             masks |= {(i, name): put_back(mask, picture.image.size) for name, mask in found.items()}
         return masks
-
-    def _mean_maps(self, i: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """{concept: (h, w)} where its words look in a picture, the mean over random timesteps."""
-        names, sums = self.pictures[i].names, dict[str, Tensor]()
-        shape = self.latents[i].shape
-        for _ in self._noised(i, names, generator):
-            for layer, looked in self.gaze.maps.items():
-                if self._counts(looked.shape[-1], shape):
-                    sums[layer] = looked.sum(dim=0) + sums.get(layer, 0)
-        if not sums:
-            raise TrainError(
-                f"em.cells_px {list(self.em.cells_px)}: no attention of this model has cells of that size; "
-                "give those that it has, such as 8, 16, 32 or 64 px"
-            )
-        each = [_on_grid(total, shape[-2:]) for total in sums.values()]
-        return dict(zip(names, torch.stack(each).mean(dim=0), strict=True))
-
-    def _mean_errors(self, i: int, seed: int) -> dict[str, Tensor]:
-        """{concept: (h, w)} how ill its words alone explain a picture, for all at the same timesteps and noise."""
-        errors = {}
-        for name in self.pictures[i].names:
-            each = list(self._noised(i, (name,), torch.Generator().manual_seed(seed)))
-            errors[name] = torch.cat(each).mean(dim=0)
-        return errors
-
-    def _noised(self, i: int, names: tuple[str, ...], generator: torch.Generator) -> Iterator[Tensor]:
-        """(n, h, w) errors of a picture under a text that names these, at random timesteps, so many rows at a time."""
-        rest, latent = self.em.estep.timesteps, self.latents[i]
-        while rest:
-            count = min(self.em.rows, rest)
-            text, size_ids = self._text([names] * count), self.size_ids[i].expand(count, 6)
-            latents = latent.expand(count, -1, -1, -1)
-            levels = levels_of(self.model.scheduler)
-            yield squared_errors(self.model.unet, levels, latents, text, size_ids, generator)[0].mean(dim=1)
-            self.gaze.at(())
-            rest -= count
-
-
-def _on_grid(looked: Tensor, size: Sequence[int]) -> Tensor:
-    """(n, h, w) of one layer's (n, queries), evened."""
-    maps = evened(looked.unflatten(1, grid_of(looked.shape[1], size)))[None]
-    return interpolate(maps, size, mode="bicubic", align_corners=False)[0]
 
 
 @contextmanager
@@ -223,20 +181,22 @@ def em_objective(
                 "beside it, or set masks=learned"
             )
     called = {t.name: f"{t.trigger} {t.class_name}" for t in teachings}
-    numbers: dict[tuple[str, ...], int] = {}
+    said: dict[tuple[str, ...], str] = {}
     for picture in pictures:
         for count in range(1, len(picture.names) + 1):
             for names in combinations(picture.names, count):
-                numbers.setdefault(names, len(numbers))
+                said[names] = caption_of(names, called, em.caption, picture.background)
+    numbers = {names: number for number, names in enumerate(said)}
     counts = {word: recipe.vectors for t in teachings for word in t.words}
-    captions = read_captions(model.encoders, [caption_of(names, called, em.caption) for names in numbers], counts)
+    captions = read_captions(model.encoders, [*said.values()], counts)
     needles = {name: needle(model.encoders[0].tokenizer, words, counts) for name, words in called.items()}
     each = [encode(model, [Example(p.image)], longest=recipe.longest, own_size=recipe.own_size) for p in pictures]
     latents, size_ids = [e.buckets[0].latents for e in each], [e.buckets[0].size_ids for e in each]
     px = model.facts.cell_px
     sizes = [(latent.shape[-1] * px, latent.shape[-2] * px) for latent in latents]
     shown = [fitted(Example(p.image), size)[0].image for p, size in zip(pictures, sizes, strict=True)]
+    cells = Cells(px, em.cells_px)
     with gazing(model.unet, 1) as gaze:
         yield EmObjective(
-            model, recipe, em, trained, pictures, shown, latents, size_ids, captions, numbers, needles, gaze
+            model, recipe, em, trained, pictures, shown, latents, size_ids, captions, numbers, needles, gaze, cells
         )

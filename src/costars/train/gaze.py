@@ -25,12 +25,15 @@ class Gaze:
     """An attention rule that keeps how much each query looks at some words of its row.
 
     The first rows of a call are looked at; maps {layer: (b, n, queries)} are means over heads, and over a
-    word's tokens. Without middle the UNet's mid block is left out.
+    word's tokens. Without middle the UNet's mid block is left out. kin (kin_of, kin_of) sums how much cells attend
+    to each other in layers of so many queries, where kin_of is not 0.
     """
 
     middle: bool = False
     maps: dict[str, Tensor] = field(default_factory=dict)
     picked: Tensor | None = None  # (b, n, t): what share of a word each token is
+    kin_of: int = 0
+    kin: Tensor | None = None
 
     def at(self, columns: Columns, tokens: int = 0) -> None:
         """Look at these columns of texts of so many tokens from now on; at none where there are none."""
@@ -47,18 +50,31 @@ class Gaze:
     def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
         wanted = where.cross and self.picked is not None
         wanted = wanted and (self.middle or not where.layer.startswith("mid_block"))
-        if not wanted and query.device.type != "cpu":
+        related = not where.cross and query.shape[2] == self.kin_of
+        if not (wanted or related) and query.device.type != "cpu":
             return attend(query, key, value)
         seen = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)
         if wanted and self.picked is not None:
             looked = seen[: len(self.picked)].float().mean(dim=1)
             with torch.autocast(looked.device.type, enabled=False):
                 self.maps[where.layer] = self.picked.to(looked) @ looked.transpose(1, 2)
+        if related:
+            each = seen.float().mean(dim=1).sum(dim=0)
+            self.kin = each if self.kin is None else self.kin + each
         return seen.to(value.dtype) @ value
 
     def twice(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Around a checkpointed layer's work, and around the same work in the backward pass: it looks as it did."""
         return nullcontext(), self._again(self.picked)
+
+    @contextmanager
+    def relating(self, queries: int) -> Iterator[None]:
+        """Within the block kin gathers, anew."""
+        self.kin_of, self.kin = queries, None
+        try:
+            yield
+        finally:
+            self.kin_of = 0
 
     @contextmanager
     def _again(self, picked: Tensor | None) -> Iterator[None]:

@@ -18,7 +18,8 @@ class Teaching:
 
     The trigger is a word that the text encoders know, or the new words that the recipe teaches,
     one after the other. class_examples are of others of the class, each with a caption that holds no trigger:
-    they are learned from in place of pictures that the model draws.
+    they are learned from in place of pictures that the model draws. A background is what is around the others
+    in a picture (EM).
     """
 
     name: str
@@ -26,6 +27,7 @@ class Teaching:
     trigger: str
     examples: Sequence[Example]
     class_examples: Sequence[Example] = ()
+    background: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -48,6 +50,7 @@ def sha256_of(teachings: Sequence[Teaching]) -> str:
     found = hashlib.sha256()
     for teaching in teachings:
         found.update(repr((teaching.name, teaching.class_name, teaching.trigger)).encode())
+        found.update(b"background" if teaching.background else b"")
         found.update(repr(len(teaching.examples)).encode() if teaching.class_examples else b"")
         for example in (*teaching.examples, *teaching.class_examples):
             found.update(repr((example.caption, example.image.size, example.mask is None)).encode())

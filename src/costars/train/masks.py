@@ -1,9 +1,9 @@
-"""Where each concept of an entangled picture is, by where its words look: the E-step of the EM method."""
+"""Where each concept of an entangled picture is, by what the model tells of it: the E-step of the EM method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,80 +13,121 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from costars.sample.rules import grid_of
 from costars.segment.assign import mask_iou
-from costars.segment.crf import CrfWeights, dense_crf
+from costars.segment.crf import CrfWeights, crf_kernel, refined
 from costars.segment.labels import soft_labels
 from costars.types import MaskArray
 
 
 @dataclass(frozen=True)
 class Estep:
-    """How masks are made of attention maps. The paper (VCD) names 50 timesteps, binarising and a DenseCRF; the
-    other numbers are ours, tried on the built-in world. likelihood weighs the maps with how well each concept's
-    words explain a cell (docs/decisions/0017); without it masks are of attention alone, as in the paper."""
+    """How masks are made. The paper (VCD) names 50 timesteps, binarising and a DenseCRF; the other numbers are
+    ours, tried on the built-in world. With likelihood attention says where anybody is and the noise errors who it is
+    (docs/decisions/0018); without it masks are of cross-attention alone, as in the paper."""
 
     timesteps: int = 50
     likelihood: bool = True
     error_scale: float = 0.04  # how much more of squared noise error makes a concept e times less likely
-    error_blur: float = 0.1  # standard deviation of a blur over errors, of the longer side
+    error_blur: float = 0.08  # standard deviation of a blur over errors, of the longer side
+    attention_power: float = 0.25  # of the maps as what is believed of who it is before the errors are seen
+    least: float = 0.02  # of a map's height that is believed where it is lower
     contrast: float = 0.3  # how much of the mean of the other concepts' maps is taken from each
     softness: float = 0.2  # of belief around a map's threshold, of its height
-    above: float = 0.1  # how far over Otsu's threshold a map claims a pixel, of its height
+    above: float = 0.1  # of attention alone: how far over Otsu's threshold a map claims a pixel, of its height
     smallest: float = 0.005  # pieces under this share of the picture are dropped
     largest: float = 0.9  # a mask over more than this is no mask, the one before stays
     grid_px: int = 96  # longer side on which the CRF runs
-    crf: CrfWeights = CrfWeights(rounds=10)
+    crf: CrfWeights = CrfWeights()
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What the model tells of where each concept of a picture is.
+
+    maps {concept: (h, w)} are where its words look; kin (cells, cells) how much each cell attends to every other;
+    errors {concept: (h, w)} the noise errors under its words alone. Without kin masks are of the maps alone.
+    """
+
+    maps: Mapping[str, Tensor]
+    kin: Tensor | None = None
+    errors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def disjoint(
-    maps: Mapping[str, Tensor],
-    image: Image.Image,
-    how: Estep,
-    before: Mapping[str, MaskArray],
-    errors: Mapping[str, Tensor] | None = None,
+    evidence: Evidence, image: Image.Image, how: Estep, before: Mapping[str, MaskArray]
 ) -> dict[str, MaskArray]:
-    """{concept: (h, w) 0 or 1 mask of the picture's size}, no pixel in two, from maps (h, w) of any size.
+    """{concept: (h, w) 0 or 1 mask of the picture's size}, no pixel in two.
 
-    errors (h, w), of the same size, are the noise errors under each concept's words alone. A concept that
-    would be left with nothing, or with nearly everything, keeps the mask it had before.
+    A concept that would be left with nothing, or with nearly everything, keeps the mask it had before.
     """
     share = min(1.0, how.grid_px / max(image.size))
-    size = (max(1, round(image.height * share)), max(1, round(image.width * share)))
-    each = contrasted(torch.stack([one.float().cpu() for one in maps.values()]), how.contrast)
-    if errors:
-        each = each * likelihoods(torch.stack([errors[name].float().cpu() for name in maps]), how)
-    shown = interpolate(each[None], size, mode="bicubic", align_corners=False)[0]
-    small = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BOX)
+    size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+    small = image.convert("RGB").resize(size, Image.Resampling.BOX)
     colours = torch.from_numpy(np.array(small)).permute(2, 0, 1)
-    belief = dense_crf(soft_labels(shown, how.softness, how.above), colours, how.crf)
+    kernel = crf_kernel(colours, how.crf)
+    belief = refined(_labels(evidence, kernel, colours.shape[1:], how), kernel, how.crf.rounds)
     large = interpolate(belief[None], (image.height, image.width), mode="bilinear", align_corners=False)[0]
     label = large.argmax(dim=0).numpy()
-    found = {name: _without_crumbs(label == i + 1, how.smallest) for i, name in enumerate(maps)}
+    found = {name: _without_crumbs(label == i + 1, how.smallest) for i, name in enumerate(evidence.maps)}
     kept = {name for name, mask in found.items() if not 0 < mask.mean() <= how.largest and name in before}
     taken = np.any([mask for name, mask in found.items() if name not in kept], axis=0)
     masks = {name: (before[name] >= 0.5) & ~taken if name in kept else mask for name, mask in found.items()}
     return {name: mask.astype(np.float32) for name, mask in masks.items()}
 
 
+def _labels(evidence: Evidence, kernel: Tensor, size: Sequence[int], how: Estep) -> Tensor:
+    """(1 + n, h, w) how likely each pixel is nobody's, and each concept's."""
+    maps = torch.stack([one.float().cpu() for one in evidence.maps.values()])
+    if evidence.kin is None:
+        return soft_labels(_resized(contrasted(maps, how.contrast), size), how.softness, how.above)
+    anybody = along(raised(maps), evidence.kin.float().cpu()).sum(dim=0, keepdim=True)
+    where = refined(soft_labels(_resized(anybody, size), how.softness), kernel, how.crf.rounds)[1:]
+    logits = how.attention_power * torch.log(contrasted(maps, how.contrast) + how.least)
+    if evidence.errors:
+        errors = torch.stack([evidence.errors[name].float().cpu() for name in evidence.maps])
+        logits = logits + log_likelihoods(errors, interpolate(where[None], errors.shape[1:], mode="area")[0], how)
+    return torch.cat([1 - where, where * _resized(logits, size).softmax(dim=0)]).clamp_min(1e-6)
+
+
+def raised(maps: Tensor) -> Tensor:
+    """(n, h, w) in shares of each one's height."""
+    low = maps - maps.amin(dim=(1, 2), keepdim=True)
+    return low / low.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+
+
 def contrasted(maps: Tensor, share: float) -> Tensor:
     """(n, h, w) in shares of each one's height, less this much of the mean of the others: where all words look, each
     looks less, and one that looks nowhere in particular still does."""
-    low = maps - maps.amin(dim=(1, 2), keepdim=True)
-    high = low / low.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    high = raised(maps)
     others = (high.sum(dim=0) - high) / max(1, len(maps) - 1)
     return (high - share * others).clamp_min(0)
 
 
-def likelihoods(errors: Tensor, how: Estep) -> Tensor:
-    """(n, h, w) how likely each cell is under each concept's words, held against the likeliest.
+def along(maps: Tensor, kin: Tensor) -> Tensor:
+    """(n, h, w) each cell with what those show to which it attends (cells, cells): a hat goes with its head."""
+    height, width = maps.shape[1:]
+    grid = grid_of(len(kin), (height, width))
+    cells = interpolate(maps[None], grid, mode="area")[0].flatten(1)
+    shares = kin / kin.sum(dim=1, keepdim=True)
+    return _resized((cells @ shares.T).unflatten(1, grid), (height, width))
+
+
+def log_likelihoods(errors: Tensor, within: Tensor, how: Estep) -> Tensor:
+    """(n, h, w) how likely each cell is under each concept's words, the logarithm, held against their mean.
 
     The noise error bounds a picture's negative log-likelihood (Ho et al. 2020), and so tells what a picture shows
-    (Li et al. 2023, arXiv 2303.16203); here for each cell and its surroundings.
+    (Li et al. 2023, arXiv 2303.16203); here for each cell and what is within (1, h, w) of its surroundings.
     """
-    shape = errors.shape[1:]
-    width = how.error_blur * max(shape)
-    blurred = torch.from_numpy(ndimage.gaussian_filter(errors.numpy(), (0, width, width)))
-    return torch.exp((blurred.amin(dim=0) - blurred) / how.error_scale)
+    width = how.error_blur * max(errors.shape[1:])
+    better = (errors.mean(dim=0) - errors) / how.error_scale
+    blurred = [ndimage.gaussian_filter(one.numpy(), (0, width, width)) for one in (better * within, within)]
+    return torch.from_numpy(blurred[0] / (blurred[1] + 1e-3))
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return interpolate(maps[None], tuple(size), mode="bicubic", align_corners=False)[0]
 
 
 def _without_crumbs(mask: NDArray[np.bool_], smallest: float) -> NDArray[np.bool_]:

@@ -215,7 +215,7 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             attention_weight=0.1,  # at 0.01 masks got worse with every refresh, at 0.1 better, at 1 less so
             decay_share=0.5,
             # Masks get worse once more than words learns: attention then keeps to what is most telling of a figure.
-            em=Em(cells_px=(8, 16), caption="{}", until=100, estep=Estep(grid_px=64)),
+            em=Em(cells_px=(8, 16), caption="{}", until=100),
             longest=1.0,
             own_size=False,
         ),

@@ -44,6 +44,7 @@ class Subject(BaseModel):
     )
     images: str | None = Field(None, description="folder of its pictures, default: the one that all share")
     trigger: str | None = Field(None, description="the word it is taught by; default: its name")
+    background: bool = Field(False, description="it is what is around the others in a picture (em)")
     class_images: str | None = Field(None, description="folder of others of its class; default: the model draws them")
 
 
@@ -70,7 +71,7 @@ class TrainSpec(BaseModel):
         """A spec of one concept has its fields beside the others."""
         if not isinstance(data, dict) or "concepts" in data:
             return data
-        own = {"name", "class_name", "class", "images", "trigger", "class_images"}
+        own = {"name", "class_name", "class", "images", "trigger", "class_images", "background"}
         return {k: v for k, v in data.items() if k not in own} | {
             "concepts": [{k: v for k, v in data.items() if k in own}]
         }
@@ -100,6 +101,9 @@ def recipe_of(spec: TrainSpec, family: str) -> Recipe:
     for name in ("add_trigger", "caption") if known["em"] else ():
         if getattr(spec, name):
             raise TrainError(f"{name}: em writes its own captions; leave it out, or use another recipe")
+    for subject in spec.concepts if not known["em"] else ():
+        if subject.background:
+            raise TrainError(f"{subject.name}: background, but {spec.recipe} knows none; use em, or leave it out")
     given = any(subject.class_images is not None for subject in spec.concepts)
     if given:
         known["prior_pictures"] = 0

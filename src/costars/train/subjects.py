@@ -52,7 +52,8 @@ def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Descr
             raise TrainError(f"{subject.name}: no picture names {{{subject.name}}}; write it into a caption")
         others = _others(subject, base)
         skipped |= dict.fromkeys(others.skipped)
-        teachings.append(Teaching(subject.name, subject.class_name, trigger, examples, others.examples))
+        told_as = (subject.name, subject.class_name, trigger)
+        teachings.append(Teaching(*told_as, examples, others.examples, subject.background))
     return Prepared(tuple(teachings), tuple(skipped))
 
 

@@ -1,0 +1,100 @@
+"""What a model tells of where the concepts of a picture are: the passes through it that the E-step needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from costars.errors import TrainError
+from costars.model.model import Model
+from costars.sample.rules import evened, grid_of
+from costars.train.entangled import Entangled
+from costars.train.gaze import Gaze
+from costars.train.loss import levels_of, squared_errors
+from costars.train.masks import Evidence
+from costars.train.recipes import Em
+
+Text = Callable[[Sequence[tuple[str, ...]]], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Which attention is looked at: that whose cells span one of these px; a latent has one for each latent_px."""
+
+    latent_px: int
+    px: tuple[int, ...]
+
+    def count(self, queries: int, shape: Sequence[int]) -> bool:
+        """Whether attention of so many queries, on latents (..., h, w), is looked at."""
+        return round(self.latent_px * math.sqrt(shape[-2] * shape[-1] / queries)) in self.px
+
+    def finest(self, shape: Sequence[int]) -> int:
+        """How many queries attention of the smallest cells has on latents (..., h, w)."""
+        return math.prod(math.ceil(side * self.latent_px / min(self.px)) for side in shape[-2:])
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Asks a model about pictures; text names some of a picture's concepts and has the gaze look at their words."""
+
+    model: Model
+    em: Em
+    gaze: Gaze
+    cells: Cells
+    text: Text
+
+    def evidence(self, picture: Entangled, latent: Tensor, size_ids: Tensor, seed: int) -> Evidence:
+        """Of a picture's figures, its latent (1, c, h, w); the same for the same seed. A background is none of them.
+
+        Raises TrainError where the model has no attention of the cells that are to be looked at.
+        """
+        like = self.em.estep.likelihood
+        with self.gaze.relating(self.cells.finest(latent.shape) if like else 0):
+            maps = self._maps(picture.names, latent, size_ids, seed)
+        maps = {name: maps[name] for name in picture.figures}
+        if not like:
+            return Evidence(maps)
+        told = {name: self._errors(name, latent, size_ids, seed) for name in maps} if len(maps) > 1 else {}
+        return Evidence(maps, self.gaze.kin, told)
+
+    def _maps(self, names: tuple[str, ...], latent: Tensor, size_ids: Tensor, seed: int) -> dict[str, Tensor]:
+        """{concept: (h, w)} where its words look, the mean over random timesteps."""
+        sums = dict[str, Tensor]()
+        for _ in self._noised(names, latent, size_ids, seed):
+            for layer, looked in self.gaze.maps.items():
+                if self.cells.count(looked.shape[-1], latent.shape):
+                    sums[layer] = looked.sum(dim=0) + sums.get(layer, 0)
+        if not sums:
+            raise TrainError(
+                f"em.cells_px {list(self.cells.px)}: no attention of this model has cells of that size; "
+                "give those that it has, such as 8, 16, 32 or 64 px"
+            )
+        each = torch.stack([_on_grid(total, latent.shape[-2:]) for total in sums.values()])
+        return dict(zip(names, each.mean(dim=0), strict=True))
+
+    def _errors(self, name: str, latent: Tensor, size_ids: Tensor, seed: int) -> Tensor:
+        """(h, w) how ill a concept's words alone explain a picture, for each at the same timesteps and noise."""
+        return torch.cat(list(self._noised((name,), latent, size_ids, seed))).mean(dim=0)
+
+    def _noised(self, names: tuple[str, ...], latent: Tensor, size_ids: Tensor, seed: int) -> Iterator[Tensor]:
+        """(n, h, w) errors under a text that names these, at random timesteps, so many rows at a time."""
+        rest, levels = self.em.estep.timesteps, levels_of(self.model.scheduler)
+        generator = torch.Generator().manual_seed(seed)
+        while rest:
+            count = min(self.em.rows, rest)
+            text, each = self.text([names] * count), latent.expand(count, -1, -1, -1)
+            sizes = size_ids.expand(count, 6)
+            yield squared_errors(self.model.unet, levels, each, text, sizes, generator)[0].mean(dim=1)
+            self.gaze.at(())
+            rest -= count
+
+
+def _on_grid(looked: Tensor, size: Sequence[int]) -> Tensor:
+    """(n, h, w) of one layer's (n, queries), evened."""
+    maps = evened(looked.unflatten(1, grid_of(looked.shape[1], size)))[None]
+    return interpolate(maps, size, mode="bicubic", align_corners=False)[0]
