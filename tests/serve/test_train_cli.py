@@ -7,6 +7,7 @@ import sys
 from functools import partial, partialmethod
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -437,6 +438,32 @@ def test_several_concepts_are_taught_from_pictures_that_show_them_together(cli, 
     assert {path.name for path in (work / "masks").iterdir()} == files
     (row,) = json.loads((work / "report.json").read_text())["masks"]
     assert row["step"] == 0 and list(row["iou"]) == ["ana"] and 0 <= row["iou"]["ana"] <= 1
+
+
+def test_em_learns_what_is_around_the_others(cli, library):
+    """The class word of a park is several tokens of this model, so that a word of it starts at random."""
+    code, _, err = cli(*EM, *FEW, "--background", "meadow=park", "--set", "start=random")
+    assert code == 0, err
+    assert made(library) == ["ana.safetensors", "meadow.safetensors", "rex.safetensors"]
+    meadow = load_concept(library / "meadow.safetensors", "", "")
+    assert (list(meadow.tokens), meadow.class_name) == (["<meadow>"], "park")
+    masks = library.parent / "training" / "ana-rex-meadow" / "masks"
+    for picture in ("red", "green"):
+        each = [np.asarray(Image.open(masks / f"{picture}.{name}.png")) for name in ("ana", "rex", "meadow")]
+        assert np.array_equal(np.sum(each, axis=0), np.full((64, 64), 255))
+    Image.new("L", (64, 64), 255).save("here.png")
+    cast = {"ana": {"concept": "ana", "where": "here.png"}}
+    scene = {"prompt": "{ana} in a <meadow> park", "cast": cast, "style": {"concept": "meadow"}}
+    Path("scene.yaml").write_text(json.dumps(scene | {"model": "tiny-sdxl", "steps": 1, "segmenter": "attention"}))
+    code, _, err = cli("plan", "scene.yaml", "--out", "drawn")
+    assert code == 0, err
+
+
+def test_a_background_is_of_em_and_of_somebody(refused):
+    refused("train", "em", "--images", "mia", "--background", "m=park", said="--background: of whom? give --concept")
+    refused(*EM, "--background", "m", said="--background 'm': want NAME=CLASS, e.g. meadow=park")
+    words = ("train", "lora", *EM[2:], "--background", "m=park")
+    refused(*words, said="m: background, but lora knows none; use em, or leave it out")
 
 
 def test_a_plot_that_cannot_be_drawn_takes_no_concept_away(cli, library, pictures, monkeypatch):
