@@ -457,6 +457,9 @@ def test_em_learns_what_is_around_the_others(cli, library):
     Path("scene.yaml").write_text(json.dumps(scene | {"model": "tiny-sdxl", "steps": 1, "segmenter": "attention"}))
     code, _, err = cli("plan", "scene.yaml", "--out", "drawn")
     assert code == 0, err
+    Path("scene.yaml").write_text(Path("scene.yaml").read_text().replace("in a <meadow> park", "in a park"))
+    code, _, err = cli("plan", "scene.yaml", "--out", "other")
+    assert code == 2 and "style: 'meadow' was taught as '<meadow>', which" in err, err
 
 
 def test_a_background_is_of_em_and_of_somebody(refused):

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 from costars.errors import TrainError
+from costars.train import em_report
 from costars.train.data import Example
 from costars.train.em import em_objective
 from costars.train.entangled import caption_of, entangled
 from costars.train.lessons import Teaching
 from costars.train.loop import TEACHING, Taught, teach
-from costars.train.masks import Evidence
+from costars.train.masks import Evidence, disjoint
 from costars.train.recipes import RECIPES, Em, Recipe
 from costars.train.trained import trained_on
 
@@ -87,6 +88,64 @@ def test_a_background_is_what_is_around_the_others():
     called = {"ana": "<ana> woman", "rex": "<rex> dog", "m": "<m> park"}
     assert caption_of(("ana", "rex", "m"), called, "{}", "m") == "a <ana> woman and a <rex> dog in a <m> park"
     assert caption_of(("m",), called, "a photo of {}", "m") == "a photo of a <m> park"
+
+
+def test_reports_call_masks_as_their_pictures(tmp_path):
+    """Whatever the order of the concepts: the background comes first, of the second picture alone."""
+    meadow, ana, rex = with_meadow()
+    meadow = replace(meadow, examples=[replace(ana.examples[1], mask=None)])
+    rows = entangled((meadow, ana, rex))
+    masks = {(i, name): rows[i].given[name] for i, picture in enumerate(rows) for name in picture.names}
+    em_report.write(em_report.Story((meadow, ana, rex), masks=masks), tmp_path)
+    drawn = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "masks").iterdir()}
+    assert set(drawn) == {"one.ana.png", "one.rex.png", "two.ana.png", "two.m.png"}
+    assert np.array_equal(drawn["two.m.png"], 255 - drawn["two.ana.png"])
+
+
+def test_a_background_of_which_nothing_is_left_is_told(small, brief):
+    meadow, ana, rex = with_meadow()
+    whole = [replace(example, mask=np.ones((64, 64), dtype=np.float32)) for example in ana.examples]
+    each = (meadow, replace(ana, examples=whole), rex)
+    recipe = replace(brief, start="random", em=replace(brief.em, masks="given"))
+    with (
+        trained_on(small, each, recipe) as trained,
+        em_objective(small, each, recipe, trained, recipe.em) as made,
+        pytest.raises(TrainError, match=r"m: the others leave nothing of it, in no picture; add one that shows more"),
+    ):
+        made.before(0)
+
+
+@pytest.mark.parametrize("masks", ["learned", "given"])
+def test_cells_that_the_model_does_not_have_are_told(small, brief, masks):
+    em = replace(brief.em, masks=masks, cells_px=(8, 32))
+    with (
+        trained_on(small, lessons(), brief) as trained,
+        pytest.raises(TrainError, match=r"em.cells_px: \[8, 32\]; no attention of this model has cells of 8 px, it"),
+        em_objective(small, lessons(), brief, trained, em),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_masks_of_oblong_pictures_are_made_of_all_that_the_model_tells(small, brief, checkpointing, monkeypatch):
+    """Of self-attention on the cells of 150 x 50 px too, and where activations are computed again."""
+    each = [replace(t, examples=[wide(e.image, e.mask, e.name) for e in t.examples]) for t in lessons()]
+    recipe = replace(brief, longest=3.0, checkpointing=checkpointing)
+    asked = []
+
+    def noted(evidence, *rest):
+        asked.append(evidence)
+        return disjoint(evidence, *rest) | {"ana": np.ones((32, 96), dtype=np.float32)}
+
+    monkeypatch.setattr("costars.train.em.disjoint", noted)
+    with (
+        trained_on(small, each, recipe) as trained,
+        em_objective(small, each, recipe, trained, recipe.em) as made,
+    ):
+        made.em = replace(made.em, estep=replace(made.em.estep, largest=1.0))
+        found = made._estep(0)
+        assert [evidence.kin.shape for evidence in asked] == [(12, 12)] * 2
+        assert {mask.shape for mask in found.values()} == {(50, 200)}
 
 
 def test_two_backgrounds_of_one_picture_are_refused():
@@ -259,13 +318,7 @@ def test_a_stopped_run_goes_on_with_the_masks_it_had(small, brief, tmp_path):
 
 def test_masks_that_are_to_be_given_must_be(small, brief):
     recipe = replace(brief, em=replace(brief.em, masks="given"))
-    with pytest.raises(TrainError, match=r"em.masks=given: picture 1 has no mask of ana, rex; put PICTURE.NAME.mask"):
-        list(teach(small, lessons(False), recipe))
-
-
-def test_cells_that_no_attention_has_are_told(small, brief):
-    recipe = replace(brief, em=replace(brief.em, cells_px=(7,)))
-    with pytest.raises(TrainError, match=r"em.cells_px \[7\]: no attention of this model has cells of that size"):
+    with pytest.raises(TrainError, match=r"em.masks=given: one.png has no mask of ana, rex; put PICTURE.NAME.mask"):
         list(teach(small, lessons(False), recipe))
 
 

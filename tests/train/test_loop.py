@@ -185,7 +185,7 @@ def test_given_class_pictures_are_learned_from_and_none_is_drawn(
     assert stopped(small, [beside(teaching(recipe), "blue", "white")], recipe, kept, 1) == unbroken[:1]
     assert files(tmp_path) == ["checkpoint.safetensors"]
     for others in (("blue", "black"), ("blue",)):
-        with pytest.raises(TrainError, match="the pictures or captions are others than when it was begun"):
+        with pytest.raises(TrainError, match="the pictures, captions or concepts are others than when it was begun"):
             losses(*others, kept=kept, resume=True)
     assert losses("blue", "white", kept=kept, resume=True) == unbroken[1:]
 
@@ -470,7 +470,7 @@ def test_a_checkpoint_of_another_model_other_words_or_a_damaged_one_is_refused(s
         assert said in str(caught.value) and "\n" not in str(caught.value)
 
     refused(other, "checkpoint.safetensors: was begun on another model; begin anew with --replace in place of")
-    others = "checkpoint.safetensors: the pictures or captions are others than when it was begun; begin anew"
+    others = "checkpoint.safetensors: the pictures, captions or concepts are others than when it was begun; begin anew"
     for changes in (("bob",), ("mia", "dog"), ("mia", "woman", False)):  # words, captions, masks
         refused(small, others, *changes)
     kept.write_bytes(kept.read_bytes()[:-10])

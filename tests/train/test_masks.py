@@ -1,5 +1,7 @@
 """Masks from where words look: disjoint, on the picture's own edges, and never nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,14 @@ def test_a_concept_that_would_be_left_with_nothing_keeps_its_mask():
     found = disjoint(Evidence(maps), image, HOW, {"blue": truth["blue"]})
     assert np.array_equal(found["blue"], truth["blue"])
     assert disjoint(Evidence(maps), image, HOW, {})["blue"].shape == SIZE[::-1]
+
+
+def test_who_looks_everywhere_has_no_mask():
+    """Where there is none from before either: a mask of all of the picture tells nothing."""
+    maps = {"red": torch.zeros(6, 8), "blue": torch.zeros(6, 8)}
+    maps["red"][:] = torch.linspace(0, 1, 8)
+    found = disjoint(Evidence(maps), Image.new("RGB", SIZE), replace(HOW, largest=0.2), {})
+    assert not any(mask.any() for mask in found.values())
 
 
 def kin_of(regions: list[np.ndarray], cells: tuple[int, int] = (6, 8)) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """What a person may ask to be taught, and what each mistake is called."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 
 from costars.errors import TrainError
 from costars.train.recipes import RECIPES
-from costars.train.spec import folder_of, parse_spec, recipe_of
+from costars.train.spec import _WITHIN, _numbers, folder_of, parse_spec, recipe_of
 from costars.train.subjects import prepared
 
 MIA = {"name": "mia", "class": "woman", "images": "mia"}
@@ -99,6 +100,8 @@ def test_a_setting_that_cannot_be_is_refused(settings, said):
         ({"settings": {"em.refresh": 0}}, "settings.em.refresh: 0; want at least 1"),
         ({"settings": {"em.cells_px": [0]}}, "settings.em.cells_px: [0]; want sizes in px, such as [32]"),
         ({"settings": {"em.estep.grid_px": 129}}, "settings.em.estep.grid_px: 129; want 8 to 128"),
+        ({"settings": {"em.estep.least": 0}}, "settings.em.estep.least: 0.0; want 0.001 to 1"),
+        ({"settings": {"em.estep.crf.smooth_px": 0}}, "settings.em.estep.crf.smooth_px: 0.0; want at least 0.001"),
         ({"settings": {"em.caption": "a photo"}}, "settings.em.caption: 'a photo'; want one {}, where the concepts"),
         ({"settings": {"em.caption": "{} {x}"}}, "settings.em.caption: '{} {x}'; want one {}"),
         ({"settings": {"words": 0}}, "settings.words: 0; em finds each concept by its words"),
@@ -112,6 +115,12 @@ def test_a_setting_that_cannot_be_is_refused(settings, said):
 )
 def test_what_em_cannot_use_is_refused(changes, said):
     assert said in fails(recipe_of, parse_spec({"recipe": "em", **MIA} | changes), "sdxl")
+
+
+def test_every_number_of_a_recipe_has_a_range():
+    numbers = _numbers(asdict(RECIPES["em"]["sdxl"]))
+    numbers = {name for name, value in numbers.items() if not isinstance(value, bool)}
+    assert numbers == {name for names in _WITHIN.values() for name in names.split()} - {"gamma"}  # which is None
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -18,12 +18,17 @@ def soft_labels(maps: Tensor, softness: float = SOFTNESS, above: float = 0.0) ->
     Each map is parted so much of its height above its own threshold (Otsu 1979), softly; what is nobody's is
     what no map claims.
     """
-    low = maps - maps.amin(dim=(1, 2), keepdim=True)
-    scores = low / low.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    scores = raised(maps)
     levels = torch.tensor([otsu(one.numpy()) for one in scores]).view(-1, 1, 1)
     own = torch.sigmoid((scores - levels - above) / softness)
     labels = torch.cat([(1 - own).prod(dim=0, keepdim=True), own])
     return (labels / labels.sum(dim=0)).float()
+
+
+def raised(maps: Tensor) -> Tensor:
+    """Each of (n, h, w) maps on a scale from its lowest, 0, to its highest, 1."""
+    low = maps - maps.amin(dim=(1, 2), keepdim=True)
+    return low / low.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
 
 
 def otsu(values: NDArray[np.floating[Any]], bins: int = 64) -> float:

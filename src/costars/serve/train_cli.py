@@ -102,8 +102,8 @@ def train(
         raise
     except (MemoryError, OutOfMemoryError) as error:
         raise TrainError(
-            f"out of memory ({error}); --set a smaller batch (with accumulate for it), checkpointing=true or a "
-            "smaller rank, or --resume once others have left the device"
+            f"out of memory ({error}); --set a smaller batch (with accumulate for it), checkpointing=true, a "
+            "smaller rank or, of em, fewer em.rows, or --resume once others have left the device"
         ) from None
     if FIRST:
         _finish(taught, targets, kept)

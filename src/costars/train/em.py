@@ -30,7 +30,7 @@ from costars.train.masks import disjoint
 from costars.train.objective import Masks
 from costars.train.recipes import Em, Recipe
 from costars.train.trained import Trained
-from costars.train.witness import Cells, Witness
+from costars.train.witness import Cells, Witness, cells_of
 from costars.train.words import Captions, read_captions
 from costars.types import MaskArray
 
@@ -74,10 +74,18 @@ class EmObjective:
         self.fitted_masks = {key: torch.from_numpy(mask) for key, mask in cut.items()}
         for name in dict.fromkeys(name for _, name in masks):
             if not any(bool(mask.any()) for (_, other), mask in cut.items() if other == name):
-                raise TrainError(
-                    f"{name}: its words look nowhere in particular, in no picture; draw PICTURE.{name}.mask.png and "
-                    "set em.masks=given, or give it a class that the model knows"
-                )
+                raise TrainError(f"{name}: {self._why_nowhere(name)}")
+
+    def _why_nowhere(self, name: str) -> str:
+        """Why no picture has any of a concept, and what to do."""
+        if any(name == picture.background for picture in self.pictures):
+            return "the others leave nothing of it, in no picture; add one that shows more of it, or leave it out"
+        if self.em.masks == "given":
+            return "its masks are empty within what is learned from of each picture; set longest to cut away less"
+        return (
+            "its words look nowhere in particular, in no picture; draw PICTURE."
+            f"{name}.mask.png and set em.masks=given, or give it a class that the model knows"
+        )
 
     def state(self) -> dict[str, Tensor]:
         """The masks, for a checkpoint."""
@@ -122,7 +130,7 @@ class EmObjective:
         there = torch.tensor([[j < len(names) for j in range(most)] for _, names in rows], device=masks.device)
         shape, errors = self.latents[rows[0][0]].shape, []
         maps = self.gaze.by_size(shape)
-        for looked in (found for queries, found in maps.items() if self.cells.count(queries, shape)):
+        for looked in (found for queries, found in maps.items() if self.cells.looks_at(queries, shape)):
             wanted = interpolate(masks, looked.shape[-2:], mode="area")
             errors.append((peaked(looked) - wanted).square().mean(dim=(2, 3)))
         return (torch.stack(errors).mean(dim=0) * there).sum() / len(rows)
@@ -172,12 +180,12 @@ def em_objective(
     model: Model, teachings: Sequence[Teaching], recipe: Recipe, trained: Trained, em: Em
 ) -> Iterator[EmObjective]:
     """Within the block this is what the EM recipe trains on; raises TrainError where given masks are not given."""
-    pictures = entangled(teachings)
-    for i, picture in enumerate(pictures):
-        missing = [name for name in picture.names if name not in picture.given]
+    cells, pictures = cells_of(model, em.cells_px), entangled(teachings)
+    for picture in pictures:
+        missing = [name for name in picture.figures or picture.names if name not in picture.given]
         if em.masks == "given" and missing:
             raise TrainError(
-                f"em.masks=given: picture {i + 1} has no mask of {', '.join(missing)}; put PICTURE.NAME.mask.png "
+                f"em.masks=given: {picture.file} has no mask of {', '.join(missing)}; put PICTURE.NAME.mask.png "
                 "beside it, or set masks=learned"
             )
     called = {t.name: f"{t.trigger} {t.class_name}" for t in teachings}
@@ -195,7 +203,6 @@ def em_objective(
     px = model.facts.cell_px
     sizes = [(latent.shape[-1] * px, latent.shape[-2] * px) for latent in latents]
     shown = [fitted(Example(p.image), size)[0].image for p, size in zip(pictures, sizes, strict=True)]
-    cells = Cells(px, em.cells_px)
     with gazing(model.unet, 1) as gaze:
         yield EmObjective(
             model, recipe, em, trained, pictures, shown, latents, size_ids, captions, numbers, needles, gaze, cells

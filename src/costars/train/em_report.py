@@ -83,10 +83,9 @@ def write(story: Story, folder: Path) -> None:
     rows, masks, teachings = story.rows, story.masks, story.teachings
     pictures = entangled(teachings)
     (folder / "masks").mkdir(parents=True, exist_ok=True)
-    files = list(dict.fromkeys(example.name for teaching in teachings for example in teaching.examples))
     for (i, name), mask in masks.items():
         drawn = Image.fromarray((mask * 255).astype(np.uint8))
-        drawn.save(folder / "masks" / f"{Path(files[i]).stem}.{name}.png")
+        drawn.save(folder / "masks" / f"{Path(pictures[i].file).stem}.{name}.png")
     shown = [
         masks_in_colour(p.image, {n: Region(n, masks[i, n], 1.0, k) for k, n in enumerate(p.names) if (i, n) in masks})
         for i, p in enumerate(pictures)

@@ -17,6 +17,7 @@ from costars.types import MaskArray
 class Entangled:
     """A picture with the names of the concepts in it, and where they are if somebody said; a background is last."""
 
+    file: str
     image: Image.Image
     names: tuple[str, ...]
     given: Mapping[str, MaskArray]
@@ -49,7 +50,7 @@ def entangled(teachings: Sequence[Teaching]) -> tuple[Entangled, ...]:
                 raise TrainError(f"{example.name}: two backgrounds, {both}; say in a caption which it shows")
             if example.mask is not None:
                 given.setdefault(example.name, {})[teaching.name] = example.mask
-    found = (Entangled(images[f], tuple(names[f]), given.get(f, {}), around.get(f, "")) for f in images)
+    found = (Entangled(f, images[f], tuple(names[f]), given.get(f, {}), around.get(f, "")) for f in images)
     return tuple(_with_surroundings(picture) for picture in found)
 
 

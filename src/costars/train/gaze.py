@@ -48,9 +48,9 @@ class Gaze:
         self.picked = picked
 
     def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
-        wanted = where.cross and self.picked is not None
-        wanted = wanted and (self.middle or not where.layer.startswith("mid_block"))
-        related = not where.cross and query.shape[2] == self.kin_of
+        inside = self.middle or not where.layer.startswith("mid_block")
+        wanted = inside and where.cross and self.picked is not None
+        related = inside and not where.cross and query.shape[2] == self.kin_of
         if not (wanted or related) and query.device.type != "cpu":
             return attend(query, key, value)
         seen = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)

@@ -97,7 +97,7 @@ def class_examples(teachings: Sequence[Teaching], recipe: Recipe) -> list[Exampl
             if re.search(_word(teaching.trigger), example.caption, re.IGNORECASE):
                 raise TrainError(
                     f"{teaching.name}: the class caption{where}, {example.caption!r}, holds the trigger "
-                    f"{teaching.trigger!r}; take it out: class pictures show others"
+                    f"{teaching.trigger!r}; take it out, class pictures show others, or choose another trigger"
                 )
     return found
 

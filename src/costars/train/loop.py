@@ -128,7 +128,8 @@ class _Saves:
             return ""
         self.told = True
         stays = "the checkpoint before it stays" if run.kept else "there is no checkpoint of it yet"
-        return f"{why}; the teaching goes on, {stays}, and each {self.every_s:.0f} s it is tried again: make room"
+        again = f"each {self.every_s:.0f} s it is tried again"
+        return f"{why}; the teaching goes on, {stays}, and {again}: make room, or let it be written there"
 
 
 def _save_at(end: BaseException, run: Run, kept: Path) -> None:

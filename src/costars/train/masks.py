@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from costars.sample.rules import grid_of
 from costars.segment.assign import mask_iou
 from costars.segment.crf import CrfWeights, crf_kernel, refined
-from costars.segment.labels import soft_labels
+from costars.segment.labels import raised, soft_labels
 from costars.types import MaskArray
 
 
@@ -24,17 +24,18 @@ from costars.types import MaskArray
 class Estep:
     """How masks are made. The paper (VCD) names 50 timesteps, binarising and a DenseCRF; the other numbers are
     ours, tried on the built-in world. With likelihood attention says where anybody is and the noise errors who it is
-    (docs/decisions/0018); without it masks are of cross-attention alone, as in the paper."""
+    (docs/decisions/0018); without it masks are of cross-attention alone, as in the paper, and error_scale, error_blur,
+    attention_power and least are not used."""
 
     timesteps: int = 50
     likelihood: bool = True
     error_scale: float = 0.04  # how much more of squared noise error makes a concept e times less likely
     error_blur: float = 0.08  # standard deviation of a blur over errors, of the longer side
-    attention_power: float = 0.25  # of the maps as what is believed of who it is before the errors are seen
-    least: float = 0.02  # of a map's height that is believed where it is lower
+    attention_power: float = 0.25  # of the maps as the prior of who it is; 0: the errors alone say so
+    least: float = 0.02  # floor of a map before its logarithm, in shares of its height
     contrast: float = 0.3  # how much of the mean of the other concepts' maps is taken from each
     softness: float = 0.2  # of belief around a map's threshold, of its height
-    above: float = 0.1  # of attention alone: how far over Otsu's threshold a map claims a pixel, of its height
+    above: float = 0.1  # how far over Otsu's threshold a map claims a pixel, of its height; without likelihood alone
     smallest: float = 0.005  # pieces under this share of the picture are dropped
     largest: float = 0.9  # a mask over more than this is no mask, the one before stays
     grid_px: int = 96  # longer side on which the CRF runs
@@ -60,7 +61,7 @@ def disjoint(
 ) -> dict[str, MaskArray]:
     """{concept: (h, w) 0 or 1 mask of the picture's size}, no pixel in two.
 
-    A concept that would be left with nothing, or with nearly everything, keeps the mask it had before.
+    A concept that would be left with nothing, or with nearly everything, keeps the mask it had before, or has none.
     """
     share = min(1.0, how.grid_px / max(image.size))
     size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
@@ -71,9 +72,10 @@ def disjoint(
     large = interpolate(belief[None], (image.height, image.width), mode="bilinear", align_corners=False)[0]
     label = large.argmax(dim=0).numpy()
     found = {name: _without_crumbs(label == i + 1, how.smallest) for i, name in enumerate(evidence.maps)}
-    kept = {name for name, mask in found.items() if not 0 < mask.mean() <= how.largest and name in before}
-    taken = np.any([mask for name, mask in found.items() if name not in kept], axis=0)
-    masks = {name: (before[name] >= 0.5) & ~taken if name in kept else mask for name, mask in found.items()}
+    kept = {name for name, mask in found.items() if not 0 < mask.mean() <= how.largest}
+    taken = np.any([mask for name, mask in found.items() if name not in kept], axis=0) | np.zeros_like(label, bool)
+    known = {name: before.get(name, np.zeros(label.shape)) >= 0.5 for name in kept}
+    masks = {name: known[name] & ~taken if name in kept else mask for name, mask in found.items()}
     return {name: mask.astype(np.float32) for name, mask in masks.items()}
 
 
@@ -88,13 +90,7 @@ def _labels(evidence: Evidence, kernel: Tensor, size: Sequence[int], how: Estep)
     if evidence.errors:
         errors = torch.stack([evidence.errors[name].float().cpu() for name in evidence.maps])
         logits = logits + log_likelihoods(errors, interpolate(where[None], errors.shape[1:], mode="area")[0], how)
-    return torch.cat([1 - where, where * _resized(logits, size).softmax(dim=0)]).clamp_min(1e-6)
-
-
-def raised(maps: Tensor) -> Tensor:
-    """(n, h, w) in shares of each one's height."""
-    low = maps - maps.amin(dim=(1, 2), keepdim=True)
-    return low / low.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    return torch.cat([1 - where, where * _resized(logits, size).softmax(dim=0)])
 
 
 def contrasted(maps: Tensor, share: float) -> Tensor:
@@ -106,7 +102,10 @@ def contrasted(maps: Tensor, share: float) -> Tensor:
 
 
 def along(maps: Tensor, kin: Tensor) -> Tensor:
-    """(n, h, w) each cell with what those show to which it attends (cells, cells): a hat goes with its head."""
+    """(n, h, w) maps, each cell the mean of those that it attends to (cells, cells): a hat goes with its head.
+
+    One step along self-attention, as DiffSegmenter completes cross-attention (Wang et al. 2023, arXiv 2309.02773).
+    """
     height, width = maps.shape[1:]
     grid = grid_of(len(kin), (height, width))
     cells = interpolate(maps[None], grid, mode="area")[0].flatten(1)

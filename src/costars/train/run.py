@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -115,14 +116,17 @@ class Run:
     def restore(self, kept: Path) -> None:
         """Be where a checkpoint is; raises TrainError for one of another run."""
         tensors, facts = checkpoint.load(kept)
-        before, now = (json.loads(text) for text in (facts.get("recipe", "{}"), json.dumps(asdict(self.recipe))))
+        texts = (facts.get("recipe", "{}"), json.dumps(asdict(self.recipe)))
+        before, now = (_flat(json.loads(text)) for text in texts)
         for name, value in now.items():
             if before.get(name) != value and name not in FREE:
                 raise TrainError(f"{kept.name}: was begun with {name}={before.get(name)}, now it is {value}; {_ANEW}")
         if facts.get("base_sha256") != self.model.facts.sha256:
             raise TrainError(f"{kept.name}: was begun on another model; {_ANEW}")
         if facts.get("pictures_sha256") != self.pictures:
-            raise TrainError(f"{kept.name}: the pictures or captions are others than when it was begun; {_ANEW}")
+            raise TrainError(
+                f"{kept.name}: the pictures, captions or concepts are others than when it was begun; {_ANEW}"
+            )
         checkpoint.put_state(tensors, self.parameters, self.optimizer)
         self.objective.restore(_own(tensors))
         self.step, self.seconds, self.losses = int(facts["step"]), float(facts["seconds"]), json.loads(facts["losses"])
@@ -134,6 +138,14 @@ def of_objective(kept: Path) -> tuple[int, dict[str, Tensor]]:
     """How many steps a checkpoint has, and what its objective keeps."""
     tensors, facts = checkpoint.load(kept)
     return int(facts["step"]), _own(tensors)
+
+
+def _flat(settings: Mapping[str, Any], under: str = "") -> dict[str, Any]:
+    """Each setting by the name that --set gives it."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{under}{name}.") if isinstance(value, dict) else {under + name: value}
+    return found
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,10 +19,14 @@ Setting = bool | int | float | str | list[int] | None
 
 # What numbers must be, both ends allowed; no other kind of setting has a range.
 _WITHIN: Mapping[tuple[float, float], str] = {
-    (1, math.inf): "steps batch accumulate rank vectors em.refresh em.rows em.estep.timesteps",
+    (1, math.inf): "steps batch accumulate rank vectors em.refresh em.rows em.estep.timesteps longest "
+    "em.estep.crf.picture_px",
     (0, math.inf): "words unet_rate text_rate word_rate weight_decay warmup_steps clip_norm noise_offset "
-    "outside_weight prior_weight prior_pictures attention_weight norm_stop words_first em.until em.estep.crf.rounds",
-    (0.001, math.inf): "alpha gamma em.estep.softness em.estep.error_scale",
+    "outside_weight prior_weight prior_pictures attention_weight norm_stop words_first em.until em.estep.crf.rounds "
+    "em.estep.attention_power em.estep.crf.smooth_weight em.estep.crf.colour_weight",
+    (0.001, math.inf): "alpha gamma em.estep.softness em.estep.error_scale em.estep.crf.smooth_px "
+    "em.estep.crf.colour_px em.estep.crf.colour_levels",
+    (0.001, 1): "em.estep.least",
     (0, 1): "decay_share em.estep.smallest em.estep.largest em.estep.contrast em.estep.above em.estep.error_blur",
     (0, 0.99999): "beta2",
     (8, 128): "em.estep.grid_px",  # the CRF's kernels are exact, of so many px squared

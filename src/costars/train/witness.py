@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from costars.errors import TrainError
 from costars.model.model import Model
+from costars.sample.attention import attention_layers
 from costars.sample.rules import evened, grid_of
 from costars.train.entangled import Entangled
 from costars.train.gaze import Gaze
@@ -24,18 +25,33 @@ Text = Callable[[Sequence[tuple[str, ...]]], tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True)
 class Cells:
-    """Which attention is looked at: that whose cells span one of these px; a latent has one for each latent_px."""
+    """Which attention is looked at: layers each of whose queries stands for a square of one of these px.
+
+    latent_px is the side of what one latent cell stands for.
+    """
 
     latent_px: int
     px: tuple[int, ...]
 
-    def count(self, queries: int, shape: Sequence[int]) -> bool:
+    def looks_at(self, queries: int, shape: Sequence[int]) -> bool:
         """Whether attention of so many queries, on latents (..., h, w), is looked at."""
         return round(self.latent_px * math.sqrt(shape[-2] * shape[-1] / queries)) in self.px
 
     def finest(self, shape: Sequence[int]) -> int:
-        """How many queries attention of the smallest cells has on latents (..., h, w)."""
+        """The number of queries of the attention with the smallest cells, on latents (..., h, w)."""
         return math.prod(math.ceil(side * self.latent_px / min(self.px)) for side in shape[-2:])
+
+
+def cells_of(model: Model, px: Sequence[int]) -> Cells:
+    """Cells of these px. Raises TrainError where the model has no attention of one of them, the mid block's aside."""
+    depths = {int(name.split(".")[1]) for name, _ in attention_layers(model.unet) if name.startswith("down_blocks.")}
+    known = [model.facts.cell_px << depth for depth in sorted(depths)]
+    if missing := sorted({*px} - {*known}):
+        raise TrainError(
+            f"settings.em.cells_px: {list(px)}; no attention of this model has cells of {missing[0]} px, it has "
+            f"{', '.join(map(str, known))}"
+        )
+    return Cells(model.facts.cell_px, tuple(px))
 
 
 @dataclass(frozen=True)
@@ -49,47 +65,43 @@ class Witness:
     text: Text
 
     def evidence(self, picture: Entangled, latent: Tensor, size_ids: Tensor, seed: int) -> Evidence:
-        """Of a picture's figures, its latent (1, c, h, w); the same for the same seed. A background is none of them.
-
-        Raises TrainError where the model has no attention of the cells that are to be looked at.
-        """
-        like = self.em.estep.likelihood
-        with self.gaze.relating(self.cells.finest(latent.shape) if like else 0):
+        """Of a picture's figures, its latent (1, c, h, w); the same for the same seed. A background is none of them."""
+        whole = self.em.estep.likelihood
+        with self.gaze.relating(self.cells.finest(latent.shape) if whole else 0):
             maps = self._maps(picture.names, latent, size_ids, seed)
         maps = {name: maps[name] for name in picture.figures}
-        if not like:
+        if not whole:
             return Evidence(maps)
-        told = {name: self._errors(name, latent, size_ids, seed) for name in maps} if len(maps) > 1 else {}
-        return Evidence(maps, self.gaze.kin, told)
+        errors = {name: self._errors(name, latent, size_ids, seed) for name in maps} if len(maps) > 1 else {}
+        return Evidence(maps, self.gaze.kin, errors)
 
     def _maps(self, names: tuple[str, ...], latent: Tensor, size_ids: Tensor, seed: int) -> dict[str, Tensor]:
         """{concept: (h, w)} where its words look, the mean over random timesteps."""
         sums = dict[str, Tensor]()
         for _ in self._noised(names, latent, size_ids, seed):
             for layer, looked in self.gaze.maps.items():
-                if self.cells.count(looked.shape[-1], latent.shape):
+                if self.cells.looks_at(looked.shape[-1], latent.shape):
                     sums[layer] = looked.sum(dim=0) + sums.get(layer, 0)
-        if not sums:
-            raise TrainError(
-                f"em.cells_px {list(self.cells.px)}: no attention of this model has cells of that size; "
-                "give those that it has, such as 8, 16, 32 or 64 px"
-            )
         each = torch.stack([_on_grid(total, latent.shape[-2:]) for total in sums.values()])
         return dict(zip(names, each.mean(dim=0), strict=True))
 
     def _errors(self, name: str, latent: Tensor, size_ids: Tensor, seed: int) -> Tensor:
         """(h, w) how ill a concept's words alone explain a picture, for each at the same timesteps and noise."""
-        return torch.cat(list(self._noised((name,), latent, size_ids, seed))).mean(dim=0)
+        return torch.cat(list(self._noised((name,), latent, size_ids, seed, looking=False))).mean(dim=0)
 
-    def _noised(self, names: tuple[str, ...], latent: Tensor, size_ids: Tensor, seed: int) -> Iterator[Tensor]:
+    def _noised(
+        self, names: tuple[str, ...], latent: Tensor, size_ids: Tensor, seed: int, looking: bool = True
+    ) -> Iterator[Tensor]:
         """(n, h, w) errors under a text that names these, at random timesteps, so many rows at a time."""
         rest, levels = self.em.estep.timesteps, levels_of(self.model.scheduler)
         generator = torch.Generator().manual_seed(seed)
         while rest:
             count = min(self.em.rows, rest)
-            text, each = self.text([names] * count), latent.expand(count, -1, -1, -1)
-            sizes = size_ids.expand(count, 6)
-            yield squared_errors(self.model.unet, levels, each, text, sizes, generator)[0].mean(dim=1)
+            text = self.text([names] * count)
+            if not looking:
+                self.gaze.at(())
+            latents, sizes = latent.expand(count, -1, -1, -1), size_ids.expand(count, 6)
+            yield squared_errors(self.model.unet, levels, latents, text, sizes, generator)[0].mean(dim=1)
             self.gaze.at(())
             rest -= count
 

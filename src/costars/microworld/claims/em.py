@@ -1,7 +1,7 @@
 """python -m costars.microworld.claims.em --out DIR: masks and concepts learned from entangled pictures.
 
 Each set of pictures is learned three times: with masks learned in turns with the words, with those of the
-first step kept (the paper's baseline, whose masks are of attention alone), and with the true ones (the upper bound).
+first step kept, and with the true ones (the upper bound).
 """
 
 from __future__ import annotations
