@@ -15,6 +15,8 @@ from costars.microworld.claims.taught import drawing_of
 from costars.microworld.segmenter import load_segmenter
 from costars.settings import Settings
 from costars.train.entangled import entangled
+from costars.train.loop import teach
+from costars.train.masks import Evidence, disjoint, mean_iou
 from costars.train.recipes import BUILTIN, RECIPES, Em
 from costars.train.run import Run
 
@@ -91,3 +93,22 @@ def test_pictures_alike_are_close_and_others_far(tmp_path):
         picture.image.save(tmp_path / f"{i}.png")
     one, other = (tmp_path / f"{i}.png" for i in range(2))
     assert em.diversity(segmenter, [one, one]) == 0 < em.diversity(segmenter, [one, other])
+
+
+def test_first_masks_are_the_figures_hats_and_tails_too(monkeypatch):
+    """Of woman, cat and robot 0.82 with all pictures and timesteps, of the words' attention alone 0.66."""
+    each, recipe = [replace(t, examples=t.examples[:2]) for t in em.lessons(3)], RECIPES["em"][BUILTIN]
+    alone = []
+
+    def both(evidence, image, how, before):
+        alone.append(disjoint(Evidence(evidence.maps), image, how, before))
+        return disjoint(evidence, image, how, before)
+
+    monkeypatch.setattr("costars.train.em.disjoint", both)
+    brief = replace(recipe, batch=1, em=replace(recipe.em, estep=replace(recipe.em.estep, timesteps=20)))
+    steps = teach(open_studio("cpu").model(BUILTIN), each, brief)
+    masks = next(steps).masks
+    steps.close()
+    truth = {(i, t.name): example.mask for t in each for i, example in enumerate(t.examples)}
+    found = mean_iou([masks[key] for key in truth], [*truth.values()])
+    assert found > 0.75 and found > 0.05 + mean_iou([alone[i][name] for i, name in truth], [*truth.values()])
