@@ -280,6 +280,12 @@ def test_a_phrase_that_nobody_reads_is_refused():
     assert parse_scene(DATA | {"cast": cast, "segmenter": "owl_sam"}).cast["ana"].segment_phrase == "red hair"
 
 
+def test_a_concept_alone_may_stand_for_a_style():
+    scene = {"prompt": "{ana} in a park", "cast": {"ana": "builtin/ana"}}
+    assert parse_scene(scene | {"style": "ink"}).style == parse_scene(scene | {"style": {"concept": "ink"}}).style
+    assert parse_scene(scene).style is None
+
+
 def test_a_concept_alone_may_stand_for_a_member():
     short = parse_scene({"prompt": "{ana} and {bo}", "cast": {"ana": "builtin/ana", "bo": {"concept": "bo"}}})
     assert short.cast["ana"].concept == "builtin/ana"

@@ -91,7 +91,7 @@ class CastMember(Value):
         return self
 
 
-def _member(value: Any) -> Any:
+def _by_concept(value: Any) -> Any:
     return {"concept": value} if isinstance(value, str) else value
 
 
@@ -99,7 +99,7 @@ class Scene(Value):
     """One picture to make: a prompt with {slots} and the cast that fills them."""
 
     prompt: str = Field(min_length=1, description='"{ana} in front of {bo} in a park"')
-    cast: dict[str, Annotated[CastMember, BeforeValidator(_member)]] = Field(
+    cast: dict[str, Annotated[CastMember, BeforeValidator(_by_concept)]] = Field(
         description="who fills each slot; up to any number; a concept alone may stand for {concept: ...}"
     )
     negative_prompt: str = ""
@@ -139,7 +139,9 @@ class Scene(Value):
         le=12,
         description="which layer of the text encoders is read, from the end; default: 1 in SD 1.5 and 2, 2 in SDXL",
     )
-    style: Style | None = None
+    style: Annotated[Style | None, BeforeValidator(_by_concept)] = Field(
+        None, description="a LoRA for the whole picture; a concept alone may stand for {concept: ...}"
+    )
     controls: tuple[Control, ...] = ()
 
     @model_validator(mode="after")
