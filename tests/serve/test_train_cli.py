@@ -246,6 +246,15 @@ def interrupted(monkeypatch):
     return lambda: monkeypatch.setattr(Run, "take_step", real)
 
 
+def test_a_run_that_may_replace_goes_on_so(cli, library, work, interrupted):
+    kept = work / "checkpoint.safetensors"
+    assert cli(*WORD, "--replace")[2].splitlines()[-2:] == [
+        f"kept in {kept}; go on with --resume --replace",
+        "costars: stopped",
+    ]
+    assert f"{kept}: the run that was stopped there is begun anew" in cli(*WORD, "--replace")[2].splitlines()
+
+
 def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrupted):
     assert cli(*WORD, "--name", "bob")[0] == 130
     code, out, err = cli(*WORD)
@@ -463,10 +472,30 @@ def test_em_learns_what_is_around_the_others(cli, library):
 
 
 def test_a_background_is_of_em_and_of_somebody(refused):
-    refused("train", "em", "--images", "mia", "--background", "m=park", said="--background: of whom? give --concept")
+    refused(
+        "train",
+        "em",
+        "--images",
+        "mia",
+        "--background",
+        "m=park",
+        said="--background: of whom? it is of em: give --concept",
+    )
+    refused(*EM, "--name", "q", said="em: name beside several concepts: each has its own; leave it out here")
     refused(*EM, "--background", "m", said="--background 'm': want NAME=CLASS, e.g. meadow=park")
     words = ("train", "lora", *EM[2:], "--background", "m=park")
     refused(*words, said="m: background, but lora knows none; use em, or leave it out")
+
+
+def test_a_mask_of_one_picture_is_held_against_what_is_found_there(cli, library, pictures):
+    Image.new("L", (64, 64), 255).save(pictures / "red.rex.mask.png")
+    code, _, err = cli(*EM, *FEW)
+    assert code == 0, err
+    work = library.parent / "training" / "ana-rex"
+    (row,) = json.loads((work / "report.json").read_text())["masks"]
+    found = np.asarray(Image.open(work / "masks" / "red.rex.png")) > 127
+    assert row["iou"] == {"rex": pytest.approx(found.mean(), abs=1e-3)}
+    assert err.splitlines()[-1].startswith("rex: ") or f"masks and report: {work}" in err
 
 
 def test_a_plot_that_cannot_be_drawn_takes_no_concept_away(cli, library, pictures, monkeypatch):

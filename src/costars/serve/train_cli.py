@@ -71,7 +71,10 @@ def train(
     given |= {"images": images and str(images.absolute()), "caption": _here(caption, base)}
     given |= {"class_images": class_images and str(class_images.absolute()), "add_trigger": add_trigger or None}
     if background and not concept:
-        raise TrainError("--background: of whom? give --concept NAME=CLASS beside it, or write it into the .yaml")
+        raise TrainError(
+            "--background: of whom? it is of em: give --concept NAME=CLASS in place of --name and --class, or write it "
+            "into the .yaml"
+        )
     around = [_named(background, "--background", "meadow=park") | {"background": True}] if background else []
     given |= {"concepts": [_named(each, "--concept", "ana=woman") for each in concept] + around or None}
     said = {key: value for key, value in given.items() if value is not None}
@@ -87,6 +90,8 @@ def train(
         raise TrainError(f"{kept}: a run was stopped there; go on with --resume, or begin anew with --replace")
     if resume and not kept.exists():
         raise TrainError(f"--resume: no run was stopped in {folder}; leave it out to begin one")
+    if kept.exists() and not resume:
+        _say(f"{kept}: the run that was stopped there is begun anew")
     with console.status("loading"):
         lesson = studio.lesson(spec, base)
     for line in lesson.skipped:
@@ -98,7 +103,7 @@ def train(
         for note in getattr(stopped, "__notes__", ()):
             _say(note)
         if FIRST and kept.exists():
-            _say(f"kept in {kept}; go on with --resume")
+            _say(f"kept in {kept}; go on with --resume{' --replace' if replace else ''}")
         raise
     except (MemoryError, OutOfMemoryError) as error:
         raise TrainError(
@@ -251,6 +256,7 @@ def _report(story: Story, folder: Path) -> None:
     try:
         if story.rows:
             _tried(f"the report in {folder}", em_report.write, story, folder)
+            _say(f"masks and report: {folder}")
     except TrainError as error:  # a plot that is not drawn takes no concept away
         _say(str(error))
 

@@ -186,7 +186,7 @@ def em_objective(
         if em.masks == "given" and missing:
             raise TrainError(
                 f"em.masks=given: {picture.file} has no mask of {', '.join(missing)}; put PICTURE.NAME.mask.png "
-                "beside it, or set masks=learned"
+                "beside it, or set em.masks=learned"
             )
     called = {t.name: f"{t.trigger} {t.class_name}" for t in teachings}
     said: dict[tuple[str, ...], str] = {}

@@ -58,15 +58,15 @@ def gone_on(teachings: Sequence[Teaching], kept: Path) -> Story:
 
 
 def _row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks, teachings: Sequence[Teaching]) -> Row:
-    """{step, iou {concept: with the masks that were given}, same {concept: with the masks before}}."""
+    """{step, iou {concept: with the masks that were given, where any were}, same {concept: with the masks before}}."""
     pictures = entangled(teachings)
     iou, same = dict[str, float](), dict[str, float]()
     for teaching in teachings:
         name = teaching.name
         own = [i for i, picture in enumerate(pictures) if name in picture.names]
-        given = [pictures[i].given[name] for i in own if name in pictures[i].given]
-        if len(given) == len(own):
-            iou[name] = round(mean_iou([masks[i, name] for i in own], given), 4)
+        given = {i: pictures[i].given[name] for i in own if name in pictures[i].given}
+        if given:
+            iou[name] = round(mean_iou([masks[i, name] for i in given], [*given.values()]), 4)
         if all((i, name) in before for i in own):
             same[name] = round(mean_iou([masks[i, name] for i in own], [before[i, name] for i in own]), 4)
     return {"step": step, "iou": iou, "same": same}

@@ -35,6 +35,9 @@ _WITHIN: Mapping[tuple[float, float], str] = {
 _NOT_OF_EM: Mapping[str, Setting] = {"per_layer": False, "flips": False, "whole_figure": True, "prior_weight": 0.0}
 
 
+_OF_EACH = ("name", "class_name", "class", "trigger", "class_images", "background")
+
+
 class Subject(BaseModel):
     """One concept to teach: its name, what it is, and the folder of its pictures."""
 
@@ -75,7 +78,7 @@ class TrainSpec(BaseModel):
         """A spec of one concept has its fields beside the others."""
         if not isinstance(data, dict) or "concepts" in data:
             return data
-        own = {"name", "class_name", "class", "images", "trigger", "class_images", "background"}
+        own = {*_OF_EACH, "images"}
         return {k: v for k, v in data.items() if k not in own} | {
             "concepts": [{k: v for k, v in data.items() if k in own}]
         }
@@ -85,8 +88,11 @@ def parse_spec(data: Any, origin: str = "training") -> TrainSpec:
     """A spec from plain data; raises TrainError with one line for everything that is wrong."""
     if not isinstance(data, dict):
         raise TrainError(f"{origin}: holds {type(data).__name__}, want keys and values: recipe, name, class and images")
-    if "concepts" in data and "class_images" in data:
-        raise TrainError(f"{origin}: class_images: each concept has its own; write it beside the name of each")
+    for name in _OF_EACH if "concepts" in data else ():
+        if name in data:
+            raise TrainError(
+                f"{origin}: {name} beside several concepts: each has its own; leave it out here, or say it of each"
+            )
     try:
         spec = TrainSpec.model_validate(data)
     except ValidationError as error:
@@ -191,7 +197,12 @@ def _one_line(error: ValidationError) -> str:
     told = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
-        got = "" if problem["type"] in ("missing", "extra_forbidden") else f" (got {problem['input']!r})"
+        if problem["type"] == "extra_forbidden":
+            last = str(problem["loc"][-1])
+            known = Subject.model_fields if problem["loc"][0] == "concepts" else TrainSpec.model_fields
+            told.append(f"{where}: unknown key; {nearest(last, known)}")
+            continue
+        got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
         told.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(told)
 
