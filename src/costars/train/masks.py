@@ -73,9 +73,9 @@ def disjoint(
     label = large.argmax(dim=0).numpy()
     found = {name: _without_crumbs(label == i + 1, how.smallest) for i, name in enumerate(evidence.maps)}
     kept = {name for name, mask in found.items() if not 0 < mask.mean() <= how.largest}
-    taken = np.any([mask for name, mask in found.items() if name not in kept], axis=0) | np.zeros_like(label, bool)
-    known = {name: before.get(name, np.zeros(label.shape)) >= 0.5 for name in kept}
-    masks = {name: known[name] & ~taken if name in kept else mask for name, mask in found.items()}
+    taken = np.any([mask for name, mask in found.items() if name not in kept], axis=0)
+    none = np.zeros(label.shape, dtype=np.float32)
+    masks = {n: (before.get(n, none) >= 0.5) & ~taken if n in kept else mask for n, mask in found.items()}
     return {name: mask.astype(np.float32) for name, mask in masks.items()}
 
 

@@ -229,3 +229,12 @@ def recipe_for(name: str, family: str, model: str) -> Recipe:
     """The recipe's defaults for a model of this family, called so."""
     each = RECIPES[name]
     return each[BUILTIN if model == BUILTIN else _ALIKE.get(family, family)]
+
+
+def by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings within settings, each by the name that `--set` gives it: {"em.rows": 10}."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = by_name(value) if isinstance(value, dict) else None
+        found |= {name: value} if inner is None else {f"{name}.{last}": each for last, each in inner.items()}
+    return found

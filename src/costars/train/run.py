@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -19,7 +18,7 @@ from costars.train import checkpoint
 from costars.train.lessons import Teaching, sha256_of
 from costars.train.objective import Objective
 from costars.train.optimizers import optimizer_of, rate_at
-from costars.train.recipes import Recipe
+from costars.train.recipes import Recipe, by_name
 from costars.train.trained import Trained
 
 _OBJECTIVE = "objective/"
@@ -117,7 +116,7 @@ class Run:
         """Be where a checkpoint is; raises TrainError for one of another run."""
         tensors, facts = checkpoint.load(kept)
         texts = (facts.get("recipe", "{}"), json.dumps(asdict(self.recipe)))
-        before, now = (_flat(json.loads(text)) for text in texts)
+        before, now = (by_name(json.loads(text)) for text in texts)
         for name, value in now.items():
             if before.get(name) != value and name not in FREE:
                 raise TrainError(f"{kept.name}: was begun with {name}={before.get(name)}, now it is {value}; {_ANEW}")
@@ -138,14 +137,6 @@ def of_objective(kept: Path) -> tuple[int, dict[str, Tensor]]:
     """How many steps a checkpoint has, and what its objective keeps."""
     tensors, facts = checkpoint.load(kept)
     return int(facts["step"]), _own(tensors)
-
-
-def _flat(settings: Mapping[str, Any], under: str = "") -> dict[str, Any]:
-    """Each setting by the name that --set gives it."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= _flat(value, f"{under}{name}.") if isinstance(value, dict) else {under + name: value}
-    return found
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

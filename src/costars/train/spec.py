@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, Va
 
 from costars.errors import TrainError, nearest
 from costars.options import Checkpoint
-from costars.train.recipes import RECIPES, Em, Recipe, recipe_for
+from costars.train.recipes import RECIPES, Em, Recipe, by_name, recipe_for
 
 _FORBID = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 Setting = bool | int | float | str | list[int] | None
@@ -182,15 +182,9 @@ def _check_em(recipe: Recipe, em: Em) -> None:
         raise TrainError(f"settings.em.caption: {em.caption!r}; want one {{}}, where the concepts are named")
 
 
-def _numbers(tree: Mapping[str, Any], under: str = "") -> dict[str, float]:
+def _numbers(tree: Mapping[str, Any]) -> dict[str, float]:
     """Every number of a recipe, by the name that settings give it."""
-    found: dict[str, float] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            found |= _numbers(value, f"{under}{name}.")
-        elif isinstance(value, int | float):
-            found[under + name] = value
-    return found
+    return {name: value for name, value in by_name(tree).items() if isinstance(value, int | float)}
 
 
 def _one_line(error: ValidationError) -> str:
