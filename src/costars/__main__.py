@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from costars.threads import bound_spinning
+
 
 def main() -> None:
     """The command line."""
     try:
+        bound_spinning()
         from costars.serve.cli import main as command
 
         command()

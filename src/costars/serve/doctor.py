@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from costars.threads import BOUNDED_WAITING
+
 REQUIRED = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "scipy", "pillow")
 
 
@@ -33,8 +35,14 @@ def _torch() -> Iterator[tuple[str, str, bool]]:
         yield "device", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free", True
     else:
         yield "device", f"cpu, {os.cpu_count()} cores (torch sees no CUDA device)", True
+    waiting = {name: os.environ[name] for name in BOUNDED_WAITING if name in os.environ}
+    yield "threads", f"{torch.get_num_threads()}, {_settings_line(waiting)}", True
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield "memory", f"{pages / 2**30:.1f} GiB", True
+
+
+def _settings_line(waiting: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in waiting.items()) or "waiting as OpenMP's default"
 
 
 def _torchvision() -> Iterator[tuple[str, str, bool]]:

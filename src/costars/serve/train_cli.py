@@ -63,6 +63,7 @@ def train(
     from costars.records.folder import check_place
     from costars.studio import open_studio
     from costars.train.em_report import Story, gone_on
+    from costars.train.loop import precision_of
     from costars.train.spec import parse_spec
 
     path = Path(what)
@@ -96,6 +97,8 @@ def train(
         lesson = studio.lesson(spec, base)
     for line in lesson.skipped:
         _say(line)
+    if FIRST:
+        _say(f"training {spec.recipe} in {precision_of(lesson.recipe, lesson.model)} on {lesson.model.device}")
     story = gone_on(lesson.teachings, kept) if resume else Story(lesson.teachings)
     try:
         taught = _taught(lesson, kept, resume, sheet_every if FIRST else 0, tensorboard if FIRST else None, story)

@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from costars.errors import TrainError
 from costars.model.model import Model
+from costars.model.precision import has_bf16_units
 from costars.train.attention import plain_attention
 from costars.train.em import em_objective
 from costars.train.lessons import Teaching, check, class_examples
@@ -74,6 +75,7 @@ def teach(
     for teaching in teachings:
         check(teaching, recipe)
     given = class_examples(teachings, recipe)
+    recipe = replace(recipe, precision=precision_of(recipe, model))
     if recipe.precision == "fp32" and model.dtype in (torch.bfloat16, torch.float16):
         kind = str(model.dtype).removeprefix("torch.")
         raise TrainError(f"precision=fp32: the model is in {kind}; open it with --dtype float32, or set precision=bf16")
@@ -107,6 +109,17 @@ def teach(
                 run.save(keep)
         card = _card(run, recipe, model, teachings)
         yield Taught(tuple(_concept(t, run.trained, recipe, model) for t in teachings), card)
+
+
+def precision_of(recipe: Recipe, model: Model) -> Literal["bf16", "fp32"]:
+    """The precision of a run: the recipe's, or with auto bf16 where the device has units for it or the model is half.
+
+    A model in half precision cannot be trained in fp32.
+    """
+    if recipe.precision != "auto":
+        return recipe.precision
+    half = model.dtype in (torch.bfloat16, torch.float16)
+    return "bf16" if half or has_bf16_units(model.device) else "fp32"
 
 
 @dataclass

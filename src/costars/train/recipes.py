@@ -68,7 +68,8 @@ class Recipe:
     attention_weight: float = 0.0  # keeps the words' attention in the masks (Mix-of-Show, Gu et al. 2023)
     whole_figure: bool = True  # the class word looks at all of the figure, not merely at nothing else
     norm_stop: float = 0.0  # words stop where their mean norm reaches this (Mix-of-Show); 0: never
-    precision: Literal["bf16", "fp32"] = "bf16"  # of what the UNet computes; what is trained is in float32
+    # Of what the UNet computes; what is trained is in float32. auto: bf16 where the device has units for it.
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     checkpointing: bool = False  # less memory, a third more time
     flips: bool = False  # nobody's face is its own mirror picture
     longest: float = 2.0  # sides of a batch are at most 1 to this; what a picture has beyond is cut away

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from costars.microworld.train import corpus
 from costars.microworld.train.vae import pixels
+from costars.model.precision import has_bf16_units
 
 BATCH = 20
 
@@ -21,7 +22,7 @@ def moments(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of (n, h, w, 3) uint8 pictures' latents, (n, c, h / 8, w / 8) each."""
     means, deviations = [], []
     for start in range(0, len(images), BATCH):
-        with torch.autocast(vae.device.type, torch.bfloat16):
+        with torch.autocast(vae.device.type, torch.bfloat16, enabled=has_bf16_units(vae.device)):
             posterior = vae.encode(pixels(images[start : start + BATCH]).to(vae.device)).latent_dist
         means.append(posterior.mean.float().cpu())
         deviations.append(posterior.std.float().cpu())

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from costars.model.precision import has_bf16_units
 from costars.train.checkpoint import load, put_state, state_of
 from costars.train.checkpoint import save as write
 
@@ -98,7 +99,7 @@ def train(
         for group in run.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _rate(run.step, recipe)
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + run.step)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16_units(device)):
             loss = loss_of(generator)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
