@@ -17,7 +17,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from costars import open_studio
-from costars.model.adapters import one_adapter_per_row
+from costars.model.lora import one_adapter_per_row
 from costars.model.model import Model
 from costars.types import Concept
 

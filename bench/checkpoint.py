@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from costars.model.load import CONFIGS, SDXL_PARTS
 from costars.model.single_file import tokenizer_of
-from costars.sample.attention import attention_layers
+from costars.sample.attention_processor import attention_layers
 from costars.studio import DTYPES
 
 RANK, CELL_PX = 16, 8

@@ -9,7 +9,7 @@ import argparse
 import time
 
 from costars import RegionError, Scene, open_studio
-from costars.steps import last, retried
+from costars.retry import last, retried
 from costars.types import Picture
 
 CASTS = (("ana",), ("ana", "bo"), ("ana", "bo", "rex"))

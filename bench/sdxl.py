@@ -30,7 +30,7 @@ from peft.tuners.lora import LoraLayer
 
 from costars import Scene, Studio, open_studio
 from costars.model.model import Model
-from costars.steps import last
+from costars.retry import last
 from costars.types import Picture, Plan, Text
 
 STEPS, START = 50, 16  # OMG's code

@@ -25,8 +25,8 @@ from PIL import Image
 
 from costars import open_studio
 from costars.model.model import Model
-from costars.train.data import Example
-from costars.train.lessons import Teaching
+from costars.train.data.images import Example
+from costars.train.data.subject import Teaching
 from costars.train.loop import TEACHING, Progress, teach
 from costars.train.recipes import RECIPES, Recipe
 

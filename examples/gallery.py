@@ -10,11 +10,11 @@ from pathlib import Path
 from PIL import Image
 
 from costars import RegionError, Scene, open_studio
-from costars.microworld.train.samples import PROMPTS, sample, tiled
-from costars.sheets import grid, masks_in_colour
-from costars.steps import retried
+from costars.images.contact_sheet import grid, masks_in_colour
+from costars.retry import retried
 from costars.studio import Studio
 from costars.types import Picture
+from costars_world.training.samples import PROMPTS, sample, tiled
 
 PAIRS = (
     ("{ana} in front of {bo} in a park", ("ana", "bo")),

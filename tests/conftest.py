@@ -22,11 +22,11 @@ from hypothesis import settings
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from costars.concepts.formats import load_concept
+from costars.concepts.load import load_concept
+from costars.model.hub import Source
 from costars.model.load import load_model
 from costars.model.model import Model
-from costars.model.source import Source
-from costars.scene import Scene, parse_scene
+from costars.scene.scene import Scene, parse_scene
 from costars.types import Concept, Region
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,23 +11,23 @@ from PIL import Image
 
 import costars
 from costars import open_studio
-from costars.concepts.formats import load_concept
-from costars.microworld.identity import identity_from_seed
-from costars.microworld.segmenter import load_segmenter
-from costars.microworld.train.concepts import PACK
-from costars.microworld.train.segmenter import measure
-from costars.microworld.world import sample_picture
-from costars.model.adapters import one_adapter_per_row, text_adapter
-from costars.records.pictures import write_picture
-from costars.records.plans import read_plan, write_plan
-from costars.sample.denoise import denoise, sampler
-from costars.scene import parse_scene
-from costars.scene_files import load_scene
-from costars.steps import retried
+from costars.builtin.segmenter import load_segmenter
+from costars.concepts.load import load_concept
+from costars.model.lora import one_adapter_per_row, text_adapter
+from costars.records.plan import read_plan, write_plan
+from costars.records.png_metadata import write_picture
+from costars.retry import retried
+from costars.sample.loop import denoise, sampler
+from costars.scene.scene import parse_scene
+from costars.scene.scene_files import load_scene
 from costars.types import Path as DenoisingPath
+from costars_world.render.identity import identity_from_seed
+from costars_world.render.world import sample_picture
+from costars_world.training.concepts import PACK
+from costars_world.training.segmenter import measure
 
 SEED = 2
-WEIGHTS = Path(costars.__file__).parent / "microworld" / "weights"
+WEIGHTS = Path(costars.__file__).parent / "builtin" / "weights"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 GREEN, ORANGE = (62, 166, 84), (250, 142, 48)  # what ana and bo wear
 

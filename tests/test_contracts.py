@@ -10,8 +10,8 @@ import costars
 from costars.catalog import METHODS, SEGMENTERS
 from costars.errors import SceneError
 from costars.model.schedulers import SAMPLERS, scheduler_of
-from costars.options import SEGMENTER_KINDS, MultiLora, TwoStage
-from costars.scene import Scene
+from costars.scene.options import SEGMENTER_KINDS, MultiLora, TwoStage
+from costars.scene.scene import Scene
 
 
 def test_the_public_names_are_these():
@@ -94,7 +94,7 @@ def test_the_schema_describes_every_field_that_a_person_writes():
 
 
 def test_importing_costars_and_printing_the_schema_needs_no_torch():
-    code = "import sys, costars; from costars.serve.cli import main; sys.argv = ['costars', 'schema']\ntry: main()\n"
+    code = "import sys, costars; from costars.cli.main import main; sys.argv = ['costars', 'schema']\ntry: main()\n"
     code += "finally: assert not {'torch', 'diffusers', 'numpy'} & set(sys.modules), 'slow'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from costars.concepts.formats import load_concept
+from costars.concepts.load import load_concept
 from costars.errors import ConceptError
-from costars.header import MAX_HEADER_BYTES, MAX_KEY, MAX_SIZE, MAX_TENSORS, Entry, read_header
+from costars.files.safetensors_header import MAX_HEADER_BYTES, MAX_KEY, MAX_SIZE, MAX_TENSORS, Entry, read_header
 
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 SHAPES = {f"{LAYER}.lora_A.weight": (2, 6), f"{LAYER}.lora_B.weight": (5, 2), f"{LAYER}.alpha": ()}

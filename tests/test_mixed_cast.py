@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from costars.concepts.saving import write_concept
-from costars.sample.attention import attention_layers, cross_numbers
-from costars.steps import last
+from costars.retry import last
+from costars.sample.attention_processor import attention_layers, cross_numbers
 from costars.studio import open_studio
 from costars.types import Plan, Step
 

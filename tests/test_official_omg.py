@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from costars.methods.omg.stages import draw_layout, personalise
 from costars.methods.paths import stage1_path, stage2_paths
-from costars.methods.two_stage import draw_layout, personalise
 from costars.model.schedulers import scheduler_of
-from costars.scene import parse_scene
+from costars.scene.scene import parse_scene
 from costars.studio import open_studio
 from costars.types import Plan, Region
 

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from costars.errors import RegionError, SceneError
-from costars.records.drawn_from import with_scene
-from costars.records.folder import check_folder, whole_folder
-from costars.records.pictures import dump, png, write_failure, write_picture
-from costars.records.plans import read_plan, write_plan
-from costars.scene import parse_scene
-from costars.sheets import masks_in_colour, sheet
+from costars.files.output_folder import check_folder, whole_folder
+from costars.images.contact_sheet import masks_in_colour, sheet
+from costars.records.layout_inputs import with_scene
+from costars.records.plan import read_plan, write_plan
+from costars.records.png_metadata import dump, png, write_failure, write_picture
+from costars.scene.scene import parse_scene
 from costars.types import Layout, Picture, Plan
 
 VERSIONS = {"costars": "0", "model_sha256": "abcdef0123456789", "scheduler": "EulerDiscreteScheduler"}
@@ -333,7 +333,7 @@ def test_a_stop_while_files_are_replaced_leaves_a_folder_that_is_still_ours(pict
         moved.append(target)
         Path(source).rename(target)
 
-    monkeypatch.setattr("costars.records.folder.os.replace", stopped)
+    monkeypatch.setattr("costars.files.output_folder.os.replace", stopped)
     with pytest.raises(KeyboardInterrupt):
         write_picture(replace(picture, rows={"stage1": 1, "stage2": 2}), tmp_path / "out")
     assert len(moved) == 5 and (tmp_path / "out" / "result.json").read_bytes() == before

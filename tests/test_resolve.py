@@ -62,7 +62,7 @@ def test_a_member_that_is_called_by_its_class_alone_is_told(concepts, make_scene
 
 def test_a_trigger_in_the_scene_takes_the_place_of_the_files(library, golden):
     from costars.methods.prompts import class_names, member_prompt
-    from costars.scene import parse_scene
+    from costars.scene.scene import parse_scene
     from costars.studio import open_studio
 
     cast = {"a": {"concept": "char_a", "trigger": "ohwx"}, "b": "char_b"}

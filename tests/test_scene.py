@@ -10,9 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from costars.errors import SceneError, nearest
-from costars.options import MultiLora, TwoStage
-from costars.scene import CastMember, parse_scene
-from costars.scene_files import load_scene, with_settings
+from costars.scene.options import MultiLora, TwoStage
+from costars.scene.scene import CastMember, parse_scene
+from costars.scene.scene_files import load_scene, with_settings
 
 DATA = {"prompt": "{ana} in front of {bo}", "cast": {"ana": {"concept": "builtin/ana"}, "bo": {"concept": "bo"}}}
 

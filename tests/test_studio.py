@@ -8,8 +8,8 @@ from PIL import Image
 
 from costars import studio as studio_module
 from costars.errors import ConceptError, ModelError, RegionError, SceneError
-from costars.segment.assign import lost_members
-from costars.steps import last, retried
+from costars.retry import last, retried
+from costars.segment.match_cast import lost_members
 from costars.studio import open_studio
 from costars.types import Picture, Plan, Step
 

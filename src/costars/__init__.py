@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from costars.errors import ConceptError, CostarsError, ModelError, RegionError, SceneError
-    from costars.options import MultiLora, TwoStage
-    from costars.records.pictures import write_picture
-    from costars.scene import CastMember, Scene
-    from costars.scene_files import load_scene
+    from costars.records.png_metadata import write_picture
+    from costars.scene.options import MultiLora, TwoStage
+    from costars.scene.scene import CastMember, Scene
+    from costars.scene.scene_files import load_scene
     from costars.studio import Studio, open_studio
     from costars.types import Layout, Picture, Plan, Region, Step
 

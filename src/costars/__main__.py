@@ -11,7 +11,7 @@ def main() -> None:
     """The command line."""
     try:
         bound_spinning()
-        from costars.serve.cli import main as command
+        from costars.cli.main import main as command
 
         command()
     except KeyboardInterrupt:

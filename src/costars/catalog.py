@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from costars.methods import multi_lora, two_stage
-from costars.microworld.segmenter import load_segmenter
+from costars.builtin.segmenter import load_segmenter
+from costars.methods import multi_lora
+from costars.methods.omg import stages as two_stage
 from costars.model.model import Model
-from costars.segment.attention import AttentionSegmenter
-from costars.segment.text_prompted import ClipSeg, GroundedSam, OwlSam
+from costars.segment.cross_attention import AttentionSegmenter
+from costars.segment.grounded_sam import ClipSeg, GroundedSam, OwlSam
 from costars.types import Job, Layout, Plan, Segmenter, Step
 
 

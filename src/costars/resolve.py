@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from costars.errors import ConceptError, SceneError
 from costars.methods.prompts import class_names, global_prompt, member_prompt
-from costars.model.adapters import changes, fit, matched
+from costars.model.lora import changes, fit, matched
 from costars.model.model import Model
-from costars.model.text import vector_counts
-from costars.model.words import read
-from costars.sample.attention import attention_layers, cross_numbers
-from costars.scene import Scene
+from costars.model.prompt_weighting import read
+from costars.model.text_encoder import vector_counts
+from costars.sample.attention_processor import attention_layers, cross_numbers
+from costars.scene.scene import Scene
 from costars.types import Concept
 
 SHOWN = 3  # names of layers in a note

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
 
     library: Path = user_data_path("costars") / "concepts"
     concept_folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = ()
-    builtin: Path = Path(__file__).parent / "microworld" / "weights"
+    builtin: Path = Path(__file__).parent / "builtin" / "weights"
     device: Device = "auto"
     dtype: Dtype = "auto"
     max_rows: int = Field(0, ge=0)

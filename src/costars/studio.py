@@ -14,31 +14,31 @@ from PIL import Image
 from torch import Tensor
 
 from costars.catalog import METHODS, SEGMENTERS, Machine
-from costars.concepts.store import Store
+from costars.concepts.library import Store
 from costars.errors import ModelError, SceneError, TrainError
-from costars.header import sha256_of
+from costars.files.safetensors_header import sha256_of
+from costars.methods.encode import size_px
 from costars.methods.paths import STYLE
 from costars.methods.prompts import class_names
-from costars.methods.sampling import size_px
-from costars.model.control import check_control_net, control_image, load_control_net
+from costars.model.controlnet import check_control_net, control_image, load_control_net
+from costars.model.hub import PART, PIPELINE, Source, located
 from costars.model.load import load_model
-from costars.model.memory import TIERS, lower_tier
 from costars.model.model import Model
+from costars.model.offload import TIERS, lower_tier
 from costars.model.schedulers import scheduler_of
-from costars.model.source import PART, PIPELINE, Source, located
-from costars.options import Checkpoint
-from costars.records.origin import hashes_of, versions_of
+from costars.records.provenance import hashes_of, versions_of
 from costars.resolve import check_classes, check_prompts, fitted, without_trigger
-from costars.scene import Scene
-from costars.segment.assign import Limits, assign, check_regions, check_where, lost_members
+from costars.retry import last, spared
+from costars.scene.options import Checkpoint
+from costars.scene.scene import Scene
+from costars.segment.match_cast import Limits, assign, check_regions, check_where, lost_members
 from costars.settings import Settings, machine_settings
-from costars.steps import last, spared
-from costars.train.captions import load_captioner
-from costars.train.lessons import Teaching
+from costars.train.config import TrainSpec, recipe_of
+from costars.train.data.captioning import load_captioner
+from costars.train.data.dataset import prepared
+from costars.train.data.subject import Teaching
 from costars.train.loop import Progress, Taught, teach
 from costars.train.recipes import Recipe
-from costars.train.spec import TrainSpec, recipe_of
-from costars.train.subjects import prepared
 from costars.types import ControlNet, Job, Picture, Plan, Segmenter, Step
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

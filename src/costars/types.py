@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import Module
 
-from costars.scene import Scene
+from costars.scene.scene import Scene
 
 MaskArray = NDArray[np.float32]
 Box = tuple[float, float, float, float]

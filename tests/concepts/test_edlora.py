@@ -6,8 +6,8 @@ import zipfile
 import pytest
 import torch
 
-from costars.concepts.formats import load_concept
-from costars.concepts.library import Naming, import_concept
+from costars.concepts.import_file import Naming, import_concept
+from costars.concepts.load import load_concept
 from costars.errors import ConceptError
 
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from costars.concepts.export import FORMATS, export_concept
-from costars.concepts.formats import load_concept
+from costars.concepts.load import load_concept
 from costars.errors import ConceptError
-from costars.model.adapters import changes, one_adapter_per_row, text_adapter
-from costars.sample.denoise import denoise, sampler
+from costars.model.lora import changes, one_adapter_per_row, text_adapter
+from costars.sample.loop import denoise, sampler
 from costars.types import Concept, LowRank, Path
 
 PROMPT = "a <mia> woman in the forest"
@@ -333,7 +333,7 @@ def test_nothing_is_left_and_the_old_is_kept_where_writing_fails(parts, tmp_path
         if next(written, "full") == "full" or "tokens" not in parts:
             raise OSError("disk full")
 
-    monkeypatch.setattr("costars.concepts.placing.save_file", full)
+    monkeypatch.setattr("costars.files.atomic.save_file", full)
     before = sorted(tmp_path.rglob("*"))
     for out in (target, target.with_stem("new")):
         with pytest.raises(OSError, match="disk full"):

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from costars.concepts.formats import load_concept
+from costars.concepts.load import load_concept
 from costars.errors import ConceptError
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

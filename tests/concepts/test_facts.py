@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from costars.concepts.facts import (
+from costars.concepts.metadata import (
     MAX_SIDECAR_BYTES,
     frequent_tags,
     model_spec,

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from costars.concepts.formats import load_concept
+from costars.concepts.load import load_concept
 from costars.errors import ConceptError
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from costars.concepts.formats import load_concept, read_card
+from costars.concepts.load import load_concept, read_card
 from costars.errors import ConceptError
 
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

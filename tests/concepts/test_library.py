@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from costars.concepts import saving
-from costars.concepts.formats import load_concept, read_card
-from costars.concepts.library import Naming, import_concept
+from costars.concepts.import_file import Naming, import_concept
+from costars.concepts.load import load_concept, read_card
 from costars.errors import ConceptError
 
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -11,7 +11,7 @@ from diffusers.loaders.lora_conversion_utils import (
 )
 from diffusers.utils import convert_unet_state_dict_to_peft
 
-from costars.concepts.names import ROLES, module_path, read_key
+from costars.concepts.keys import ROLES, module_path, read_key
 
 SPELLINGS = [s for s in ROLES if ROLES[s] in ("down", "up")]
 TRANSFORMER = ["proj_in", "proj_out"] + [

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from costars.concepts.formats import load_concept
-from costars.concepts.refused import REFUSED
+from costars.concepts.load import load_concept
+from costars.concepts.unsupported import REFUSED
 from costars.errors import ConceptError
 
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from costars.concepts.formats import load_concept
-from costars.concepts.library import Naming, import_concept
+from costars.concepts.import_file import Naming, import_concept
+from costars.concepts.load import load_concept
 from costars.errors import ConceptError
-from costars.model.adapters import one_adapter_per_row, text_adapter
-from costars.model.memory import Portion
+from costars.model.lora import one_adapter_per_row, text_adapter
+from costars.model.offload import Portion
 from costars.resolve import fitted
-from costars.sample.attention import Moment
+from costars.sample.attention_processor import Moment
 from costars.sample.batch import batch_of
 from costars.types import Path
 

@@ -5,7 +5,7 @@ import json
 
 import torch
 
-from costars.concepts.report import describe
+from costars.concepts.inspect import describe
 
 UNET = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 TEXT = "lora_te1_text_model_encoder_layers_0_mlp_fc1"

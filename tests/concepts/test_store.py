@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from costars.concepts.store import Store
+from costars.concepts.library import Store
 from costars.errors import ConceptError
 
 

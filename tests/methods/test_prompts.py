@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from costars.errors import SceneError
-from costars.methods.attending import members_words
+from costars.methods.omg.attention import members_words
 from costars.methods.prompts import (
     article,
     class_names,
@@ -13,8 +13,8 @@ from costars.methods.prompts import (
     own_tokens,
     own_words,
 )
-from costars.model.words import read
-from costars.scene import parse_scene
+from costars.model.prompt_weighting import read
+from costars.scene.scene import parse_scene
 from costars.types import Concept, Job
 
 

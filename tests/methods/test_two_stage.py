@@ -9,11 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from costars.errors import RegionError, SceneError
-from costars.methods import attending, multi_lora, two_stage
+from costars.methods import multi_lora
+from costars.methods.omg import attention as attending
+from costars.methods.omg import stages as two_stage
+from costars.methods.omg.stages import draw_layout, first_step
 from costars.methods.prompts import class_names, member_prompt, own_tokens, tokens_of
-from costars.methods.two_stage import draw_layout, first_step
 from costars.model.schedulers import scheduler_of
-from costars.sample.rules import KeptWords
+from costars.sample.attention_rules import KeptWords
 from costars.types import Job, Plan
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from costars.errors import ConceptError
-from costars.model.adapters import changes, concatenated, one_adapter_per_row, scaled, text_adapter
+from costars.model.lora import changes, concatenated, one_adapter_per_row, scaled, text_adapter
 from costars.types import LowRank
 
 ROWS = [None, "a", "b", "a"]

@@ -6,7 +6,7 @@ from diffusers import ControlNetModel
 from PIL import Image
 
 from costars.errors import ModelError, SceneError
-from costars.model.control import check_control_net, control_image, load_control_net
+from costars.model.controlnet import check_control_net, control_image, load_control_net
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from costars.errors import ModelError, SceneError
+from costars.model.components import never_read
+from costars.model.hub import Source, located
 from costars.model.load import load_model
-from costars.model.parts import never_read
+from costars.model.prompt_weighting import read
 from costars.model.schedulers import scheduler_of
 from costars.model.single_file import CONFIGS, tokenizer_of
-from costars.model.source import Source, located
-from costars.model.words import read
-from costars.sample.denoise import denoise, sampler
+from costars.sample.loop import denoise, sampler
 from costars.types import Path
 
 CPU = torch.device("cpu")
@@ -297,7 +297,7 @@ def test_an_id_in_the_cache_is_found_offline_at_its_revision(tmp_path, monkeypat
         (repository / "refs" / revision).write_text(commit)
         (repository / "snapshots" / commit).mkdir(parents=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("costars.model.source.HF_HUB_OFFLINE", True)  # as the variable of this name sets it
+    monkeypatch.setattr("costars.model.hub.HF_HUB_OFFLINE", True)  # as the variable of this name sets it
     assert located(asked, tmp_path, offline=False) == repository / "snapshots" / commits[found]
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from costars.errors import ModelError, SceneError
+from costars.model.hub import Source
 from costars.model.load import SDXL_PARTS, load_model
-from costars.model.source import Source
 
 CPU = torch.device("cpu")
 

@@ -8,14 +8,14 @@ from diffusers import ControlNetModel
 from torch import nn
 
 from costars.errors import ModelError
-from costars.methods.two_stage import draw_layout
-from costars.model import memory
-from costars.model.adapters import scaled, text_adapter
-from costars.model.control import load_control_net
+from costars.methods.omg.stages import draw_layout
+from costars.model import offload as memory
+from costars.model.controlnet import load_control_net
+from costars.model.hub import Source
 from costars.model.load import load_model
-from costars.model.memory import Portion, Residence, chosen_tier, lower_tier, size_of
-from costars.model.source import Source
-from costars.steps import spared
+from costars.model.lora import scaled, text_adapter
+from costars.model.offload import Portion, Residence, chosen_tier, lower_tier, size_of
+from costars.retry import spared
 from costars.types import ControlNet, Job
 
 CPU = torch.device("cpu")

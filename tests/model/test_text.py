@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from costars.errors import SceneError
-from costars.model.adapters import scaled, text_adapter
-from costars.model.text import token_ids, word_spans
+from costars.model.lora import scaled, text_adapter
+from costars.model.text_encoder import token_ids, word_spans
 
 
 @pytest.mark.parametrize("prompt", ["photo of a man and a woman in the forest", "", "unknown wörds, 3!"])

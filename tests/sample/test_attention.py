@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from costars.sample.attention import Moment, attention_layers, attention_rule
+from costars.sample.attention_processor import Moment, attention_layers, attention_rule
 
 
 def plain(attend, query, key, value, where):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from costars.model.memory import Portion
-from costars.sample.attention import Moment
+from costars.model.offload import Portion
+from costars.sample.attention_processor import Moment
 from costars.sample.batch import batch_of, positions_in
 from costars.types import ControlNet, Path
 
@@ -85,7 +85,7 @@ def test_a_control_reaches_the_same_rows_however_the_batch_is_split(tiny_double,
 
 
 def test_each_layer_reads_its_own_tokens_down_mid_up(tiny_double, monkeypatch):
-    from costars.sample.attention import attention_layers, attention_rule, cross_numbers, plain
+    from costars.sample.attention_processor import attention_layers, attention_rule, cross_numbers, plain
 
     layers = attention_layers(tiny_double.unet)
     numbers = cross_numbers(layers)

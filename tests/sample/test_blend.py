@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costars.sample.blend import blended, cell_masks, with_rest
+from costars.sample.mask_blending import blended, cell_masks, with_rest
 
 SIDE = 64
 edges = st.tuples(st.integers(0, SIDE), st.integers(0, SIDE)).map(sorted)

@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 
 from costars.model.schedulers import scheduler_of
 from costars.sample.batch import rows_of
-from costars.sample.denoise import denoise, only, sampler
+from costars.sample.loop import denoise, only, sampler
 from costars.types import Path, Text
 
 SIZE = (64, 64)

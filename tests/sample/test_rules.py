@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from costars.sample.attention import Moment, attend, attention_layers, attention_rule
-from costars.sample.rules import BorrowLayout, KeptWords, Reach, RecordWords, both, evened
+from costars.sample.attention_processor import Moment, attend, attention_layers, attention_rule
+from costars.sample.attention_rules import BorrowLayout, KeptWords, Reach, RecordWords, both, evened
 from costars.types import Where
 
 ALL = slice(0, 4)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.errors import RegionError, SceneError
-from costars.scene import CastMember
-from costars.segment.assign import assign, mask_iou
+from costars.scene.scene import CastMember
+from costars.segment.match_cast import assign, mask_iou
 from costars.types import Layout, Region
 
 LAYOUT = Layout(Image.new("RGB", (64, 64)), torch.zeros(1), {}, "", 0)

@@ -9,8 +9,8 @@ from PIL import Image
 from scipy import ndimage
 
 from costars.errors import RegionError
-from costars.segment.assign import mask_iou
-from costars.segment.attention import AttentionSegmenter, split_instances
+from costars.segment.cross_attention import AttentionSegmenter, split_instances
+from costars.segment.match_cast import mask_iou
 from costars.types import Layout
 
 COLOURS = [(210, 40, 40), (40, 60, 200), (60, 180, 60)]
@@ -53,7 +53,7 @@ def test_who_stands_lower_in_the_picture_is_nearer():
 
 
 def test_regions_have_the_size_of_the_picture(monkeypatch):
-    monkeypatch.setattr("costars.segment.attention.GRID_PX", 32)  # the kernel of 128 x 128 takes seconds
+    monkeypatch.setattr("costars.segment.cross_attention.GRID_PX", 32)  # the kernel of 128 x 128 takes seconds
     layout, truth = scene([("man", (40, 40, 120, 180))], size=256)
     (region,) = AttentionSegmenter()(Layout(layout.image, layout.latents, layout.maps, "", 0), ["man"])
     assert region.mask.shape == (256, 256)

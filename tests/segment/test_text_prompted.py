@@ -18,13 +18,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from costars.errors import ModelError, SceneError
-from costars.scene import CastMember
+from costars.scene.scene import CastMember
 from costars.segment import checkpoint as checkpoints
-from costars.segment import text_prompted
-from costars.segment.assign import assign
+from costars.segment import grounded_sam as text_prompted
 from costars.segment.checkpoint import Checkpoint, open_checkpoint
-from costars.segment.detect import GROUNDING_DINO, OWLV2, Detection, grounding_dino, owlv2, select, suppress
-from costars.segment.text_prompted import (
+from costars.segment.detectors import GROUNDING_DINO, OWLV2, Detection, grounding_dino, owlv2, select, suppress
+from costars.segment.grounded_sam import (
     CLIPSEG,
     SAM,
     ClipSeg,
@@ -34,6 +33,7 @@ from costars.segment.text_prompted import (
     segment_boxes,
     unique_phrases,
 )
+from costars.segment.match_cast import assign
 from costars.types import Layout
 
 CPU = torch.device("cpu")
@@ -440,7 +440,7 @@ def test_a_model_that_is_not_there_says_how_to_get_it(tmp_path, monkeypatch):
         "model '/no/where': no such folder; give one, or a hub id such as facebook/sam-vit-huge"
     )
     monkeypatch.setattr(
-        "costars.model.source.list_repo_files", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
+        "costars.model.hub.list_repo_files", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
     )
     assert "not to be had from the hub (no route); check the id" in refused(SAM, "some/sam", offline=False)
 
@@ -456,9 +456,9 @@ def test_a_hub_id_is_fetched_only_if_allowed_at_its_revision_and_never_a_pickle(
         asked.append((repository, options))
         return str(models / "sam")
 
-    monkeypatch.setattr("costars.model.source.snapshot_download", download)
+    monkeypatch.setattr("costars.model.hub.snapshot_download", download)
     there = {None: ["model.safetensors"], "v1": ["model.safetensors", "model.fp16.safetensors"]}
-    monkeypatch.setattr("costars.model.source.list_repo_files", lambda repository, revision: there[revision])
+    monkeypatch.setattr("costars.model.hub.list_repo_files", lambda repository, revision: there[revision])
     assert type(open_checkpoint(SAM, name, CPU, torch.float32, offline=offline).model) is hf.SamModel
     options = {"revision": revision, "local_files_only": offline}
     options["allow_patterns"] = ["*.json", "*.txt", "*.safetensors"]

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from costars.model.hub import Source
 from costars.model.load import load_model
 from costars.model.model import Model
-from costars.model.source import Source
-from costars.train import prior
-from costars.train.data import Example
-from costars.train.lessons import Teaching, new_words
+from costars.train.data import class_images as prior
+from costars.train.data.images import Example
+from costars.train.data.subject import Teaching, new_words
 from costars.train.recipes import RECIPES, Recipe
 
 COLOURS = ("red", "green")

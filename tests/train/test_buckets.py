@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.buckets import bucket_sizes, fitted, fitted_mask, in_buckets, nearest_size, put_back
-from costars.train.data import Example
+from costars.train.data.aspect_buckets import bucket_sizes, fitted, fitted_mask, in_buckets, nearest_size, put_back
+from costars.train.data.images import Example
 
 sides = st.integers(1, 400)
 grids = st.tuples(st.integers(1, 16), st.sampled_from([8, 32, 64]), st.floats(1, 4))

@@ -7,23 +7,24 @@ import pytest
 import torch
 
 from costars import open_studio
-from costars.concepts.formats import load_concept
+from costars.concepts.load import load_concept
 from costars.methods.prompts import article
-from costars.microworld.claims import em, recipes
-from costars.microworld.identity import identity_from_seed
-from costars.microworld.pictures import CROWDS, portraits
-from costars.microworld.train.concepts import PACK
-from costars.model.adapters import one_adapter_per_row, text_adapter
+from costars.model.lora import one_adapter_per_row, text_adapter
 from costars.resolve import fitted
-from costars.sample.attention import attention_layers, cross_numbers
-from costars.train import prior, results
-from costars.train.batches import encode
-from costars.train.data import Example
-from costars.train.gaze import gazing
+from costars.sample.attention_processor import attention_layers, cross_numbers
+from costars.train import results
+from costars.train.attention_maps import gazing
+from costars.train.data import class_images as prior
+from costars.train.data.images import Example
+from costars.train.data.latents import encode
+from costars.train.diffusion_loss import cell_weights, levels_of, noise_errors
 from costars.train.loop import TEACHING, teach
-from costars.train.loss import cell_weights, levels_of, noise_errors
 from costars.train.recipes import RECIPES
-from costars.train.trained import trained_on
+from costars.train.trainable import trained_on
+from costars_world.benchmarks import em, recipes
+from costars_world.render.identity import identity_from_seed
+from costars_world.render.portraits import CROWDS, portraits
+from costars_world.training.concepts import PACK
 
 TAUGHT, HELD_OUT, SEEDS = 6, 4, 3
 MARGIN = 0.01

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.errors import ModelError
-from costars.train import captions
-from costars.train.captions import MOST_TOKENS, Captioner, has_word, load_captioner, told
+from costars.train.data import captioning as captions
+from costars.train.data.captioning import MOST_TOKENS, Captioner, has_word, load_captioner, told
 
 CPU = torch.device("cpu")
 FAMILIES = ("blip", "blip-2", "florence2")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.data import Material, read_folder
+from costars.train.data.images import Material, read_folder
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 SIDEWAYS = 6  # EXIF: turn by 90 degrees to see it upright

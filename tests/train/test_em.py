@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train import em_report
-from costars.train.data import Example
-from costars.train.em import em_objective
-from costars.train.entangled import caption_of, entangled
-from costars.train.lessons import Teaching
+from costars.train.data.images import Example
+from costars.train.data.subject import Teaching
+from costars.train.em import report as em_report
+from costars.train.em.estep_masks import Evidence, disjoint
+from costars.train.em.group_images import caption_of, entangled
+from costars.train.em.objective import em_objective
 from costars.train.loop import TEACHING, Taught, teach
-from costars.train.masks import Evidence, disjoint
 from costars.train.recipes import RECIPES, Em, Recipe
-from costars.train.trained import trained_on
+from costars.train.trainable import trained_on
 
 
 def half(left: bool) -> np.ndarray:
@@ -137,7 +137,7 @@ def test_masks_of_oblong_pictures_are_made_of_all_that_the_model_tells(small, br
         asked.append(evidence)
         return disjoint(evidence, *rest) | {"ana": np.ones((32, 96), dtype=np.float32)}
 
-    monkeypatch.setattr("costars.train.em.disjoint", noted)
+    monkeypatch.setattr("costars.train.em.objective.disjoint", noted)
     with (
         trained_on(small, each, recipe) as trained,
         em_objective(small, each, recipe, trained, recipe.em) as made,
@@ -161,7 +161,7 @@ def test_a_background_is_learned_from_what_the_others_leave(small, brief, monkey
         asked.append((list(evidence.maps), list(evidence.errors)))
         return {name: half(name == "ana") * (np.arange(64) < 48) for name in evidence.maps}
 
-    monkeypatch.setattr("costars.train.em.disjoint", disjoint)
+    monkeypatch.setattr("costars.train.em.objective.disjoint", disjoint)
     with (
         trained_on(small, with_meadow(), replace(brief, start="random")) as trained,
         em_objective(small, with_meadow(), brief, trained, brief.em) as made,
@@ -207,7 +207,7 @@ def test_pictures_of_any_shape_are_learned_from(small, brief, masks, monkeypatch
         "bo", "man", "<bo>", [Example(Image.new("RGB", (96, 96), "red"), None, np.ones((96, 96), "f"), "3")]
     )
     monkeypatch.setattr(
-        "costars.train.em.disjoint",
+        "costars.train.em.objective.disjoint",
         lambda evidence, image, *_: {name: np.ones(image.size[::-1], dtype=np.float32) for name in evidence.maps},
     )
     recipe = replace(brief, longest=3.0, em=replace(brief.em, masks=masks))
@@ -336,8 +336,8 @@ def told(monkeypatch):
         unet(noise, 1, text[0], added_cond_kwargs={"text_embeds": text[1], "time_ids": size_ids})
         return noise, noise
 
-    monkeypatch.setattr("costars.train.em.disjoint", disjoint)
-    monkeypatch.setattr("costars.train.witness.squared_errors", squared_errors)
+    monkeypatch.setattr("costars.train.em.objective.disjoint", disjoint)
+    monkeypatch.setattr("costars.train.em.evidence.squared_errors", squared_errors)
     return told
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from costars.sample.attention import attention_layers, cross_numbers
-from costars.train.gaze import gazing
+from costars.sample.attention_processor import attention_layers, cross_numbers
+from costars.train.attention_maps import gazing
 
 COLUMNS = [[(1, 2), (4,)], [(3,), (0, 5)]]
 

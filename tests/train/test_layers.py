@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from costars.train.layers import KEYS_VALUES, UNET_LAYERS, as_adapter, halved, low_rank, own_weights
+from costars.train.lora_layers import KEYS_VALUES, UNET_LAYERS, as_adapter, halved, low_rank, own_weights
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from costars.errors import TrainError
-from costars.train import checkpoint, prior
+from costars.train import checkpoint
 from costars.train.checkpoint import load
-from costars.train.data import Example
+from costars.train.data import class_images as prior
+from costars.train.data.images import Example
 from costars.train.loop import CLASS_PICTURES, TEACHING, Progress, Taught, teach
 from costars.train.optimizers import OPTIMIZERS
 from costars.train.run import Run
@@ -150,7 +151,7 @@ def test_class_pictures_are_kept_beside_the_checkpoint_and_drawn_once(small, tea
     recipe, kept = brief("dreambooth", prior_pictures=2), tmp_path / "checkpoint.safetensors"
     begun = stopped(small, [teaching(recipe)], recipe, kept, 1)
     assert files(tmp_path) == ["checkpoint.prior", "checkpoint.safetensors"]
-    monkeypatch.setattr("costars.train.prior.draw", None)
+    monkeypatch.setattr("costars.train.data.class_images.draw", None)
     assert stopped(small, [teaching(recipe)], recipe, kept, 1) == begun
 
 
@@ -171,7 +172,7 @@ def test_given_class_pictures_are_learned_from_and_none_is_drawn(
     small, teaching, brief, beside, tmp_path, monkeypatch, name
 ):
     recipe, kept = brief(name, prior_weight=1.0), tmp_path / "checkpoint.safetensors"
-    monkeypatch.setattr("costars.train.prior.draw", None)
+    monkeypatch.setattr("costars.train.data.class_images.draw", None)
 
     def losses(*colours, **options):
         events = teach(small, [beside(teaching(recipe), *colours)], recipe, **options)
@@ -499,7 +500,7 @@ def test_full_precision_wants_a_model_in_it(small, teaching, brief):
 
 def test_what_cannot_be_taught_is_told_before_class_pictures_are_drawn(small, teaching, brief, monkeypatch):
     recipe = brief("custom-diffusion")
-    monkeypatch.setattr("costars.train.prior.draw", None)
+    monkeypatch.setattr("costars.train.data.class_images.draw", None)
     with pytest.raises(TrainError, match="class 'zxqvrobot': the tokenizer splits it into"):
         next(teach(small, [teaching(recipe, class_name="zxqvrobot")], recipe))
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from costars.train.loss import Levels, cell_weights, levels_of, noise_errors, peaked, strayed
+from costars.train.diffusion_loss import Levels, cell_weights, levels_of, noise_errors, peaked, strayed
 
 SHAPE = (3, 4, 6, 8)
 TEXT = torch.zeros(3, 5, 7)

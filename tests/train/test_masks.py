@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from costars.segment.labels import otsu
-from costars.train.masks import Estep, Evidence, along, disjoint, log_likelihoods, mean_iou
+from costars.segment.thresholds import otsu
+from costars.train.em.estep_masks import Estep, Evidence, along, disjoint, log_likelihoods, mean_iou
 
 HOW = Estep(grid_px=32)
 SIZE = (64, 48)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from costars.errors import TrainError
 from costars.train.loop import teach
-from costars.train.merge import merged, solved
+from costars.train.merge_custom_diffusion import merged, solved
 from costars.train.recipes import RECIPES
 
 

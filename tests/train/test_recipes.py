@@ -9,12 +9,12 @@ from PIL import Image
 
 from costars import open_studio
 from costars.concepts.export import export_concept
-from costars.concepts.formats import load_concept, read_card
-from costars.model.adapters import one_adapter_per_row, text_adapter
+from costars.concepts.load import load_concept, read_card
+from costars.model.hub import Source
 from costars.model.load import load_model
-from costars.model.source import Source
+from costars.model.lora import one_adapter_per_row, text_adapter
 from costars.resolve import fitted
-from costars.sample.denoise import denoise, sampler
+from costars.sample.loop import denoise, sampler
 from costars.train import results
 from costars.train.loop import TEACHING, Progress, Taught, teach
 from costars.train.preview import preview

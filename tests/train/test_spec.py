@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from costars.errors import TrainError
+from costars.train.config import _WITHIN, _numbers, folder_of, parse_spec, recipe_of
+from costars.train.data.dataset import prepared
 from costars.train.recipes import RECIPES
-from costars.train.spec import _WITHIN, _numbers, folder_of, parse_spec, recipe_of
-from costars.train.subjects import prepared
 
 MIA = {"name": "mia", "class": "woman", "images": "mia"}
 REX = {"name": "rex", "class": "dog", "images": "rex"}

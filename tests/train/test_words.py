@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from costars.errors import TrainError
-from costars.model.words import unemphasised
-from costars.train.trained import trained_on
-from costars.train.words import first_vectors, read_captions
+from costars.model.prompt_weighting import unemphasised
+from costars.train.embeddings import first_vectors, read_captions
+from costars.train.trainable import trained_on
 
 CAPTIONS = ("photo of a <mia> woman, and <mia>", "a <rex> dog and a <mia> woman", "a dog")
 COUNTS = {"<mia>": 2, "<rex>": 2}

@@ -16,10 +16,10 @@ from zipfile import ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
-from costars.concepts.family import PER_LAYER
-from costars.concepts.words import OURS
+from costars.concepts.base_model import PER_LAYER
+from costars.concepts.textual_inversion import OURS
 from costars.errors import ConceptError
-from costars.header import MAX_SIZE
+from costars.files.safetensors_header import MAX_SIZE
 
 _ADAPTERS = ("unet", "text_encoder", "text_encoder_2")
 _EMBEDDINGS: Mapping[str, str] = {"new_concept_embedding": "text_encoder", "new_concept_embedding_2": "text_encoder_2"}

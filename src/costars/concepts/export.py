@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from costars.concepts.names import PARTS, module_path
-from costars.concepts.placing import File, place
+from costars.concepts.keys import PARTS, module_path
 from costars.concepts.saving import smallest
 from costars.errors import ConceptError, nearest
+from costars.files.atomic import File, place
 from costars.types import Concept
 
 Files = dict[str, File]  # by name, without .safetensors

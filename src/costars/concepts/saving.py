@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from costars.concepts import replaced, words
+from costars.concepts import full_weights as replaced
+from costars.concepts import textual_inversion as words
 from costars.types import Concept, LowRank
 
 

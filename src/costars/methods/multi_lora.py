@@ -6,11 +6,11 @@ from collections.abc import Generator
 
 from torch import Tensor
 
+from costars.methods.encode import sampler_of
 from costars.methods.paths import EVERYONE, everyone_adapter, everyone_path
-from costars.methods.sampling import sampler_of
-from costars.model.adapters import one_adapter_per_row
+from costars.model.lora import one_adapter_per_row
 from costars.model.model import Model
-from costars.sample.denoise import denoise
+from costars.sample.loop import denoise
 from costars.types import Job, Step
 
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from costars.errors import SceneError
+from costars.methods.encode import encoded, negative_text
 from costars.methods.prompts import class_names, everyone_prompt, global_prompt, member_prompt
-from costars.methods.sampling import encoded, negative_text
-from costars.model.adapters import concatenated, scaled, text_adapter
+from costars.model.lora import concatenated, scaled, text_adapter
 from costars.model.model import Model
-from costars.options import TwoStage
+from costars.scene.options import TwoStage
 from costars.types import Adapter, Concept, Job, LearnedWords, Path, Text
 
 EVERYONE, STYLE = "{}", "{style}"  # adapters of the whole cast and of the whole picture; no member has these names

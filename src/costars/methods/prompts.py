@@ -8,9 +8,9 @@ from string import Formatter
 from transformers import CLIPTokenizer
 
 from costars.errors import SceneError
-from costars.model.text import word_spans
-from costars.model.words import unemphasised
-from costars.scene import Scene
+from costars.model.prompt_weighting import unemphasised
+from costars.model.text_encoder import word_spans
+from costars.scene.scene import Scene
 from costars.types import Concept, LearnedWords
 
 

@@ -17,10 +17,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging as transformers_logging
 
 from costars.errors import ModelError
-from costars.header import read_header, sha256_of
-from costars.model.memory import Residence, chosen_tier, size_of
+from costars.files.safetensors_header import read_header, sha256_of
+from costars.model.components import lack_of_weights, part_of
+from costars.model.hub import Source
 from costars.model.model import Facts, Model
-from costars.model.parts import lack_of_weights, part_of
+from costars.model.offload import Residence, chosen_tier, size_of
 from costars.model.single_file import (
     CONFIGS,
     DECODER,
@@ -32,8 +33,7 @@ from costars.model.single_file import (
     read_single,
     tokenizer_of,
 )
-from costars.model.source import Source
-from costars.model.text import TextEncoder, TextEncoders
+from costars.model.text_encoder import TextEncoder, TextEncoders
 
 SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SDXL_PARTS = (*SD_PARTS, "text_encoder_2", "tokenizer_2")

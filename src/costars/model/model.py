@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from costars.errors import ModelError, SceneError
-from costars.model.memory import Residence
-from costars.model.text import NOTHING_LEARNED, TextEncoders, encode_text
+from costars.model.offload import Residence
+from costars.model.text_encoder import NOTHING_LEARNED, TextEncoders, encode_text
 from costars.types import ControlNet, LearnedWords, Text
 
 

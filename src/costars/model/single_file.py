@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from costars.errors import ModelError
-from costars.header import read_header
+from costars.files.safetensors_header import read_header
 
 CONFIGS = Path(__file__).parent / "configs"
 _CONTEXT = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"

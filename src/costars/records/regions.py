@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from costars.errors import SceneError
-from costars.shape import grey_levels
+from costars.images.masks import grey_levels
 from costars.types import Region
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from costars.model.adapters import RowAdapters
-from costars.model.control import residuals
-from costars.model.memory import Portion
+from costars.model.controlnet import residuals
+from costars.model.lora import RowAdapters
 from costars.model.model import Model
-from costars.sample.attention import Moment
+from costars.model.offload import Portion
+from costars.sample.attention_processor import Moment
 from costars.types import ControlNet, Path, Text
 
 

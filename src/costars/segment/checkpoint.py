@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers.utils import logging
 
 from costars.errors import ModelError, SceneError
-from costars.model.parts import part_of
-from costars.model.source import PART, fetched, is_hub_id
+from costars.model.components import part_of
+from costars.model.hub import PART, fetched, is_hub_id
 
 Numbers = NDArray[np.float32]
 

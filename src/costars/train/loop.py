@@ -17,14 +17,14 @@ from torch import Tensor
 from costars.errors import TrainError
 from costars.model.model import Model
 from costars.model.precision import has_bf16_units
-from costars.train.attention import plain_attention
-from costars.train.em import em_objective
-from costars.train.lessons import Teaching, check, class_examples
+from costars.train.cpu_attention import plain_attention
+from costars.train.data.class_images import class_latents
+from costars.train.data.subject import Teaching, check, class_examples
+from costars.train.em.objective import em_objective
 from costars.train.objective import Objective, picture_objective
-from costars.train.prior import class_latents
 from costars.train.recipes import Recipe
 from costars.train.run import Run, begun
-from costars.train.trained import Trained, trained_on
+from costars.train.trainable import Trained, trained_on
 from costars.types import Concept, LearnedWords, MaskArray
 
 TEACHING, CLASS_PICTURES = "teaching", "class pictures"

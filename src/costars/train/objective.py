@@ -12,15 +12,15 @@ from torch import Tensor
 
 from costars.errors import TrainError
 from costars.model.model import Model
-from costars.sample.attention import attention_layers, cross_numbers
-from costars.train.batches import Batch, Encoded, encode
-from costars.train.gaze import Gaze, gazing
-from costars.train.lessons import Teaching, class_examples
-from costars.train.loss import cell_weights, levels_of, noise_errors, strayed
-from costars.train.prior import as_encoded, as_given
+from costars.sample.attention_processor import attention_layers, cross_numbers
+from costars.train.attention_maps import Gaze, gazing
+from costars.train.data.class_images import as_encoded, as_given
+from costars.train.data.latents import Batch, Encoded, encode
+from costars.train.data.subject import Teaching, class_examples
+from costars.train.diffusion_loss import cell_weights, levels_of, noise_errors, strayed
+from costars.train.embeddings import Captions, read_captions
 from costars.train.recipes import Recipe
-from costars.train.trained import Trained
-from costars.train.words import Captions, read_captions
+from costars.train.trainable import Trained
 from costars.types import MaskArray
 
 Masks = dict[tuple[int, str], MaskArray]  # by picture and concept

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from costars.images.contact_sheet import grid
 from costars.model.model import Model
-from costars.model.text import NOTHING_LEARNED
-from costars.model.words import unemphasised
-from costars.sheets import grid
-from costars.train.data import Example
-from costars.train.lessons import Teaching
-from costars.train.prior import draw
+from costars.model.prompt_weighting import unemphasised
+from costars.model.text_encoder import NOTHING_LEARNED
+from costars.train.data.class_images import draw
+from costars.train.data.images import Example
+from costars.train.data.subject import Teaching
 from costars.types import LearnedWords
 
 COLUMNS = 4

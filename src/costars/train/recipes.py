@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from costars.train.masks import Estep
+from costars.train.em.estep_masks import Estep
 
 MaskSource = Literal["learned", "frozen", "given"]
 

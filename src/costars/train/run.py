@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from costars.errors import TrainError
 from costars.model.model import Model
 from costars.train import checkpoint
-from costars.train.lessons import Teaching, sha256_of
+from costars.train.data.subject import Teaching, sha256_of
 from costars.train.objective import Objective
 from costars.train.optimizers import optimizer_of, rate_at
 from costars.train.recipes import Recipe, by_name
-from costars.train.trained import Trained
+from costars.train.trainable import Trained
 
 _OBJECTIVE = "objective/"
 _ANEW = "begin anew with --replace in place of --resume"

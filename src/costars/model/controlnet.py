@@ -1,0 +1,96 @@
+"""ControlNets: a drawn pose, edge or depth picture that some rows of the batch must keep to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from costars.errors import ModelError, SceneError
+from costars.images.masks import same_shape
+from costars.model.components import part_of
+from costars.model.model import Model
+from costars.types import ControlNet
+
+
+def load_control_net(folder: Path, name: str, model: Model) -> ControlNetModel:
+    """A ControlNet that lives where the model's own parts do; raises ModelError if it is none."""
+    try:
+        net: ControlNetModel = part_of(ControlNetModel, folder, model.dtype)
+    except Exception as error:  # whatever diffusers raises over a folder that is none
+        line = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"controls.model {name!r}: no ControlNet in safetensors ({line}); want a diffusers folder or hub id"
+        ) from None
+    model.residence.settle(net)
+    return net
+
+
+def check_control_net(net: ControlNetModel, name: str, model: Model) -> None:
+    """Raises ModelError for a ControlNet of another family than the model's."""
+    theirs, ours = (part.config["cross_attention_dim"] for part in (net, model.unet))
+    if theirs != ours:
+        raise ModelError(
+            f"controls.model {name!r}: reads text of width {theirs}, the model {model.facts.name!r} of {ours} "
+            f"({model.facts.family}); use a ControlNet of the model's family"
+        )
+
+
+def control_image(name: str, base: Path | None, size_px: tuple[int, int], model: Model) -> Tensor:
+    """(1, 3, h px, w px) in [0, 1], brought to the size of the picture. Raises SceneError if it cannot be read."""
+    path = (base or Path()) / Path(name).expanduser()
+    try:
+        with Image.open(path) as image:
+            if not same_shape(image.size, size_px):
+                raise SceneError(
+                    f"controls.image {name!r}: is {image.width} x {image.height} px, the picture {size_px[0]} x "
+                    f"{size_px[1]}; give one of the same shape"
+                )
+            drawn = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS)
+    except (OSError, UnidentifiedImageError):
+        raise SceneError(f"controls.image {name!r}: cannot be read as a picture; check the path") from None
+    pixels = torch.from_numpy(np.array(drawn)).permute(2, 0, 1)[None].float().div(255)
+    return pixels.to(model.device, model.dtype)
+
+
+def residuals(
+    controls: Sequence[ControlNet],
+    sample: Tensor,
+    t: Tensor,
+    tokens: Tensor,
+    added: Mapping[str, Tensor] | None,
+    guided: Sequence[bool],
+    progress: float,
+) -> dict[str, Any]:
+    """What the controls add inside the UNet, by the names of its arguments; zero in rows that are not guided.
+
+    sample is (r, c, h, w), tokens (r, t, d), progress the share of the steps done. Empty where nothing acts.
+    """
+    acting = [c for c in controls if c.start <= progress < c.end]
+    which = torch.tensor([i for i, yes in enumerate(guided) if yes], device=sample.device)
+    if not acting or not len(which):
+        return {}
+    own = None if added is None else {name: value[which] for name, value in added.items()}
+    down: list[Tensor] = []
+    for control in acting:
+        images = control.image.expand(len(which), -1, -1, -1)
+        at, middle = control.net(
+            sample[which], t, tokens[which], images, control.scale, added_cond_kwargs=own, return_dict=False
+        )
+        found = [*at, middle]
+        down = [a + b for a, b in zip(down, found, strict=True)] if down else found
+    *inner, mid = (_spread(value, which, len(sample)) for value in down)
+    return {"down_block_additional_residuals": tuple(inner), "mid_block_additional_residual": mid}
+
+
+def _spread(value: Tensor, rows: Tensor, count: int) -> Tensor:
+    """(len(rows), ...) to (count, ...), zero elsewhere."""
+    if len(rows) == count:
+        return value
+    return value.new_zeros(count, *value.shape[1:]).index_copy(0, rows, value)

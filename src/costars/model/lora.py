@@ -1,0 +1,224 @@
+"""Adapters on a model, one for each row of a batch, gone without a trace when the block ends.
+
+Every layer that some adapter touches gets a forward hook which adds up @ down @ x to its output:
+two batched matrix products for all rows together, so one call serves base rows and any number of
+adapters (bench/adapters.py measures it against peft's mixed batch). The weights are not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
+
+from costars.errors import ConceptError
+from costars.model.text_encoder import TextEncoders
+from costars.types import Adapter, LowRank
+
+
+@dataclass
+class RowAdapters:
+    """Says which adapter each row of a call uses; None is the model without one.
+
+    With broadcast the one row that is announced stands for all of a call.
+    """
+
+    layers: list[_Layer] = field(default_factory=list)
+    rows: tuple[str | None, ...] = ()
+    active: bool = False
+    broadcast: bool = False
+
+    @contextmanager
+    def on(self, rows: Sequence[str | None]) -> Iterator[None]:
+        """Within the block row i of every call has the adapter rows[i]; outside, none has one."""
+        if tuple(rows) != self.rows:
+            self.rows = tuple(rows)
+            for layer in self.layers:
+                layer.use(self.rows)
+        self.active = True
+        try:
+            yield
+        finally:
+            self.active = False
+
+
+class _Layer:
+    """The stacked adapters of one layer, gathered for the rows of the coming call."""
+
+    def __init__(self, state: RowAdapters, module: nn.Module, entries: Mapping[str, LowRank]) -> None:
+        self.state = state
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        rank = max(len(e.down) for e in entries.values())
+        self.names = list(entries)
+        self.module = module
+        # A layer that accelerate brings in only for its work says itself where it works.
+        hook: Any = getattr(module, "_hf_hook", None)
+        device = hook.execution_device if weight.is_meta else weight.device
+        self.down = torch.stack([_pad_rank(e.down, 0, rank) for e in entries.values()]).to(device, weight.dtype)
+        self.up = torch.stack([_pad_rank(e.up, 1, rank) for e in entries.values()]).to(device, weight.dtype)
+        self.taken: Tensor | None = None
+
+    def use(self, rows: Sequence[str | None]) -> None:
+        taken = [i for i, name in enumerate(rows) if name in self.names]
+        which = [self.names.index(rows[i]) for i in taken]  # type: ignore[arg-type]
+        device = self.down.device
+        self.count = len(rows)
+        self.taken = torch.tensor(taken, device=device) if taken else None
+        self.all = len(taken) == len(rows)
+        index = torch.tensor(which, device=device, dtype=torch.long)
+        self.row_down, self.row_up = self.down[index], self.up[index]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if self.taken is None or not self.state.active:
+            return output
+        x = inputs[0]
+        if len(x) != self.count and not self.state.broadcast:
+            raise ValueError(f"{self.count} rows were announced to the adapters, {len(x)} came")
+        change = self._change(x if self.all else x[self.taken])
+        return output + change if self.all else output.index_add(0, self.taken, change)
+
+    def _change(self, x: Tensor) -> Tensor:
+        if isinstance(self.module, nn.Conv2d):
+            stride, padding = self.module.stride, self.module.padding
+            assert not isinstance(padding, str)
+            each = zip(x, self.row_down, self.row_up, strict=True)
+            return torch.cat([conv2d(conv2d(r[None], d, None, stride, padding), u) for r, d, u in each])
+        flat = x.reshape(len(x), -1, x.shape[-1])
+        change = flat @ self.row_down.transpose(1, 2) @ self.row_up.transpose(1, 2)
+        return change.reshape(*x.shape[:-1], -1)
+
+
+def _pad_rank(matrix: Tensor, axis: int, rank: int) -> Tensor:
+    missing = rank - matrix.shape[axis]
+    if not missing:
+        return matrix
+    sides = [0, 0] * matrix.ndim
+    sides[2 * (matrix.ndim - 1 - axis) + 1] = missing
+    return pad(matrix, sides)
+
+
+@contextmanager
+def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> Iterator[RowAdapters]:
+    """Within the block each row of a call to the module may have an adapter of its own.
+
+    Only the entries under the prefix ("unet.") are taken; Linear and Conv2d layers are allowed.
+    Raises ConceptError if an adapter names a layer that the module does not have or of another size.
+    """
+    modules = dict(module.named_modules())
+    state = RowAdapters()
+    handles = []
+    try:
+        for path, entries in fit(module, prefix, adapters).items():
+            layer = _Layer(state, modules[path], entries)
+            state.layers.append(layer)
+            handles.append(modules[path].register_forward_hook(layer))
+        yield state
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def fit(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> dict[str, dict[str, LowRank]]:
+    """{layer: {adapter: entry}} of the entries under the prefix; raises ConceptError if one does not fit."""
+    touched: dict[str, dict[str, LowRank]] = {}
+    for name, adapter in adapters.items():
+        for path, entry in adapter.items():
+            if path.startswith(prefix):
+                touched.setdefault(_own_path(module, path.removeprefix(prefix)), {})[name] = entry
+    modules = dict(module.named_modules())
+    for path, entries in touched.items():
+        _check_fit(path, modules.get(path), entries)
+    return touched
+
+
+def matched(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[Adapter, list[str]]:
+    """The part of an adapter that has a layer in modules {part: module}, and the names of what has none."""
+    taken: dict[str, LowRank] = {}
+    for part, module in modules.items():
+        known = dict(module.named_modules())
+        for path, entry in adapter.items():
+            own_path = _own_path(module, path.removeprefix(f"{part}."))
+            if path.startswith(f"{part}.") and isinstance(known.get(own_path), nn.Linear | nn.Conv2d):
+                taken[path] = entry
+    return taken, [path for path in adapter if path not in taken]
+
+
+def changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], source: str) -> Adapter:
+    """What whole weights {path: (out, in) or (out, in, kh, kw)} change of their layers, as exact low ranks.
+
+    Raises ConceptError where a layer is not there, or of another size.
+    """
+    adapter: dict[str, LowRank] = {}
+    layers = {part: dict(module.named_modules()) for part, module in modules.items()}
+    for path, weight in weights.items():
+        part, _, own_path = path.partition(".")
+        layer = layers[part].get(_own_path(modules[part], own_path)) if part in modules else None
+        size = tuple(layer.weight.shape) if isinstance(layer, nn.Linear | nn.Conv2d) else None
+        if layer is None or size != tuple(weight.shape):
+            raise ConceptError(
+                f"concept {source!r}: brings {path!r} of {tuple(weight.shape)}, the model's is {size or 'not there'}; "
+                "it was made for another base model, use one made for this, or set model"
+            )
+        with align_module_device(layer):
+            change = weight - layer.weight.detach().to("cpu", torch.float32)
+        adapter[path] = _exact(change)
+    return adapter
+
+
+def _exact(change: Tensor) -> LowRank:
+    """A change of weight as it is, times the identity on the out side, or on the in side of a matrix that is taller."""
+    rows, columns = change.shape[:2]
+    if change.ndim == 4:
+        return LowRank(change, torch.eye(rows)[:, :, None, None])
+    return LowRank(change, torch.eye(rows)) if columns > rows else LowRank(torch.eye(columns), change)
+
+
+def _own_path(module: nn.Module, path: str) -> str:
+    """CLIPTextModel lost one level in transformers 5."""
+    return path if hasattr(module, "text_model") else path.removeprefix("text_model.")
+
+
+def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRank]) -> None:
+    for name, entry in entries.items():
+        if not isinstance(module, nn.Linear | nn.Conv2d):
+            raise ConceptError(f"concept {name!r} changes the layer {path!r}, which this model does not have")
+        out_size, in_size = module.weight.shape[:2]
+        fits = entry.down.shape[1:] == module.weight.shape[1:] and entry.up.shape[0] == out_size
+        if not fits or entry.up.ndim != entry.down.ndim:
+            raise ConceptError(
+                f"concept {name!r}: layer {path!r} is {entry.down.shape[1]} -> {entry.up.shape[0]}, but the model's "
+                f"is {in_size} -> {out_size}; it was made for another base model, use one made for this, or set model"
+            )
+
+
+@contextmanager
+def text_adapter(encoders: TextEncoders, adapter: Adapter) -> Iterator[None]:
+    """Within the block every text encoder reads with the adapter, however many prompts at once."""
+    with ExitStack() as stack:
+        for encoder in encoders:
+            own = one_adapter_per_row(encoder.module, f"{encoder.name}.", {"own": adapter})
+            adapters = stack.enter_context(own)
+            adapters.broadcast = True
+            stack.enter_context(adapters.on(["own"]))
+        yield
+
+
+def scaled(adapter: Adapter, weight: float) -> Adapter:
+    """The adapter with its effect multiplied."""
+    return {path: LowRank(entry.down, entry.up * weight) for path, entry in adapter.items()}
+
+
+def concatenated(adapters: Sequence[Adapter]) -> Adapter:
+    """One adapter whose change is the sum of all changes: ranks are laid side by side."""
+    out: dict[str, LowRank] = {}
+    for path in dict.fromkeys(path for adapter in adapters for path in adapter):
+        entries = [adapter[path] for adapter in adapters if path in adapter]
+        out[path] = LowRank(torch.cat([e.down for e in entries]), torch.cat([e.up for e in entries], dim=1))
+    return out

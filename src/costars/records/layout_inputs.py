@@ -1,0 +1,69 @@
+"""What a plan was drawn from: changed, it is planned anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from costars.errors import SceneError
+from costars.scene.scene import Scene
+from costars.segment.match_cast import depth_order
+from costars.types import Plan
+
+# What the layout and its regions were made from: to change one of these, plan the scene again.
+LAYOUT_FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "size",
+    "seed",
+    "steps",
+    "guidance_scale",
+    "scheduler",
+    "segmenter",
+    "lowest_score",
+    "checkpoint",
+    "clip_skip",
+    "style",
+    "controls",
+)
+
+
+def drawn_from(scene: Scene) -> dict[str, Any]:
+    """What of a scene its layout and regions depend on, as plain data."""
+    data: dict[str, Any] = scene.model_dump(mode="json")
+    told = ("where", "class_name", "segment_phrase")
+    places = {name: [member[key] for key in told] for name, member in data["cast"].items()}
+    return {field: data[field] for field in LAYOUT_FIELDS} | {" and ".join(told): places}
+
+
+def same_layout(one: Scene, other: Scene) -> bool:
+    """Whether both scenes have the same layout and regions."""
+    return one.model == other.model and drawn_from(one) == drawn_from(other)
+
+
+def check_drawn_from(before: Mapping[str, Any], scene: Scene, origin: str = "") -> None:
+    """Raises SceneError for a change that the layout does not show."""
+    now = json.loads(json.dumps(drawn_from(scene)))
+    for field, value in now.items():
+        if before.get(field) != value:
+            raise SceneError(
+                f"{origin}{field}: the plan was drawn with {before.get(field)!r}, now it is {value!r}; "
+                "plan the scene again"
+            )
+
+
+def with_scene(plan: Plan, scene: Scene) -> Plan:
+    """The plan under changed settings; depths given in the scene are taken over.
+
+    Raises SceneError for a change that the layout does not show.
+    """
+    if plan.scene.model != scene.model:
+        raise SceneError(f"model: the plan was drawn by {plan.scene.model!r}; plan the scene again")
+    check_drawn_from(json.loads(json.dumps(drawn_from(plan.scene))), scene)
+    if any(member.depth is not None for member in scene.cast.values()):
+        order = depth_order(plan.regions, scene.cast)
+        regions = {name: replace(region, depth=order.index(name)) for name, region in plan.regions.items()}
+        return replace(plan, scene=scene, regions=regions)
+    return replace(plan, scene=scene)

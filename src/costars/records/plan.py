@@ -1,0 +1,85 @@
+"""Plans on disk, to be looked at, edited and rendered later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import from_numpy
+
+from costars.errors import SceneError
+from costars.files.output_folder import whole_folder
+from costars.records.layout_inputs import check_drawn_from, drawn_from
+from costars.records.regions import masks_hash, read_region, region_facts, rounded, write_masks
+from costars.scene.scene import Scene, parse_scene
+from costars.scene.scene_files import FILES_ALONE, with_files
+from costars.types import Layout, Plan
+
+
+def write_plan(plan: Plan, out: Path, base: Path | None = None) -> None:
+    """plan.json, layout.png, layout.safetensors (latents, maps) and masks/NAME.png.
+
+    base is the folder that the scene's relative paths are beside; the plan has them absolute, so
+    that it works wherever it lies.
+    """
+    layout, scene = plan.layout, _anchored(plan.scene, base or Path())
+    facts = {
+        "scene": scene,
+        "layout": {"prompt": layout.prompt, "rows": layout.rows, "drawn_from": drawn_from(parse_scene(scene))},
+        "regions": [region_facts(name, region) for name, region in plan.regions.items()],
+        "masks_sha256": masks_hash(plan.regions),
+        "seconds": rounded(plan.seconds),
+    }
+    maps = {f"map/{word}": from_numpy(array) for word, array in layout.maps.items()}
+    with whole_folder(out) as folder:
+        (folder / "plan.json").write_text(json.dumps(facts, indent=2) + "\n")
+        layout.image.save(folder / "layout.png")
+        (folder / "layout.safetensors").write_bytes(save_tensors({"latents": layout.latents.cpu(), **maps}))
+        write_masks(plan.regions, folder)
+
+
+def read_plan(folder: Path) -> Plan:
+    """A plan that was written before; its masks, depths and scene may have been edited.
+
+    Raises SceneError if a file is missing, damaged, or the masks are not the cast's.
+    """
+    if not (folder / "plan.json").is_file():
+        picture = folder / "picture.png"
+        hint = f"to draw its picture again, render {picture}" if picture.is_file() else "make one with costars plan"
+        raise SceneError(f"{folder}: holds no plan.json; {hint}")
+    try:
+        facts = json.loads((folder / "plan.json").read_text())
+        scene = parse_scene(facts["scene"], f"{folder.name}/plan.json")
+        with safe_open(folder / "layout.safetensors", framework="pt") as file:  # type: ignore[no-untyped-call]
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with Image.open(folder / "layout.png") as image:
+            layout = Layout(
+                image=image.convert("RGB"),
+                latents=tensors.pop("latents"),
+                maps={key.removeprefix("map/"): t.numpy() for key, t in tensors.items()},
+                prompt=facts["layout"]["prompt"],
+                rows=facts["layout"]["rows"],
+            )
+        regions = {r["name"]: read_region(folder, r, layout.image.size) for r in facts["regions"]}
+        before, seconds = facts["layout"]["drawn_from"], dict(facts["seconds"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise SceneError(f"{folder}: not a plan that costars can read ({error}); plan the scene again") from None
+    if set(regions) != set(scene.cast):
+        raise SceneError(f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}")
+    check_drawn_from(before, scene, f"{folder.name}/plan.json: ")
+    return Plan(scene, layout, regions, seconds, edited=facts.get("masks_sha256") != masks_hash(regions))
+
+
+def _anchored(scene: Scene, base: Path) -> dict[str, Any]:
+    """The scene as plain data, its relative files made absolute."""
+
+    def found(key: str, name: str) -> str:
+        path = base / Path(name).expanduser()
+        there = path.is_file() or (key not in FILES_ALONE and name != "builtin" and path.is_dir())
+        return str(path.resolve()) if there else name
+
+    return with_files(scene, found)

@@ -1,0 +1,106 @@
+"""Pictures on disk, which say what they were made from."""
+
+from __future__ import annotations
+
+import json
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL.PngImagePlugin import PngInfo
+
+from costars.errors import RegionError
+from costars.files.output_folder import KINDS, whole_folder
+from costars.images.contact_sheet import sheet
+from costars.records.regions import region_facts, rounded, write_masks
+from costars.scene.scene import Scene
+from costars.scene.scene_files import with_files
+from costars.types import Picture
+
+
+def write_picture(picture: Picture, out: str | Path) -> None:
+    """picture.png with its scene inside, layout.png, masks/NAME.png, sheet.png and result.json.
+
+    Raises SceneError where out cannot be written, or holds what costars did not write.
+    """
+    plan = picture.plan
+    with whole_folder(Path(out)) as folder:
+        (folder / "picture.png").write_bytes(png(picture))
+        if plan is not None:
+            plan.layout.image.save(folder / "layout.png")
+            write_masks(plan.regions, folder)
+        sheet(picture).save(folder / "sheet.png")
+        regions = [region_facts(name, region) for name, region in plan.regions.items()] if plan else []
+        facts = {
+            "scene": dump(picture.scene),
+            "seed": picture.scene.seed,
+            "rows": dict(picture.rows),
+            "seconds": rounded(picture.seconds),
+            "regions": regions,
+            "versions": dict(picture.versions),
+            "hashes": dict(picture.hashes),
+            "memory": picture.memory,
+            "max_rows": picture.max_rows,
+            **({"fits": dict(picture.fits)} if picture.fits else {}),
+            **({"lost": list(picture.lost)} if picture.lost else {}),
+            **({"notes": list(picture.notes)} if picture.notes else {}),
+        }
+        (folder / "result.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def write_failure(error: RegionError, out: Path) -> Path | None:
+    """layout.png, every region that was found and missing.json, for a layout that does not show the cast.
+
+    Returns the folder: out, or one in it where out holds a plan or picture of an earlier run.
+    """
+    if error.layout is None:
+        return None
+    place = out / "missing" if any((out / names[-1]).is_file() for names in KINDS.values()) else out
+    with whole_folder(place) as folder:
+        error.layout.image.save(folder / "layout.png")
+        found = {f"{i}-" + re.sub(r"[^\w-]", "_", r.class_name): r for i, r in enumerate(error.regions)}
+        write_masks(found, folder)
+        facts = {"missing": str(error), "regions": [region_facts(name, region) for name, region in found.items()]}
+        (folder / "missing.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return place
+
+
+def png(picture: Picture) -> bytes:
+    """The picture as PNG, its scene, versions and hashes inside: the same scene gives the same bytes."""
+    facts: dict[str, Any] = {"scene": dump(picture.scene)}
+    facts |= {"hashes": dict(picture.hashes), "versions": dict(picture.versions)}
+    if picture.plan is not None and picture.plan.edited:
+        facts["edited"] = True
+    info = PngInfo()
+    info.add_text("costars", json.dumps(facts, sort_keys=True))
+    info.add_text("parameters", parameters(picture))
+    buffer = BytesIO()
+    picture.image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def parameters(picture: Picture) -> str:
+    """The text chunk that A1111 and its kin read."""
+    scene = picture.scene
+    sampler = picture.versions["scheduler"] if scene.scheduler == "checkpoint" else scene.scheduler
+    lines = [scene.prompt.replace("{", "").replace("}", "")]
+    if scene.negative_prompt:
+        lines.append(f"Negative prompt: {scene.negative_prompt}")
+    width, height = picture.image.size
+    lines.append(
+        f"Steps: {scene.steps}, Sampler: {sampler}, CFG scale: {scene.guidance_scale}, Seed: {scene.seed}, "
+        f"Size: {width}x{height}, Model hash: {picture.versions['model_sha256'][:10]}, "
+        f"Model: {Path(scene.model).name}, Version: costars {picture.versions['costars']}"
+    )
+    return "\n".join(lines)
+
+
+def dump(scene: Scene) -> dict[str, Any]:
+    """The scene as plain data, absolute paths cut to their file names."""
+    return with_files(scene, lambda _, name: _without_folders(name))
+
+
+def _without_folders(value: str) -> str:
+    path = Path(value).expanduser()
+    return path.name if path.is_absolute() else value

@@ -1,0 +1,284 @@
+"""The scene: what a person writes down. Its JSON schema is the file format and the API."""
+
+from __future__ import annotations
+
+import re
+from string import Formatter
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+
+from costars.errors import SceneError, nearest
+from costars.scene.options import (
+    BY_PHRASE,
+    SEGMENTER_KINDS,
+    Checkpoint,
+    Control,
+    Method,
+    MultiLora,
+    Segmenter,
+    Style,
+    TwoStage,
+    Unit,
+    Value,
+)
+
+Side = Annotated[int, Field(ge=64, le=8192)]  # px
+Point = tuple[Unit, Unit]
+Rectangle = tuple[Unit, Unit, Unit, Unit]
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+# As AUTOMATIC1111's prompts name one.
+_LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>", re.IGNORECASE)
+
+
+class Defaults(NamedTuple):
+    """What a scene gets where it leaves the choice to its model."""
+
+    start: float
+    words_share: float  # of own and of others' words
+
+
+WORDS_SHARES = ("own_words_share", "other_words_share")
+LOWEST_SCORE = 0.3  # chosen on the built-in world's held-out renders
+OFFICIAL = Defaults(start=16 / 50, words_share=0.0)  # OMG's code, made for SDXL
+MEASURED = {"builtin": Defaults(start=0.12, words_share=1.0)}  # docs/results.md
+
+
+def _placed(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+    if not numbers or len(value) not in (2, 4) or not all(0 <= v <= 1 for v in value):
+        raise ValueError(
+            f"{value!r} is no place; want left, right, a point [x, y] or a box [left, top, right, bottom] "
+            "in shares of the picture from 0 to 1, or a .png mask file"
+        )
+    return value
+
+
+class CastMember(Value):
+    """One of your own characters or objects, and optionally where it stands and what it does."""
+
+    concept: str = Field(description="builtin/NAME, a name in your library, or a .safetensors file")
+    class_name: str | None = Field(None, description="what the layout draws, default: the concept's own class")
+    prompt: str | None = Field(None, description="the member's own prompt, default: derived from the scene's")
+    negative_prompt: str | None = Field(None, description="default: the scene's")
+    trigger: str | None = Field(
+        None, min_length=1, description="the words that call the concept, default: as its file says"
+    )
+    weight: float = Field(1.0, ge=0.0, le=4.0, description="scale of the concept's adapter")
+    where: Annotated[Literal["left", "right"] | Rectangle | Point | str | None, BeforeValidator(_placed)] = Field(
+        None,
+        description="left, right, a point (x, y) to be nearest to, a box (left, top, right, bottom), both in [0, 1], "
+        "or a .png mask file",
+    )
+    segment_phrase: str | None = Field(
+        None, min_length=1, description="what a segmenter by phrase looks for, default: the class name"
+    )
+    depth: int | None = Field(
+        None,
+        ge=0,
+        description="who has the cells that several masks cover, 0 before all; default: as the segmenter saw it. "
+        "Figures that were found share no cell, so this tells only where masks were given or edited",
+    )
+
+    @model_validator(mode="after")
+    def _box_has_an_inside(self) -> CastMember:
+        if isinstance(self.where, tuple) and len(self.where) == 4:
+            left, top, right, bottom = self.where
+            if left >= right or top >= bottom:
+                raise ValueError(f"the box {list(self.where)} is empty: want left < right and top < bottom")
+        return self
+
+
+def _by_concept(value: Any) -> Any:
+    return {"concept": value} if isinstance(value, str) else value
+
+
+class Scene(Value):
+    """One picture to make: a prompt with {slots} and the cast that fills them."""
+
+    prompt: str = Field(min_length=1, description='"{ana} in front of {bo} in a park"')
+    cast: dict[str, Annotated[CastMember, BeforeValidator(_by_concept)]] = Field(
+        description="who fills each slot; up to any number; a concept alone may stand for {concept: ...}"
+    )
+    negative_prompt: str = ""
+    model: str = Field(
+        "builtin",
+        description="builtin, a diffusers folder, a .safetensors checkpoint, or a hub id org/name[@revision]; "
+        "SD 1.5, SD 2 or SDXL",
+    )
+    checkpoint: Checkpoint = Checkpoint()
+    method: Method = TwoStage()
+    segmenter: Segmenter | None = Field(
+        None, description="default: world for the built-in model, attention for any other"
+    )
+    lowest_score: Unit | None = Field(
+        None,
+        description="least score with which a figure of the layout counts as a member; "
+        "default: 0.3, or 0 for a segmenter with a threshold of its own",
+    )
+    scheduler: str = Field(
+        "checkpoint",
+        description="checkpoint: the one that the model ships with; or ddim, euler, dpm++ 2m karras, euler a, ... "
+        "or the name of the class of diffusers",
+    )
+    size: tuple[Side, Side] | None = Field(None, description="(width, height) in px, default: the model's own")
+    steps: int = Field(50, ge=1, le=999)
+    guidance_scale: float = Field(5.0, ge=0.0, le=50.0, description="1 or less: no guidance, and half the rows")
+    start: Unit | None = Field(
+        None,
+        description="share of the steps before identities come in; "
+        "default: 0.12 on the built-in model, 16/50 on any other (official code)",
+    )
+    seed: int = Field(0, ge=0, lt=2**63)
+    count: int = Field(1, ge=1, le=1000, description="pictures to draw, with this seed and those that follow it")
+    clip_skip: int | None = Field(
+        None,
+        ge=1,
+        le=12,
+        description="which layer of the text encoders is read, from the end; default: 1 in SD 1.5 and 2, 2 in SDXL",
+    )
+    style: Annotated[Style | None, BeforeValidator(_by_concept)] = Field(
+        None, description="a LoRA for the whole picture; a concept alone may stand for {concept: ...}"
+    )
+    controls: tuple[Control, ...] = ()
+
+    @model_validator(mode="after")
+    def _prompts_load_nothing(self) -> Scene:
+        told = [self.prompt, self.negative_prompt]
+        for member in self.cast.values():
+            told += [member.prompt or "", member.negative_prompt or "", member.trigger or ""]
+        for prompt in told:
+            if found := _LORA.search(prompt):
+                name, weight = found.group(1), found.group(2) or "1.0"
+                raise ValueError(
+                    f"a prompt loads no LoRA here, but {found.group(0)!r} stands in one; for a character write "
+                    f"cast.NAME.concept: {name} and cast.NAME.weight: {weight}, for a style write "
+                    f"style: {{concept: {name}, weight: {weight}}}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _phrases_are_read(self) -> Scene:
+        told = [name for name, member in self.cast.items() if member.segment_phrase]
+        if told and not isinstance(self.segmenter, BY_PHRASE):
+            raise ValueError(
+                f"cast.{told[0]}.segment_phrase is read by no other segmenter than grounded_sam, owl_sam and clipseg; "
+                "set segmenter to one of them, or leave the phrase out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _slots_are_the_cast(self) -> Scene:
+        slots = self.slots()
+        if not slots:
+            raise ValueError(f"prompt {self.prompt!r} has no slot; write one {{name}} for each cast member")
+        for slot in slots:
+            if slot not in self.cast:
+                raise ValueError(
+                    f"prompt has the slot {{{slot}}} but the cast has no such member; {nearest(slot, self.cast)}"
+                )
+        for name in self.cast:
+            if slots.count(name) != 1:
+                raise ValueError(
+                    f"cast member {name!r} has {slots.count(name)} slots in the prompt {self.prompt!r}; "
+                    f"write {{{name}}} there exactly once, or remove the member"
+                )
+        return self
+
+    def settled(self) -> Scene:
+        """The scene with what it leaves to its model filled in."""
+        wants, method = MEASURED.get(self.model, OFFICIAL), self.method
+        if isinstance(method, TwoStage):
+            left = {name: wants.words_share for name in WORDS_SHARES if getattr(method, name) is None}
+            method = method.model_copy(update=left)
+        start = wants.start if self.start is None else self.start
+        score = self._least_score() if self.lowest_score is None else self.lowest_score
+        return self.model_copy(update={"start": start, "method": method, "lowest_score": score})
+
+    def unsettled(self) -> Scene:
+        """The scene with what its model would fill in left open, so that another model fills in its own."""
+        wants, method = MEASURED.get(self.model, OFFICIAL), self.method
+        if isinstance(method, TwoStage):
+            same = {name: None for name in WORDS_SHARES if getattr(method, name) == wants.words_share}
+            method = method.model_copy(update=same)
+        start = None if self.start == wants.start else self.start
+        score = None if self.lowest_score == self._least_score() else self.lowest_score
+        return self.model_copy(update={"start": start, "method": method, "lowest_score": score})
+
+    def _least_score(self) -> float:
+        return 0.0 if isinstance(self.segmenter, BY_PHRASE) else LOWEST_SCORE
+
+    def each(self) -> list[Scene]:
+        """One scene for each of its pictures, every one as if it were asked for alone."""
+        return [self.model_copy(update={"seed": self.seed + i, "count": 1}) for i in range(self.count)]
+
+    def slots(self) -> list[str]:
+        """The names in braces, in the prompt's order. Raises ValueError for a slot that is not a name."""
+        try:
+            parsed = [part[1:] for part in Formatter().parse(self.prompt) if part[1] is not None]
+        except ValueError as error:
+            raise ValueError(f"prompt {self.prompt!r}: {error}; write slots as {{name}}") from None
+        for name, form, conversion in parsed:
+            if form or conversion or not _NAME.fullmatch(name or ""):
+                raise ValueError(
+                    f"prompt {self.prompt!r}: a slot is a name in braces, of letters, digits, - and _, "
+                    f"beginning with a letter; {name!r} is not"
+                )
+        return [str(name) for name, _, _ in parsed]
+
+
+def parse_scene(data: Any, origin: str = "scene") -> Scene:
+    """A scene from plain data; raises SceneError with one line for everything that is wrong."""
+    if isinstance(data, dict) and isinstance(data.get("scene"), dict):
+        raise SceneError(f"{origin}: is a record of a run, not a scene; give its folder, or its picture.png")
+    if not isinstance(data, dict):
+        raise SceneError(f"{origin}: holds {type(data).__name__}, not keys and values; write at least prompt and cast")
+    try:
+        return Scene.model_validate(data)
+    except ValidationError as error:
+        raise SceneError(f"{origin}: {_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            known = _class_at(problem["loc"])
+            message = f"unknown key; {nearest(str(problem['loc'][-1]), known.model_fields)}"
+        elif problem["type"] == "missing":
+            message = "is missing"
+        elif problem["type"] != "value_error":
+            message += f" (got {shortened(problem['input'])})"
+        problems.append(f"{where}: {message}" if where else message)
+    return "; ".join(problems)
+
+
+def shortened(value: Any, most: int = 80) -> str:
+    """The value as Python writes it, its middle left out where it is long."""
+    told = repr(value)
+    return told if len(told) <= most else f"{told[: most - 20]} ... {told[-15:]}"
+
+
+def _class_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """Whose keys are allowed at this place of a scene."""
+    match location:
+        case ("cast", *_):
+            return CastMember
+        case ("method", "multi_lora", *_):
+            return MultiLora
+        case ("method", *_):
+            return TwoStage
+        case ("segmenter", name, *_):
+            return next((kind for kind in SEGMENTER_KINDS if kind.model_fields["name"].default == name), Scene)
+        case ("style", *_):
+            return Style
+        case ("checkpoint", *_):
+            return Checkpoint
+        case ("controls", *_):
+            return Control
+        case _:
+            return Scene

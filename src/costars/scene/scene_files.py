@@ -1,0 +1,127 @@
+"""Scenes from files, from pictures, and with settings changed on the command line."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from costars.errors import SceneError, nearest
+from costars.scene.scene import Scene, parse_scene
+
+# Where a scene names files and folders: keys, * for each of several.
+FILE_PLACES = (
+    ("model",),
+    ("checkpoint", "vae"),
+    ("checkpoint", "config"),
+    ("cast", "*", "concept"),
+    ("cast", "*", "where"),
+    ("style", "concept"),
+    ("controls", "*", "model"),
+    ("controls", "*", "image"),
+    ("segmenter", "detector"),
+    ("segmenter", "sam"),
+    ("segmenter", "model"),
+)
+
+
+FILES_ALONE = ("concept", "where", "image")  # a folder of that name is not meant
+
+
+def with_files(scene: Scene, change: Callable[[str, str], str]) -> dict[str, Any]:
+    """The scene as plain data, every (key, name) of a file or folder in it changed."""
+    data = scene.model_dump(mode="json", exclude_none=True)
+    for place in FILE_PLACES:
+        _change(data, place, change)
+    return data
+
+
+def _change(here: Any, place: tuple[str, ...], change: Callable[[str, str], str]) -> None:
+    key, *rest = place
+    if key == "*":
+        for inner in here.values() if isinstance(here, dict) else here:
+            _change(inner, tuple(rest), change)
+    elif isinstance(here, dict) and here.get(key) is not None:
+        if rest:
+            _change(here[key], tuple(rest), change)
+        elif isinstance(here[key], str):
+            here[key] = change(key, here[key])
+
+
+def load_scene(path: Path) -> Scene:
+    """A scene from a .yaml, .toml or .json file, or from a picture that costars wrote."""
+    readers: dict[str, Callable[[str], Any]] = {
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+        ".toml": tomllib.loads,
+        ".json": json.loads,
+    }
+    if path.suffix == ".png":
+        return _scene_in_picture(path)
+    if path.suffix not in readers:
+        raise SceneError(f"{path}: a scene is a .yaml, .toml or .json file, or a .png that costars wrote")
+    try:
+        data = readers[path.suffix](path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise SceneError(f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}") from None
+    return parse_scene(data, str(path))
+
+
+def _scene_in_picture(path: Path) -> Scene:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            text = image.info.get("costars")
+    except (OSError, UnidentifiedImageError):
+        raise SceneError(f"{path}: cannot be read as a picture; check the path") from None
+    if text is None:
+        raise SceneError(f"{path}: holds no scene; give a picture that costars wrote, or a scene file")
+    try:
+        facts = json.loads(text)
+        data, edited = facts["scene"], facts.get("edited", False)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SceneError(f"{path}: its scene is damaged; give the scene file instead") from None
+    if edited:
+        raise SceneError(
+            f"{path}: was rendered from a plan whose masks were edited, which a picture does not hold; "
+            "render the plan's folder, or its scene file for another picture"
+        )
+    return parse_scene(data, str(path))
+
+
+def _value(text: str, before: Any) -> Any:
+    """A value as YAML has it; in the place of text as it stands where it is a number, empty, or begins with a slot."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    plain = isinstance(value, bool | int | float | date) or (isinstance(value, dict) and text.startswith("{"))
+    return text if isinstance(before, str) and (plain or not text) else value
+
+
+def with_settings(scene: Scene, settings: list[str], origin: str = "scene with --set") -> Scene:
+    """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML."""
+    settles_anew = any(setting.partition("=")[0].partition(".")[0] in ("model", "segmenter") for setting in settings)
+    data = (scene.unsettled() if settles_anew else scene).model_dump(mode="json")
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise SceneError(f"--set {setting}: want key=value, for example seed=3 or cast.ana.weight=0.8")
+        *parents, last = key.split(".")
+        here = data
+        for parent in parents:
+            if parent not in here:
+                raise SceneError(f"--set {setting}: the scene has no {parent!r}; {nearest(parent, here)}")
+            if not isinstance(here[parent], dict):
+                raise SceneError(f"--set {setting}: {parent!r} has no parts; set it as a whole, {parent}=...")
+            here = here[parent]
+        here[last] = _value(value, here.get(last))
+    return parse_scene(data, origin)

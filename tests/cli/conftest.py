@@ -1,0 +1,83 @@
+"""A command line that runs in a folder with a scene, its masks and a library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from costars.cli.main import main
+
+SCENE = {
+    "prompt": "photo of {a} and {b} in the forest",
+    "cast": {"a": {"concept": "char_a", "where": "left.png"}, "b": {"concept": "char_b", "where": "right.png"}},
+    "model": "tiny-sdxl",
+    "size": [64, 64],
+    "steps": 4,
+    "seed": 3,
+}
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, library, tmp_path):
+    """Run a command line in a folder beside the library; returns (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COSTARS_LIBRARY", str(library))
+    monkeypatch.setenv("COSTARS_BUILTIN", str(tmp_path / "nothing-shipped"))
+    monkeypatch.setenv("COSTARS_DEVICE", "cpu")
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["costars", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path, golden, monkeypatch) -> Path:
+    """A folder with a scene, two mask files and a link to the checkpoint; the command runs in it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "tiny-sdxl").symlink_to(golden / "tiny-sdxl")
+    for name, columns in (("left", slice(0, 32)), ("right", slice(32, 64))):
+        mask = np.zeros((64, 64), dtype=np.uint8)
+        mask[:, columns] = 255
+        Image.fromarray(mask).save(home / f"{name}.png")
+    (home / "scene.yaml").write_text(yaml.safe_dump(SCENE))
+    monkeypatch.chdir(home)
+    return home
+
+
+@pytest.fixture
+def write(folder) -> Callable[..., None]:
+    """Write the scene anew with changes; a and b change those members."""
+
+    def of(**changes: Any) -> None:
+        cast = {name: member | changes.pop(name, {}) for name, member in SCENE["cast"].items()}
+        (folder / "scene.yaml").write_text(yaml.safe_dump(SCENE | {"cast": cast} | changes))
+
+    return of
+
+
+@pytest.fixture
+def refused(cli) -> Callable[..., None]:
+    """Run a command line that must fail: exit code 2, and one line on stderr that says this."""
+
+    def of(*words: object, said: str) -> None:
+        code, out, err = cli(*words)
+        assert said in err
+        assert (code, out) == (2, "")
+        assert err.startswith("costars: ") and err.count("\n") == 1 and err.endswith("\n")
+
+    return of

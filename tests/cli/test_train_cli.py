@@ -1,0 +1,562 @@
+"""costars train: what is written, what is refused in one line before anything is taught, and how it goes on."""
+
+import errno
+import json
+import os
+import sys
+from functools import partial, partialmethod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import GenerationMixin
+
+from costars.concepts.load import load_concept, read_card
+from costars.train.checkpoint import load
+from costars.train.data import captioning as captions
+from costars.train.data import class_images as prior
+from costars.train.em import report as em_report
+from costars.train.loop import teach
+from costars.train.run import Run
+
+LORA = ("train", "lora", "--images", "mia", "--name", "mia", "--class", "woman", "--model", "tiny-sdxl")
+SHORT = ("--set", "steps=2", "--set", "rank=2", "--set", "alpha=2", "--set", "checkpointing=false")
+SHORT = (*SHORT, "--set", "accumulate=1", "--set", "longest=1")
+WORD = ("train", "textual-inversion", *LORA[2:], *SHORT, "--set", "word_rate=0.01")
+
+
+@pytest.fixture(autouse=True)
+def pictures(folder, monkeypatch) -> Path:
+    """Two pictures without a caption, beside the model."""
+    monkeypatch.setattr(prior, "STEPS", 2)
+    home = folder / "mia"
+    home.mkdir()
+    for colour in ("red", "green"):
+        Image.new("RGB", (64, 64), colour).save(home / f"{colour}.png")
+    return home
+
+
+@pytest.fixture
+def work(library) -> Path:
+    """Where a run keeps its checkpoint and its sheets."""
+    return library.parent / "training" / "mia"
+
+
+def made(library: Path) -> list[str]:
+    return sorted(path.name for path in library.iterdir() if not path.name.startswith("char_"))
+
+
+def test_a_lora_is_taught_written_shown_and_cast(cli, library, work, write):
+    code, out, err = cli(*LORA, *SHORT)
+    target = library / "mia.safetensors"
+    assert (code, out) == (0, f"{target}\n"), err
+    assert err.splitlines()[-1].startswith("mia: ") and err.rstrip().endswith("called 'mia' in prompts")
+    assert made(library) == ["mia.safetensors"]
+    assert [path.name for path in work.iterdir()] == ["sheet-000002.png"]
+    with Image.open(work / "sheet-000002.png") as sheet:
+        assert sheet.width > 2 * 64
+    card = read_card(target)
+    assert (card["recipe"]["steps"], card["recipe"]["rank"], card["pictures"]) == (2, 2, 2)
+    listed = cli("concepts", "list")[1]
+    assert ["mia", "woman"] in [line.split()[:2] for line in listed.splitlines()]
+    write(b={"concept": "mia"})
+    code, _, err = cli("render", "scene.yaml", "--out", "out")
+    assert code == 0, err
+
+
+def test_a_file_says_the_same_as_the_options(cli, library, folder):
+    assert cli(*WORD)[0] == 0
+    spec = {"recipe": "textual-inversion", "model": "tiny-sdxl", "name": "bob", "class": "woman", "images": "mia"}
+    settings = {"steps": 9, "rank": 2, "alpha": 2, "checkpointing": False, "accumulate": 1, "longest": 1}
+    (folder / "bob.yaml").write_text(yaml.safe_dump(spec | {"settings": settings | {"word_rate": 0.01}}))
+    code, out, err = cli("train", "bob.yaml", "--set", "steps=2", "--out", "made", "--sheet-every", "1")
+    assert (code, out) == (0, "made/bob.safetensors\n"), err
+    first, second = load_file(library / "mia.safetensors"), load_file("made/bob.safetensors")
+    assert [tuple(t.shape) for t in first.values()] == [tuple(t.shape) for t in second.values()]
+    one, other = (
+        load_concept(library / "mia.safetensors", "", ""),
+        load_concept(folder / "made/bob.safetensors", "", ""),
+    )
+    assert one.tokens["<mia>"]["text_encoder"].equal(other.tokens["<bob>"]["text_encoder"])
+    sheets = library.parent / "training" / "bob"
+    assert sorted(path.name for path in sheets.iterdir()) == ["sheet-000001.png", "sheet-000002.png"]
+
+
+def test_a_model_on_the_command_line_is_beside_where_one_works(cli, library, folder):
+    (folder / "specs").mkdir()
+    spec = {"recipe": "textual-inversion", "model": "elsewhere", "name": "mia", "class": "woman"}
+    (folder / "specs" / "mia.yaml").write_text(yaml.safe_dump(spec))
+    code, _, err = cli("train", "specs/mia.yaml", "--images", "mia", "--model", "./tiny-sdxl", *SHORT)
+    assert code == 0, err
+    assert made(library) == ["mia.safetensors"]
+
+
+def test_out_of_memory_is_one_line_that_train_can_follow(refused, work, monkeypatch):
+    def full(run):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Run, "take_step", full)
+    refused(*WORD, said="out of memory (CUDA out of memory); --set a smaller batch (with accumulate for it)")
+    assert not work.exists()
+
+
+def test_two_concepts_of_a_file_are_taught_together(cli, library, folder):
+    each = [{"name": name, "class": word, "images": "mia"} for name, word in (("mia", "woman"), ("rex", "dog"))]
+    settings = {"steps": 2, "checkpointing": False, "accumulate": 1, "longest": 1}
+    spec = {"recipe": "textual-inversion", "model": "tiny-sdxl", "concepts": each, "settings": settings}
+    (folder / "both.yaml").write_text(yaml.safe_dump(spec))
+    code, out, err = cli("train", "both.yaml")
+    assert code == 0, err
+    assert out.splitlines() == [str(library / f"{name}.safetensors") for name in ("mia", "rex")]
+    assert load_concept(library / "rex.safetensors", "", "").trigger == "<rex>"
+
+
+@pytest.fixture
+def refused_early(refused, library, work, monkeypatch):
+    """Refused in one line, nothing written, and nothing taught."""
+
+    def of(*words, said):
+        before = made(library)
+        monkeypatch.setattr(Run, "take_step", None)
+        refused(*words, said=said)
+        assert made(library) == before and not work.exists()
+
+    return of
+
+
+def test_a_concept_that_is_there_is_kept_unless_it_is_to_be_replaced(refused_early, library):
+    target = library / "mia.safetensors"
+    target.write_bytes(b"mine")
+    said = f"{target}: is there already; choose another --name or --out, or --replace it"
+    refused_early(*LORA, *SHORT, said=said)
+    assert target.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "lorra", *LORA[2:]), "lorra: recipe 'lorra': did you mean 'lora' or"),
+        ((*LORA, "--set", "step=2"), "settings.step: no such setting; did you mean 'steps'"),
+        ((*LORA, "--set", "steps"), "--set 'steps': want key=value, e.g. steps=500"),
+        ((*LORA, "--set", "steps=["), "--set 'steps=[': '[' is no number, word or true"),
+        ((*LORA, "--set", "steps=0"), "settings.steps: 0; want at least 1"),
+        ((*LORA, "--set", "words=two"), "settings.words: Input should be a valid integer"),
+        (("train", "lora", "--images", "mia"), "concepts.0.name: Field required"),
+        ((*LORA, "--images", "nowhere"), "nowhere': no such folder; give one with pictures"),
+        ((*LORA, "--name", "../mia"), "concepts.0.name: String should match pattern"),
+        ((*LORA, "--model", "nowhere"), "model 'nowhere'"),
+        (("train", "none.yaml"), "none.yaml: cannot be read (No such file or directory)"),
+        (("train", "ed-lora", *LORA[2:]), "keeps words in masks, but a picture has none"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused_in_one_line(refused_early, words, said):
+    refused_early(*words, said=said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recipe: [", "odd.yaml: is no YAML"),
+        ("# caf\udce9", "odd.yaml: is no YAML"),
+        ("- lora", "odd.yaml: holds list, want keys and values"),
+        ("recipe: lora\nsettings: [steps]", "odd.yaml: holds settings: ['steps'], want keys and values"),
+        ("recipe: lora\nname: mia\nclass: woman", "mia: no pictures are named; give images"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_in_one_line(refused_early, folder, text, said):
+    (folder / "odd.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    refused_early("train", "odd.yaml", "--model", str(folder / "tiny-sdxl"), said=said)
+
+
+def test_a_folder_without_pictures_is_refused(refused_early, pictures):
+    for path in pictures.iterdir():
+        path.rename(path.with_suffix(".tif"))
+    refused_early(*LORA, said="no usable picture there")
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_left_out(cli, pictures, library):
+    (pictures / "torn.png").write_bytes((pictures / "red.png").read_bytes()[:40])
+    code, _, err = cli(*WORD)
+    assert code == 0 and any(line.startswith("'torn.png': ") and "skipped" in line for line in err.splitlines())
+    assert read_card(library / "mia.safetensors")["pictures"] == 2
+
+
+def test_captions_must_hold_the_trigger(refused_early, pictures):
+    (pictures / "red.txt").write_text("a woman in a park")
+    said = "mia: the caption of red.png, 'a woman in a park', lacks the trigger '<mia>'; write it before the word"
+    refused_early(*WORD, said=said)
+
+
+def test_add_trigger_puts_the_trigger_into_captions(cli, pictures, library):
+    (pictures / "red.txt").write_text("a woman in a park")
+    code, _, err = cli(*WORD, "--add-trigger")
+    assert code == 0, err
+    assert load_concept(library / "mia.safetensors", "", "").trigger == "<mia>"
+
+
+@pytest.mark.parametrize("name", ["blip-2", "florence2"])
+def test_a_model_captions_what_nobody_did_and_the_trigger_is_put_in(
+    cli, captioners, pictures, library, monkeypatch, name
+):
+    monkeypatch.setattr(captions, "MOST_TOKENS", 8)  # of noise, which the other tokenizer cuts small
+    words = partialmethod(GenerationMixin.generate, suppress_tokens=[0, 1, 3, 4], min_new_tokens=8)
+    monkeypatch.setattr(GenerationMixin, "generate", words)
+    (pictures / "red.txt").write_text("a mia woman in a park")
+    taught = []
+    monkeypatch.setattr("costars.studio.teach", lambda *given: taught.extend(given[1]) or teach(*given))
+    code, _, err = cli(*LORA, *SHORT, "--caption", captioners / name)
+    assert code == 0 and made(library) == ["mia.safetensors"], err
+    says = captions.load_captioner(str(captioners / name), torch.device("cpu"), torch.float32)
+    with Image.open(pictures / "green.png") as green:
+        said = says(green)
+    (mia,) = taught
+    assert len(said.split()) >= 7
+    assert [(e.name, e.caption) for e in mia.examples] == [
+        ("green.png", captions.told(said, "woman", "mia")),
+        ("red.png", "a mia woman in a park"),
+    ]
+    assert captions.has_word(mia.examples[0].caption, "mia") and mia.examples[0].caption != "a mia woman"
+
+
+def test_what_is_no_captioning_model_is_refused(refused_early, folder):
+    refused_early(
+        *LORA, *SHORT, "--caption", "tiny-sdxl", said="captioner 'tiny-sdxl': no config.json there; give blip"
+    )
+
+
+def test_a_class_of_several_tokens_is_refused(refused_early):
+    words = [word if word != "woman" else "zxqvrobot" for word in WORD]
+    refused_early(*words, said="class 'zxqvrobot': the tokenizer splits it into")
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C comes in the second step."""
+    real = Run.take_step
+
+    def of(run):
+        if run.step == 1:
+            raise KeyboardInterrupt
+        real(run)
+
+    monkeypatch.setattr(Run, "take_step", of)
+    return lambda: monkeypatch.setattr(Run, "take_step", real)
+
+
+def test_a_run_that_may_replace_goes_on_so(cli, library, work, interrupted):
+    kept = work / "checkpoint.safetensors"
+    assert cli(*WORD, "--replace")[2].splitlines()[-2:] == [
+        f"kept in {kept}; go on with --resume --replace",
+        "costars: stopped",
+    ]
+    assert f"{kept}: the run that was stopped there is begun anew" in cli(*WORD, "--replace")[2].splitlines()
+
+
+def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrupted):
+    assert cli(*WORD, "--name", "bob")[0] == 130
+    code, out, err = cli(*WORD)
+    told = f"kept in {work / 'checkpoint.safetensors'}; go on with --resume"
+    assert (code, out, err.splitlines()[-2:]) == (130, "", [told, "costars: stopped"])
+    assert made(library) == [] and [path.name for path in work.iterdir()] == ["checkpoint.safetensors"]
+    interrupted()
+    kept = work / "checkpoint.safetensors"
+    assert load(kept)[1]["step"] == "1"
+    refused(*WORD, said=f"{kept}: a run was stopped there; go on with --resume, or begin anew with --replace")
+    said = "checkpoint.safetensors: was begun with seed=0, now it is 3; begin anew with --replace in place of --resume"
+    refused(*WORD, "--resume", "--set", "seed=3", said=said)
+    code, _, err = cli(*WORD, "--resume")
+    assert code == 0 and f"what the model draws now: {work / 'sheet-000002.png'}" in err.splitlines(), err
+    assert any(line.startswith("teaching 2/2 loss ") for line in err.splitlines()), err
+    assert made(library) == ["mia.safetensors"] and [p.name for p in work.iterdir()] == ["sheet-000002.png"]
+    code, _, err = cli(*WORD, "--name", "eve")
+    assert code == 0, err
+    one, other = (load_concept(library / f"{name}.safetensors", "", "") for name in ("mia", "eve"))
+    assert one.tokens["<mia>"]["text_encoder"].equal(other.tokens["<eve>"]["text_encoder"])
+    code, _, err = cli(*WORD, "--name", "bob", "--replace")
+    assert code == 0, err
+
+
+def test_class_pictures_are_cleared_away_at_the_end(cli, library, work):
+    words = [*WORD, "--set", "prior_pictures=1"]
+    words[1] = "custom-diffusion"
+    code, _, err = cli(*words)
+    assert code == 0, err
+    assert [path.name for path in work.iterdir()] == ["sheet-000002.png"]
+
+
+@pytest.fixture
+def women(folder) -> Path:
+    """A folder with a picture of the class."""
+    (folder / "women").mkdir()
+    Image.new("RGB", (64, 64), "blue").save(folder / "women" / "a.png")
+    return folder / "women"
+
+
+def test_a_folder_of_class_pictures_is_learned_from(cli, refused, library, folder, women, monkeypatch):
+    """Beside where one works, or beside the file that names it."""
+    monkeypatch.setattr(prior, "draw", None)
+    words = ("train", "dreambooth", *LORA[2:], *SHORT)
+    code, _, err = cli(*words, "--class-images", "women")
+    assert code == 0, err
+    card = read_card(library / "mia.safetensors")
+    assert (card["class_images"], card["recipe"]["prior_pictures"]) == (1, 0)
+    spec = {"recipe": "dreambooth", "model": "../tiny-sdxl", "name": "bob", "class": "woman"}
+    spec |= {"images": "../mia", "class_images": "../women"}
+    (folder / "specs").mkdir()
+    (folder / "specs" / "bob.yaml").write_text(yaml.safe_dump(spec))
+    code, _, err = cli("train", "specs/bob.yaml", *SHORT)
+    assert code == 0 and read_card(library / "bob.safetensors")["class_images"] == 1, err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder_name", "said"),
+    [
+        ("dreambooth", "nowhere", "nowhere': no such folder; give one with pictures"),
+        ("dreambooth", "empty", "empty': no usable picture there"),
+        ("lora", "women", "mia: class_images, but prior_weight=0 learns nothing from them; set prior_weight=1, or"),
+    ],
+)
+def test_class_pictures_that_cannot_be_used_are_refused(refused_early, folder, women, recipe, folder_name, said):
+    (folder / "empty").mkdir()
+    refused_early("train", recipe, *LORA[2:], *SHORT, "--class-images", folder_name, said=said)
+
+
+def test_the_loss_is_written_for_tensorboard(cli, folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    code, _, err = cli(*WORD, "--tensorboard", "events")
+    assert code == 0, err
+    assert [name.startswith("events.out.tfevents") for name in os.listdir(folder / "events")] == [True]
+    events = EventAccumulator(str(folder / "events"))
+    events.Reload()
+    scalars = events.Scalars("loss")
+    assert [scalar.step for scalar in scalars] == [1, 2] and all(0 < scalar.value < 10 for scalar in scalars)
+
+
+def test_with_less_memory_than_all_a_model_is_not_taught(refused_early, monkeypatch):
+    monkeypatch.setenv("COSTARS_MEMORY", "sequential")
+    refused_early(*LORA, said="a model is taught whole; set COSTARS_MEMORY=full")
+
+
+def test_the_card_holds_what_is_needed_to_teach_it_again(cli, library):
+    assert cli(*WORD)[0] == 0
+    shown = json.loads(cli("concepts", "show", "mia")[1])
+    assert (shown["recipe"]["word_rate"], shown["recipe"]["seed"], shown["trigger"]) == (0.01, 0, "<mia>")
+
+
+def full(*_, **__):
+    """What a full disk does to a file that is written."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_takes_no_teaching_away(cli, library, work, monkeypatch):
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.flush", full)
+    monkeypatch.setattr("costars.cli.train._save_sheet", full)
+    code, _, err = cli(*WORD, "--tensorboard", "events")
+    assert code == 0 and made(library) == ["mia.safetensors"], err
+    said = "cannot be written (No space left on device); the teaching goes on without it"
+    lines = [line for line in err.splitlines() if said in line]
+    assert lines == [f"--tensorboard events: {said}", f"{work / 'sheet-000002.png'}: {said}"]
+    assert "what the model draws now" not in err
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_once_and_ends_nothing(cli, library, work, monkeypatch):
+    monkeypatch.setattr("costars.studio.teach", partial(teach, save_every_s=0))
+    monkeypatch.setattr(Run, "save", full)
+    code, _, err = cli(*WORD)
+    assert code == 0 and made(library) == ["mia.safetensors"], err
+    said = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device); the teaching goes on"
+    assert [line.startswith(said) for line in err.splitlines()].count(True) == 1, err
+
+
+def test_where_a_concept_cannot_be_written_its_checkpoint_stays(cli, refused, library, folder, work, monkeypatch):
+    def torn(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    kept = work / "checkpoint.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("costars.concepts.saving.save_file", torn)
+        code, out, err = cli(*WORD)
+    told = f"the checkpoint {kept} stays; make room or choose another --out, and go on with --resume"
+    assert (code, out) == (2, "") and err.splitlines()[-1].endswith(told), err
+    assert err.splitlines()[-1].startswith(f"costars: {library / 'mia.safetensors'}: Error while serializing")
+    assert "No space left on device" in err and "Traceback" not in err
+    assert sorted(path.name for path in library.iterdir()) == ["char_a.safetensors", "char_b.safetensors"]
+    assert load(kept)[1]["step"] == "2"
+    code, out, err = cli(*WORD, "--resume", "--out", "elsewhere")
+    assert (code, out) == (0, "elsewhere/mia.safetensors\n"), err
+    assert not kept.exists()
+
+
+def test_a_run_that_ends_where_the_disk_is_full_still_says_why(cli, work, interrupted, monkeypatch):
+    monkeypatch.setattr("costars.train.checkpoint.save_file", full)
+    code, _, err = cli(*WORD)
+    told = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device)"
+    assert (code, err.splitlines()[-2:]) == (130, [told, "costars: stopped"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--out", "file/mia.safetensors"), "--out file: file is not a folder that can be written"),
+        (("--out", "file/deep"), "--out file/deep: file is not a folder that can be written; choose another"),
+        (("--work", "file/deep"), "--work file/deep: file is not a folder that can be written; choose another"),
+        (("--out", "odd.safetensors", "--replace"), "odd.safetensors: is a folder; choose another --name or --out"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_taught(refused_early, folder, words, said):
+    (folder / "file").write_bytes(b"mine")
+    (folder / "odd.safetensors").mkdir()
+    refused_early(*WORD, *words, said=said)
+
+
+EM = (
+    "train",
+    "em",
+    "--images",
+    "mia",
+    "--model",
+    "tiny-sdxl",
+    "--concept",
+    "ana=woman",
+    "--concept",
+    "rex=dog",
+    *SHORT,
+)
+FEW = ("--set", "em.estep.timesteps=2", "--set", "em.estep.grid_px=16", "--set", "em.cells_px=[16,32]")
+FEW = (*FEW, "--set", "words_first=1")
+
+
+def test_several_concepts_are_taught_from_pictures_that_show_them_together(cli, library, pictures):
+    for colour in ("red", "green"):
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (0, 0, 32, 64))
+        mask.save(pictures / f"{colour}.ana.mask.png")
+    code, out, err = cli(*EM, *FEW)
+    assert code == 0, err
+    assert out.splitlines() == [str(library / f"{name}.safetensors") for name in ("ana", "rex")]
+    assert list(load_concept(library / "rex.safetensors", "", "").tokens) == ["<rex>"]
+    work = library.parent / "training" / "ana-rex"
+    left = sorted(path.name for path in work.iterdir())
+    assert left == ["masks", "masks.png", "report.json", "report.png", "sheet-000002.png"]
+    files = {f"{picture}.{name}.png" for picture in ("red", "green") for name in ("ana", "rex")}
+    assert {path.name for path in (work / "masks").iterdir()} == files
+    (row,) = json.loads((work / "report.json").read_text())["masks"]
+    assert row["step"] == 0 and list(row["iou"]) == ["ana"] and 0 <= row["iou"]["ana"] <= 1
+
+
+def test_em_learns_what_is_around_the_others(cli, library):
+    """The class word of a park is several tokens of this model, so that a word of it starts at random."""
+    code, _, err = cli(*EM, *FEW, "--background", "meadow=park", "--set", "start=random")
+    assert code == 0, err
+    assert made(library) == ["ana.safetensors", "meadow.safetensors", "rex.safetensors"]
+    meadow = load_concept(library / "meadow.safetensors", "", "")
+    assert (list(meadow.tokens), meadow.class_name) == (["<meadow>"], "park")
+    masks = library.parent / "training" / "ana-rex-meadow" / "masks"
+    for picture in ("red", "green"):
+        each = [np.asarray(Image.open(masks / f"{picture}.{name}.png")) for name in ("ana", "rex", "meadow")]
+        assert np.array_equal(np.sum(each, axis=0), np.full((64, 64), 255))
+    Image.new("L", (64, 64), 255).save("here.png")
+    cast = {"ana": {"concept": "ana", "where": "here.png"}}
+    scene = {"prompt": "{ana} in a <meadow> park", "cast": cast, "style": {"concept": "meadow"}}
+    Path("scene.yaml").write_text(json.dumps(scene | {"model": "tiny-sdxl", "steps": 1, "segmenter": "attention"}))
+    code, _, err = cli("plan", "scene.yaml", "--out", "drawn")
+    assert code == 0, err
+    Path("scene.yaml").write_text(Path("scene.yaml").read_text().replace("in a <meadow> park", "in a park"))
+    code, _, err = cli("plan", "scene.yaml", "--out", "other")
+    assert code == 2 and "style: 'meadow' was taught as '<meadow>', which" in err, err
+
+
+def test_a_background_is_of_em_and_of_somebody(refused):
+    refused(
+        "train",
+        "em",
+        "--images",
+        "mia",
+        "--background",
+        "m=park",
+        said="--background: of whom? it is of em: give --concept",
+    )
+    refused(*EM, "--name", "q", said="em: name beside several concepts: each has its own; leave it out here")
+    refused(*EM, "--background", "m", said="--background 'm': want NAME=CLASS, e.g. meadow=park")
+    words = ("train", "lora", *EM[2:], "--background", "m=park")
+    refused(*words, said="m: background, but lora knows none; use em, or leave it out")
+
+
+def test_a_mask_of_one_picture_is_held_against_what_is_found_there(cli, library, pictures):
+    Image.new("L", (64, 64), 255).save(pictures / "red.rex.mask.png")
+    code, _, err = cli(*EM, *FEW)
+    assert code == 0, err
+    work = library.parent / "training" / "ana-rex"
+    (row,) = json.loads((work / "report.json").read_text())["masks"]
+    found = np.asarray(Image.open(work / "masks" / "red.rex.png")) > 127
+    assert row["iou"] == {"rex": pytest.approx(found.mean(), abs=1e-3)}
+    assert err.splitlines()[-1].startswith("rex: ") or f"masks and report: {work}" in err
+
+
+def test_a_plot_that_cannot_be_drawn_takes_no_concept_away(cli, library, pictures, monkeypatch):
+    Image.new("L", (64, 64), 255).save(pictures / "red.ana.mask.png")
+    Image.new("L", (64, 64), 255).save(pictures / "green.ana.mask.png")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = cli(*EM, *FEW)
+    assert code == 0 and "report.png: needs matplotlib" in err, err
+    assert made(library) == ["ana.safetensors", "rex.safetensors"]
+    assert not (library.parent / "training" / "ana-rex" / "checkpoint.safetensors").exists()
+
+
+@pytest.fixture
+def rows(library, pictures):
+    """What the report says, the pictures having masks to hold against."""
+    for colour in ("red", "green"):
+        Image.new("L", (64, 64), 255).save(pictures / f"{colour}.ana.mask.png")
+    report = library.parent / "training" / "ana-rex" / "report.json"
+    return lambda: json.loads(report.read_text())["masks"]
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [2, 3])
+def test_a_report_tells_also_of_the_steps_before_a_stop(cli, rows, monkeypatch, after):
+    """Whether the run was stopped between two refreshes or right before one."""
+    words, real = (*EM, *FEW, "--set", "steps=5", "--set", "em.refresh=3"), Run.take_step
+    assert cli(*words, "--work", "whole")[0] == 0
+    unbroken = json.loads(Path("whole/report.json").read_text())["masks"]
+    assert [row["step"] for row in unbroken] == [0, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "take_step", lambda run: real(run) if run.step < after else stop())
+        assert cli(*words, "--replace")[0] == 130
+    assert rows() == unbroken[:1]
+    code, _, err = cli(*words, "--replace", "--resume")
+    assert code == 0, err
+    assert rows() == unbroken
+
+
+def test_a_report_that_cannot_be_written_takes_no_concept_away(cli, library, monkeypatch):
+    monkeypatch.setattr(em_report, "grid", full)
+    code, _, err = cli(*EM, *FEW)
+    assert code == 0 and "ana-rex: cannot be written (No space left on device)" in err, err
+    assert made(library) == ["ana.safetensors", "rex.safetensors"]
+
+
+def test_em_teaches_the_whole_unet_when_told_to(cli, library):
+    code, _, err = cli(
+        *EM, *FEW, "--set", "words_first=0", "--set", "steps=1", "--set", "unet=whole", "--set", "text=none"
+    )
+    assert code == 0, err
+    concept = load_concept(library / "rex.safetensors", "", "")
+    assert list(concept.tokens) == ["<rex>"] and not concept.adapter and "unet.conv_in" in concept.weights
+
+
+def test_who_is_in_no_picture_is_told(refused, pictures):
+    for colour in ("red", "green"):
+        (pictures / f"{colour}.txt").write_text("{ana}\n")
+    refused(*EM, *FEW, said="rex: no picture names {rex}; write it into a caption")
+    refused("train", "em", "--images", "mia", "--concept", "ana", said="--concept 'ana': want NAME=CLASS")
