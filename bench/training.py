@@ -26,7 +26,7 @@ from PIL import Image
 from costars import open_studio
 from costars.model.model import Model
 from costars.train.data.images import Example
-from costars.train.data.subject import Teaching
+from costars.train.data.subject import TrainingSubject
 from costars.train.loop import TEACHING, Progress, teach
 from costars.train.recipes import RECIPES, Recipe
 
@@ -37,14 +37,23 @@ def recipe_of(family: str, steps: int, on_gpu: bool) -> Recipe:
     """The family's LoRA, on the UNet alone and one picture a step."""
     precision = "bf16" if on_gpu else "fp32"
     own = RECIPES["lora"][family]
-    return replace(own, text="none", rank=RANK, alpha=RANK, batch=1, accumulate=1, steps=steps, precision=precision)
+    return replace(
+        own,
+        text_encoder="none",
+        rank=RANK,
+        alpha=RANK,
+        batch_size=1,
+        gradient_accumulation_steps=1,
+        steps=steps,
+        precision=precision,
+    )
 
 
 def ours(model: Model, recipe: Recipe, size_px: int) -> Iterator[object]:
     """The program's own loop, a step at a time."""
     pictures = [Image.effect_noise((size_px, size_px), 60 + i).convert("RGB") for i in range(PICTURES)]
     examples = [Example(picture, CAPTION, None, f"{i}.png") for i, picture in enumerate(pictures)]
-    events = teach(model, [Teaching("zwx", "man", "zwx", examples)], recipe)
+    events = teach(model, [TrainingSubject("zwx", "man", "zwx", examples)], recipe)
     yield from (event for event in events if isinstance(event, Progress) and event.stage == TEACHING)
 
 
@@ -55,7 +64,7 @@ def plain(model: Model, recipe: Recipe, size_px: int) -> Iterator[object]:
     parameters = [p for p in unet.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
-    if recipe.checkpointing:
+    if recipe.gradient_checkpointing:
         unet.train()
         unet.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=1e-2)
@@ -99,7 +108,7 @@ def timed(steps: Iterable[object], device: torch.device) -> tuple[float, float |
 def measured(folder: Path, options: argparse.Namespace, device: torch.device, dtype: str) -> dict[str, Any]:
     """Both loops on one checkpoint, one after the other."""
     recipe = recipe_of(options.family, options.steps, device.type == "cuda")
-    told: dict[str, Any] = {"seconds": {}, "peak_gib": {}, "checkpointing": recipe.checkpointing}
+    told: dict[str, Any] = {"seconds": {}, "peak_gib": {}, "gradient_checkpointing": recipe.gradient_checkpointing}
     for name, loop in (("diffusers", plain), ("costars", ours)):
         model = open_studio(device.type, dtype).model(str(folder))
         told["seconds"][name], told["peak_gib"][name] = timed(loop(model, recipe, options.size), device)

@@ -25,15 +25,15 @@ from costars.train.loop import teach
 from costars.train.run import Run
 
 LORA = ("train", "lora", "--images", "mia", "--name", "mia", "--class", "woman", "--model", "tiny-sdxl")
-SHORT = ("--set", "steps=2", "--set", "rank=2", "--set", "alpha=2", "--set", "checkpointing=false")
-SHORT = (*SHORT, "--set", "accumulate=1", "--set", "longest=1")
-WORD = ("train", "textual-inversion", *LORA[2:], *SHORT, "--set", "word_rate=0.01")
+SHORT = ("--set", "steps=2", "--set", "rank=2", "--set", "alpha=2", "--set", "gradient_checkpointing=false")
+SHORT = (*SHORT, "--set", "gradient_accumulation_steps=1", "--set", "max_aspect_ratio=1")
+WORD = ("train", "textual-inversion", *LORA[2:], *SHORT, "--set", "embedding_lr=0.01")
 
 
 @pytest.fixture(autouse=True)
 def pictures(folder, monkeypatch) -> Path:
     """Two pictures without a caption, beside the model."""
-    monkeypatch.setattr(prior, "STEPS", 2)
+    monkeypatch.setattr(prior, "INFERENCE_STEPS", 2)
     home = folder / "mia"
     home.mkdir()
     for colour in ("red", "green"):
@@ -72,8 +72,15 @@ def test_a_lora_is_taught_written_shown_and_cast(cli, library, work, write):
 def test_a_file_says_the_same_as_the_options(cli, library, folder):
     assert cli(*WORD)[0] == 0
     spec = {"recipe": "textual-inversion", "model": "tiny-sdxl", "name": "bob", "class": "woman", "images": "mia"}
-    settings = {"steps": 9, "rank": 2, "alpha": 2, "checkpointing": False, "accumulate": 1, "longest": 1}
-    (folder / "bob.yaml").write_text(yaml.safe_dump(spec | {"settings": settings | {"word_rate": 0.01}}))
+    settings = {
+        "steps": 9,
+        "rank": 2,
+        "alpha": 2,
+        "gradient_checkpointing": False,
+        "gradient_accumulation_steps": 1,
+        "max_aspect_ratio": 1,
+    }
+    (folder / "bob.yaml").write_text(yaml.safe_dump(spec | {"settings": settings | {"embedding_lr": 0.01}}))
     code, out, err = cli("train", "bob.yaml", "--set", "steps=2", "--out", "made", "--sheet-every", "1")
     assert (code, out) == (0, "made/bob.safetensors\n"), err
     first, second = load_file(library / "mia.safetensors"), load_file("made/bob.safetensors")
@@ -101,13 +108,15 @@ def test_out_of_memory_is_one_line_that_train_can_follow(refused, work, monkeypa
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Run, "take_step", full)
-    refused(*WORD, said="out of memory (CUDA out of memory); --set a smaller batch (with accumulate for it)")
+    refused(
+        *WORD, said="out of memory (CUDA out of memory); --set a smaller batch_size (with gradient_accumulation_steps)"
+    )
     assert not work.exists()
 
 
 def test_two_concepts_of_a_file_are_taught_together(cli, library, folder):
     each = [{"name": name, "class": word, "images": "mia"} for name, word in (("mia", "woman"), ("rex", "dog"))]
-    settings = {"steps": 2, "checkpointing": False, "accumulate": 1, "longest": 1}
+    settings = {"steps": 2, "gradient_checkpointing": False, "gradient_accumulation_steps": 1, "max_aspect_ratio": 1}
     spec = {"recipe": "textual-inversion", "model": "tiny-sdxl", "concepts": each, "settings": settings}
     (folder / "both.yaml").write_text(yaml.safe_dump(spec))
     code, out, err = cli("train", "both.yaml")
@@ -145,7 +154,7 @@ def test_a_concept_that_is_there_is_kept_unless_it_is_to_be_replaced(refused_ear
         ((*LORA, "--set", "steps"), "--set 'steps': want key=value, e.g. steps=500"),
         ((*LORA, "--set", "steps=["), "--set 'steps=[': '[' is no number, word or true"),
         ((*LORA, "--set", "steps=0"), "settings.steps: 0; want at least 1"),
-        ((*LORA, "--set", "words=two"), "settings.words: Input should be a valid integer"),
+        ((*LORA, "--set", "num_new_tokens=two"), "settings.num_new_tokens: Input should be a valid integer"),
         (("train", "lora", "--images", "mia"), "concepts.0.name: Field required"),
         ((*LORA, "--images", "nowhere"), "nowhere': no such folder; give one with pictures"),
         ((*LORA, "--name", "../mia"), "concepts.0.name: String should match pattern"),
@@ -203,7 +212,7 @@ def test_add_trigger_puts_the_trigger_into_captions(cli, pictures, library):
 def test_a_model_captions_what_nobody_did_and_the_trigger_is_put_in(
     cli, captioners, pictures, library, monkeypatch, name
 ):
-    monkeypatch.setattr(captions, "MOST_TOKENS", 8)  # of noise, which the other tokenizer cuts small
+    monkeypatch.setattr(captions, "MAX_NEW_TOKENS", 8)  # of noise, which the other tokenizer cuts small
     words = partialmethod(GenerationMixin.generate, suppress_tokens=[0, 1, 3, 4], min_new_tokens=8)
     monkeypatch.setattr(GenerationMixin, "generate", words)
     (pictures / "red.txt").write_text("a mia woman in a park")
@@ -220,7 +229,7 @@ def test_a_model_captions_what_nobody_did_and_the_trigger_is_put_in(
         ("green.png", captions.told(said, "woman", "mia")),
         ("red.png", "a mia woman in a park"),
     ]
-    assert captions.has_word(mia.examples[0].caption, "mia") and mia.examples[0].caption != "a mia woman"
+    assert captions.contains_word(mia.examples[0].caption, "mia") and mia.examples[0].caption != "a mia woman"
 
 
 def test_what_is_no_captioning_model_is_refused(refused_early, folder):
@@ -282,7 +291,7 @@ def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrup
 
 
 def test_class_pictures_are_cleared_away_at_the_end(cli, library, work):
-    words = [*WORD, "--set", "prior_pictures=1"]
+    words = [*WORD, "--set", "num_class_images=1"]
     words[1] = "custom-diffusion"
     code, _, err = cli(*words)
     assert code == 0, err
@@ -299,12 +308,12 @@ def women(folder) -> Path:
 
 def test_a_folder_of_class_pictures_is_learned_from(cli, refused, library, folder, women, monkeypatch):
     """Beside where one works, or beside the file that names it."""
-    monkeypatch.setattr(prior, "draw", None)
+    monkeypatch.setattr(prior, "sample_latent", None)
     words = ("train", "dreambooth", *LORA[2:], *SHORT)
     code, _, err = cli(*words, "--class-images", "women")
     assert code == 0, err
     card = read_card(library / "mia.safetensors")
-    assert (card["class_images"], card["recipe"]["prior_pictures"]) == (1, 0)
+    assert (card["class_images"], card["recipe"]["num_class_images"]) == (1, 0)
     spec = {"recipe": "dreambooth", "model": "../tiny-sdxl", "name": "bob", "class": "woman"}
     spec |= {"images": "../mia", "class_images": "../women"}
     (folder / "specs").mkdir()
@@ -318,7 +327,11 @@ def test_a_folder_of_class_pictures_is_learned_from(cli, refused, library, folde
     [
         ("dreambooth", "nowhere", "nowhere': no such folder; give one with pictures"),
         ("dreambooth", "empty", "empty': no usable picture there"),
-        ("lora", "women", "mia: class_images, but prior_weight=0 learns nothing from them; set prior_weight=1, or"),
+        (
+            "lora",
+            "women",
+            "mia: class_images, but prior_loss_weight=0 learns nothing from them; set prior_loss_weight=1, or",
+        ),
     ],
 )
 def test_class_pictures_that_cannot_be_used_are_refused(refused_early, folder, women, recipe, folder_name, said):
@@ -346,7 +359,7 @@ def test_with_less_memory_than_all_a_model_is_not_taught(refused_early, monkeypa
 def test_the_card_holds_what_is_needed_to_teach_it_again(cli, library):
     assert cli(*WORD)[0] == 0
     shown = json.loads(cli("concepts", "show", "mia")[1])
-    assert (shown["recipe"]["word_rate"], shown["recipe"]["seed"], shown["trigger"]) == (0.01, 0, "<mia>")
+    assert (shown["recipe"]["embedding_lr"], shown["recipe"]["seed"], shown["trigger"]) == (0.01, 0, "<mia>")
 
 
 def full(*_, **__):
@@ -429,8 +442,8 @@ EM = (
     "rex=dog",
     *SHORT,
 )
-FEW = ("--set", "em.estep.timesteps=2", "--set", "em.estep.grid_px=16", "--set", "em.cells_px=[16,32]")
-FEW = (*FEW, "--set", "words_first=1")
+FEW = ("--set", "em.estep.timesteps=2", "--set", "em.estep.crf_size_px=16", "--set", "em.attention_cell_px=[16,32]")
+FEW = (*FEW, "--set", "embedding_only_steps=1")
 
 
 def test_several_concepts_are_taught_from_pictures_that_show_them_together(cli, library, pictures):
@@ -453,7 +466,7 @@ def test_several_concepts_are_taught_from_pictures_that_show_them_together(cli, 
 
 def test_em_learns_what_is_around_the_others(cli, library):
     """The class word of a park is several tokens of this model, so that a word of it starts at random."""
-    code, _, err = cli(*EM, *FEW, "--background", "meadow=park", "--set", "start=random")
+    code, _, err = cli(*EM, *FEW, "--background", "meadow=park", "--set", "embedding_init=random")
     assert code == 0, err
     assert made(library) == ["ana.safetensors", "meadow.safetensors", "rex.safetensors"]
     meadow = load_concept(library / "meadow.safetensors", "", "")
@@ -526,7 +539,7 @@ def stop():
 @pytest.mark.parametrize("after", [2, 3])
 def test_a_report_tells_also_of_the_steps_before_a_stop(cli, rows, monkeypatch, after):
     """Whether the run was stopped between two refreshes or right before one."""
-    words, real = (*EM, *FEW, "--set", "steps=5", "--set", "em.refresh=3"), Run.take_step
+    words, real = (*EM, *FEW, "--set", "steps=5", "--set", "em.refresh_every_steps=3"), Run.take_step
     assert cli(*words, "--work", "whole")[0] == 0
     unbroken = json.loads(Path("whole/report.json").read_text())["masks"]
     assert [row["step"] for row in unbroken] == [0, 3]
@@ -548,7 +561,16 @@ def test_a_report_that_cannot_be_written_takes_no_concept_away(cli, library, mon
 
 def test_em_teaches_the_whole_unet_when_told_to(cli, library):
     code, _, err = cli(
-        *EM, *FEW, "--set", "words_first=0", "--set", "steps=1", "--set", "unet=whole", "--set", "text=none"
+        *EM,
+        *FEW,
+        "--set",
+        "embedding_only_steps=0",
+        "--set",
+        "steps=1",
+        "--set",
+        "unet=full",
+        "--set",
+        "text_encoder=none",
     )
     assert code == 0, err
     concept = load_concept(library / "rex.safetensors", "", "")

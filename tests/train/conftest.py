@@ -17,7 +17,7 @@ from costars.model.load import load_model
 from costars.model.model import Model
 from costars.train.data import class_images as prior
 from costars.train.data.images import Example
-from costars.train.data.subject import Teaching, new_words
+from costars.train.data.subject import TrainingSubject, make_trigger
 from costars.train.recipes import RECIPES, Recipe
 
 COLOURS = ("red", "green")
@@ -27,7 +27,7 @@ COLOURS = ("red", "green")
 def _few_steps() -> Iterator[None]:
     """Class pictures are drawn in two steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prior, "STEPS", 2)
+        patch.setattr(prior, "INFERENCE_STEPS", 2)
         yield
 
 
@@ -46,19 +46,19 @@ def small15(sd15_folder: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
-def teaching() -> Callable[..., Teaching]:
+def teaching() -> Callable[..., TrainingSubject]:
     """Two pictures of mia, who is in the upper left of them, with what a recipe calls her."""
 
-    def of(recipe: Recipe, name: str = "mia", class_name: str = "woman", masked: bool = True) -> Teaching:
+    def of(recipe: Recipe, name: str = "mia", class_name: str = "woman", masked: bool = True) -> TrainingSubject:
         mask = np.zeros((64, 64), dtype=np.float32)
         mask[:40, :32] = 1
-        trigger = new_words(name, recipe.words) if recipe.words else name
+        trigger = make_trigger(name, recipe.num_new_tokens) if recipe.num_new_tokens else name
         captions = (f"photo of a {trigger} {class_name}", f"a {trigger} {class_name} in the forest")
         examples = [
             Example(Image.new("RGB", (64, 64), colour), caption, mask if masked else None, f"{colour}.png")
             for colour, caption in zip(COLOURS, captions, strict=True)
         ]
-        return Teaching(name, class_name, trigger, examples)
+        return TrainingSubject(name, class_name, trigger, examples)
 
     return of
 
@@ -69,11 +69,21 @@ def brief() -> Callable[..., Recipe]:
 
     def of(name: str, family: str = "sdxl", **changes: Any) -> Recipe:
         recipe = RECIPES[name][family]
-        few: dict[str, Any] = {"steps": 3, "rank": 2, "alpha": 2, "batch": 2, "accumulate": 1, "checkpointing": False}
-        few |= {"prior_pictures": min(1, recipe.prior_pictures), "norm_stop": 0.0}
+        few: dict[str, Any] = {
+            "steps": 3,
+            "rank": 2,
+            "alpha": 2,
+            "batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "gradient_checkpointing": False,
+        }
+        few |= {"num_class_images": min(1, recipe.num_class_images), "embedding_norm_threshold": 0.0}
         if recipe.em is not None:
-            estep = replace(recipe.em.estep, timesteps=2, grid_px=16)
-            few |= {"words_first": 1, "em": replace(recipe.em, cells_px=(16, 32), rows=2, estep=estep)}
+            estep = replace(recipe.em.estep, timesteps=2, crf_size_px=16)
+            few |= {
+                "embedding_only_steps": 1,
+                "em": replace(recipe.em, attention_cell_px=(16, 32), rows_per_call=2, estep=estep),
+            }
         return replace(recipe, **few | changes)
 
     return of

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.data.aspect_buckets import bucket_sizes, fitted, fitted_mask, in_buckets, nearest_size, put_back
+from costars.train.data.aspect_buckets import bucket_sizes, crop_to_bucket, crop_mask_to_bucket, group_by_bucket, nearest_size, uncrop_mask
 from costars.train.data.images import Example
 
 sides = st.integers(1, 400)
@@ -23,13 +23,13 @@ def example(width: int, height: int, colour: str = "red", masked: bool = True) -
 
 @given(grids)
 def test_sizes_are_within_the_area_and_the_shape_and_the_square_is_there(grid):
-    count, step, longest = grid
+    count, step, max_aspect_ratio = grid
     size = count * step
-    sizes = bucket_sizes(size, step, longest)
+    sizes = bucket_sizes(size, step, max_aspect_ratio)
     assert (size, size) in sizes and len(set(sizes)) == len(sizes)
     for width, height in sizes:
         assert width % step == height % step == 0 and min(width, height) > 0
-        assert width * height <= size**2 and max(width, height) <= longest * min(width, height)
+        assert width * height <= size**2 and max(width, height) <= max_aspect_ratio * min(width, height)
         assert (height, width) in sizes
         assert (width + step) * height > size**2 or width * (height + step) > size**2  # no side could grow
     assert list(sizes) == sorted(sizes, key=lambda s: (s[0] / s[1], s))
@@ -45,7 +45,7 @@ def test_the_sizes_of_sdxl_are_among_those_of_1024():
 def test_numbers_that_make_no_size_are_refused(numbers, says):
     with pytest.raises(TrainError, match=says):
         bucket_sizes(*numbers)
-    with pytest.raises(TrainError, match="longest"):
+    with pytest.raises(TrainError, match="max_aspect_ratio"):
         bucket_sizes(64, 64, 0.5)
 
 
@@ -61,7 +61,7 @@ def test_no_size_is_nearer_in_shape_than_the_nearest(size):
 
 @given(sides, sides, st.sampled_from(bucket_sizes(256, 32)))
 def test_picture_and_mask_cover_the_size_with_no_empty_border(width, height, size):
-    made, (high, wide, top, left) = fitted(example(width, height), size)
+    made, (high, wide, top, left) = crop_to_bucket(example(width, height), size)
     assert made.image.size == size and made.mask.shape == size[::-1] and made.mask.dtype == np.float32
     assert set(made.image.get_flattened_data()) == {(255, 0, 0)}
     assert made.mask.min() > 1 - 1e-5 and made.mask.max() <= 1
@@ -73,7 +73,7 @@ def test_picture_and_mask_cover_the_size_with_no_empty_border(width, height, siz
 def test_a_square_picture_is_never_cropped_in_the_square(side):
     pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
-    made, numbers = fitted(Example(image), (64, 64))
+    made, numbers = crop_to_bucket(Example(image), (64, 64))
     assert numbers == (side, side, 0, 0) and made.mask is None
     assert made.image.tobytes() == image.resize((64, 64), Image.Resampling.LANCZOS).tobytes()
 
@@ -81,7 +81,7 @@ def test_a_square_picture_is_never_cropped_in_the_square(side):
 def test_the_middle_is_kept_and_the_crop_is_told_in_scaled_pixels():
     pixels = np.zeros((100, 300, 3), dtype=np.uint8)
     pixels[:, 100:200] = 255
-    made, numbers = fitted(Example(Image.fromarray(pixels), mask=pixels[..., 0] / np.float32(255)), (200, 200))
+    made, numbers = crop_to_bucket(Example(Image.fromarray(pixels), mask=pixels[..., 0] / np.float32(255)), (200, 200))
     assert numbers == (100, 300, 0, 200)
     assert np.asarray(made.image)[:, 5:-5].min() > 240 and made.mask[:, 5:-5].min() > 0.99
 
@@ -89,28 +89,28 @@ def test_the_middle_is_kept_and_the_crop_is_told_in_scaled_pixels():
 @given(sides, sides, st.integers(0, 99))
 def test_a_mask_stays_in_zero_to_one(width, height, seed):
     mask = np.random.default_rng(seed).integers(0, 2, (height, width)).astype(np.float32)
-    made, _ = fitted(Example(Image.new("RGB", (width, height)), mask=mask), (96, 64))
+    made, _ = crop_to_bucket(Example(Image.new("RGB", (width, height)), mask=mask), (96, 64))
     assert made.mask.min() >= 0 and made.mask.max() <= 1
 
 
 def test_a_strip_does_not_grow_past_memory():
-    made, numbers = fitted(example(60_000, 2, masked=False), (1024, 1024))
+    made, numbers = crop_to_bucket(example(60_000, 2, masked=False), (1024, 1024))
     assert made.image.size == (1024, 1024) and numbers == (2, 60_000, 0, 15_359_488)
 
 
 def test_pictures_go_to_their_buckets_in_order():
     sizes = bucket_sizes(256, 64)
     examples = [example(*size) for size in ((50, 50), (100, 50), (60, 60), (50, 100), (200, 101))]
-    buckets = in_buckets(examples, sizes)
+    buckets = group_by_bucket(examples, sizes)
     assert buckets[(256, 256)] == [0, 2]
     assert sorted(i for found in buckets.values() for i in found) == [0, 1, 2, 3, 4]
-    assert all(found == sorted(found) for found in buckets.values()) and in_buckets([], sizes) == {}
+    assert all(found == sorted(found) for found in buckets.values()) and group_by_bucket([], sizes) == {}
 
 
 @given(st.integers(20, 200), st.integers(20, 200))
 def test_a_mask_is_put_back_where_it_was_cut_from(width, height):
     whole = np.ones((height, width), dtype=np.float32)
-    back = put_back(fitted_mask(whole, (64, 48)), (width, height))
+    back = uncrop_mask(crop_mask_to_bucket(whole, (64, 48)), (width, height))
     assert back.shape == whole.shape and set(np.unique(back)) <= {0, 1}
     assert back.mean() == pytest.approx(min(width * 48, height * 64) / max(width * 48, height * 64), abs=0.06)
     assert back[height // 2, width // 2] == 1

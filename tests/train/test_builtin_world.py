@@ -9,33 +9,34 @@ import torch
 from costars import open_studio
 from costars.concepts.load import load_concept
 from costars.methods.prompts import article
+from costars.model.families import count_cross_layers
 from costars.model.lora import one_adapter_per_row, text_adapter
+from costars.model.predict import NoiseSchedule
 from costars.resolve import fitted
-from costars.sample.attention_processor import attention_layers, cross_numbers
 from costars.train import results
 from costars.train.attention_maps import gazing
 from costars.train.data import class_images as prior
 from costars.train.data.images import Example
 from costars.train.data.latents import encode
-from costars.train.diffusion_loss import cell_weights, levels_of, noise_errors
+from costars.train.diffusion_loss import cell_weights, noise_errors
 from costars.train.loop import TEACHING, teach
 from costars.train.recipes import RECIPES
 from costars.train.trainable import trained_on
 from costars_world.benchmarks import em, recipes
 from costars_world.render.identity import identity_from_seed
-from costars_world.render.portraits import CROWDS, portraits
+from costars_world.render.portraits import FIGURE_COUNTS, draw_portraits
 from costars_world.training.concepts import PACK
 
 TAUGHT, HELD_OUT, SEEDS = 6, 4, 3
 MARGIN = 0.01
 # Few and fast: what is learned in seconds on one core.
 HASTY = {
-    "lora": {"steps": 24, "batch": 2, "unet_rate": 6e-3, "text_rate": 2e-3, "warmup_steps": 2},
-    "dreambooth": {"steps": 20, "batch": 2, "unet_rate": 3e-4, "prior_pictures": 2},
-    "textual-inversion": {"steps": 60, "batch": 4, "word_rate": 5e-2},
-    "custom-diffusion": {"steps": 24, "batch": 2, "unet_rate": 3e-3, "word_rate": 3e-2, "prior_pictures": 2},
-    "ed-lora": {"steps": 24, "batch": 2, "unet_rate": 6e-3, "text_rate": 2e-3, "word_rate": 2e-2},
-    "em": {"steps": 40, "batch": 4, "unet_rate": 1.5e-3, "word_rate": 2e-2, "words_first": 10},
+    "lora": {"steps": 24, "batch_size": 2, "unet_lr": 6e-3, "text_encoder_lr": 2e-3, "lr_warmup_steps": 2},
+    "dreambooth": {"steps": 20, "batch_size": 2, "unet_lr": 3e-4, "num_class_images": 2},
+    "textual-inversion": {"steps": 60, "batch_size": 4, "embedding_lr": 5e-2},
+    "custom-diffusion": {"steps": 24, "batch_size": 2, "unet_lr": 3e-3, "embedding_lr": 3e-2, "num_class_images": 2},
+    "ed-lora": {"steps": 24, "batch_size": 2, "unet_lr": 6e-3, "text_encoder_lr": 2e-3, "embedding_lr": 2e-2},
+    "em": {"steps": 40, "batch_size": 4, "unet_lr": 1.5e-3, "embedding_lr": 2e-2, "embedding_only_steps": 10},
 }
 MAN_AND_DOG = 1  # of em.SETS
 
@@ -65,24 +66,26 @@ def pictures(who, trigger):
     """Pictures that nobody was taught from, of whoever is said to be the one that was."""
     said, called = article(who.class_name), article(f"{trigger} {who.class_name}")
     return [
-        Example(p.image, p.caption.replace(said, called, 1), p.figure(who).visible_mask.astype(np.float32))
-        for p in portraits(who, HELD_OUT, seed=77, crowds=CROWDS)
+        Example(p.image, p.caption.replace(said, called, 1), p.find_figure(who).visible_mask.astype(np.float32))
+        for p in draw_portraits(who, HELD_OUT, seed=77, figure_counts=FIGURE_COUNTS)
     ]
 
 
 def as_begun(model, lessons, recipe, concept):
     """The first concept before any step: words as they begin, and nothing changed."""
     with trained_on(model, lessons, recipe) as trained:
-        return replace(concept, adapter={}, weights={}, tokens=trained.tokens(list(concept.tokens), recipe.per_layer))
+        return replace(
+            concept, adapter={}, weights={}, tokens=trained.tokens(list(concept.tokens), recipe.per_layer_embeddings)
+        )
 
 
 @torch.no_grad()
 def error(model, examples, concept):
     """The error of the predicted noise where these pictures show who is meant, at the same noise each time."""
     (own,) = fitted({"own": concept}, model).concepts.values()
-    layers = len(cross_numbers(attention_layers(model.unet))) if concept.per_layer else 1
-    (bucket,), total = encode(model, examples, longest=1.0, own_size=False).buckets, 0.0
-    shown, levels = cell_weights(bucket.masks, bucket.latents.shape[-2:], 0.0), levels_of(model.scheduler)
+    layers = count_cross_layers(model.unet) if concept.per_layer else 1
+    (bucket,), total = encode(model, examples, max_aspect_ratio=1.0, size_conditioning=False).buckets, 0.0
+    shown, levels = cell_weights(bucket.masks, bucket.latents.shape[-2:], 0.0), NoiseSchedule.from_scheduler(model.scheduler)
     with text_adapter(model.encoders, own.adapter):
         texts = [model.encode_text(example.caption, learned=own.words) for example in examples]
     tokens = torch.stack([text.tokens.flatten(0, 1) for text in texts])
@@ -101,7 +104,7 @@ def error(model, examples, concept):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_few_steps_teach_who_is_shown_and_nobody_else(model, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(prior, "STEPS", 20)  # in two the class would not be seen
+    monkeypatch.setattr(prior, "INFERENCE_STEPS", 20)  # in two the class would not be seen
     recipe = recipe_of(name)
     lessons, who, other = lesson(recipe)
     *events, taught = teach(model, lessons, recipe)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from costars.errors import ModelError
 from costars.train.data import captioning as captions
-from costars.train.data.captioning import MOST_TOKENS, Captioner, has_word, load_captioner, told
+from costars.train.data.captioning import MAX_NEW_TOKENS, Captioner, contains_word, load_captioner, told
 
 CPU = torch.device("cpu")
 FAMILIES = ("blip", "blip-2", "florence2")
@@ -53,7 +53,7 @@ def test_a_caption_is_one_line_of_few_words_and_the_same_each_time(captioner, na
     says = captioner(name, dtype)
     caption = says(picture())
     assert caption == says(picture()) == " ".join(caption.split())
-    assert len(caption.split()) <= MOST_TOKENS and not set(caption.split()) & SPECIAL
+    assert len(caption.split()) <= MAX_NEW_TOKENS and not set(caption.split()) & SPECIAL
     assert says(picture().convert("L")) == says(picture().convert("L").convert("RGB"))
 
 
@@ -169,5 +169,5 @@ def test_classes_of_several_words_none_and_triggers_with_signs():
 @given(st.text(max_size=30), st.sampled_from(["woman", "old man", "c++"]), st.sampled_from(["ana", "<x>", "mia"]))
 def test_once_told_the_trigger_is_there_and_nothing_else_changes(caption, class_name, trigger):
     once = told(caption, class_name, trigger)
-    assert has_word(once, trigger) and told(once, class_name, trigger) == once
-    assert caption in once or has_word(caption, class_name)
+    assert contains_word(once, trigger) and told(once, class_name, trigger) == once
+    assert caption in once or contains_word(caption, class_name)

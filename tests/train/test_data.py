@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.data.images import Material, read_folder
+from costars.train.data.images import ImageFolder, read_image_folder
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 SIDEWAYS = 6  # EXIF: turn by 90 degrees to see it upright
@@ -34,13 +34,13 @@ def write_list(folder: Path, *lines: object, name: str = "metadata.jsonl") -> No
     (folder / name).write_text("\n".join(said), encoding="utf-8")
 
 
-def names(material: Material) -> list[str]:
+def names(material: ImageFolder) -> list[str]:
     return [example.name for example in material.examples]
 
 
 def fails(folder: Path) -> str:
     with pytest.raises(TrainError) as caught:
-        read_folder(folder)
+        read_image_folder(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -63,7 +63,7 @@ def test_pictures_come_by_name_with_what_lies_beside_them(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf \n  a woman, caf\xc3\xa9 \r\nmore\n")
     (tmp_path / "c.txt").write_text(" \n\n")
     draw_mask(tmp_path / "d.mask.png", level=51)
-    found = read_folder(tmp_path)
+    found = read_image_folder(tmp_path)
     assert names(found) == ["B.JPG", "a.png", "c.webp", "d.jpeg"] and not found.skipped
     assert [example.caption for example in found.examples] == [None, "a woman, café", None, None]
     assert [example.mask is not None for example in found.examples] == [False, False, False, True]
@@ -85,7 +85,7 @@ def test_pictures_come_by_name_with_what_lies_beside_them(tmp_path):
 )
 def test_every_kind_of_picture_is_rgb_and_what_is_clear_is_white(tmp_path, mode, colour, seen):
     draw(tmp_path / "a.png", mode=mode, colour=colour)
-    image = read_folder(tmp_path).examples[0].image
+    image = read_image_folder(tmp_path).examples[0].image
     assert image.mode == "RGB" and image.getpixel((1, 1)) == seen
 
 
@@ -94,7 +94,7 @@ def test_a_picture_is_turned_upright_and_its_mask_is_of_the_upright_size(tmp_pat
     exif[0x0112] = SIDEWAYS
     draw(tmp_path / "a.jpg", (6, 4), exif=exif)
     draw_mask(tmp_path / "a.mask.png", (4, 6))
-    example = read_folder(tmp_path).examples[0]
+    example = read_image_folder(tmp_path).examples[0]
     assert example.image.size == (4, 6) and example.mask.shape == (6, 4)
     draw_mask(tmp_path / "a.mask.png", (6, 4))
     assert "is 6 x 4 px; want greyscale of 4 x 6 px" in fails(tmp_path)
@@ -110,7 +110,7 @@ def test_pictures_that_cannot_be_read_are_named_and_skipped(tmp_path):
     (tmp_path / "f.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "g.png").mkdir()
     os.mkfifo(tmp_path / "h.png")
-    found = read_folder(tmp_path)
+    found = read_image_folder(tmp_path)
     assert names(found) == ["a.png", "whole.jpg"]
     assert [line.split(":")[0] for line in found.skipped] == [f"'{n}'" for n in "b.jpg c.png d.png e.png".split()] + [
         f"'{n}.png'" for n in "fgh"
@@ -123,14 +123,14 @@ def test_a_large_picture_is_refused_before_pil_would_refuse_it(tmp_path, monkeyp
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # PIL warns above it and refuses above twice as much
     draw(tmp_path / "a.png", (6, 4))
     draw(tmp_path / "b.png", (4, 4))
-    found = read_folder(tmp_path)
+    found = read_image_folder(tmp_path)
     assert names(found) == ["b.png"] and "more than 20 pixels" in found.skipped[0]
 
 
 def test_a_link_to_a_picture_elsewhere_is_read(tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.png").symlink_to(draw(tmp_path / "elsewhere.png"))
-    assert names(read_folder(tmp_path / "links")) == ["a.png"]
+    assert names(read_image_folder(tmp_path / "links")) == ["a.png"]
 
 
 def test_a_folder_must_be_there_and_hold_a_usable_picture(tmp_path):
@@ -166,7 +166,7 @@ def test_a_mask_that_does_not_fit_is_an_error_that_names_it(tmp_path, spoil, say
 def test_a_white_mask_is_one_in_every_kind_of_grey(tmp_path, mode, level):
     draw(tmp_path / "a.png")
     draw(tmp_path / "a.mask.png", mode=mode, colour=level)
-    assert (read_folder(tmp_path).examples[0].mask == 1).all()
+    assert (read_image_folder(tmp_path).examples[0].mask == 1).all()
 
 
 def test_a_caption_that_is_not_utf_8_is_an_error(tmp_path):
@@ -188,7 +188,7 @@ def test_a_list_names_pictures_captions_and_masks_in_its_order(tmp_path):
         {"file": "a.png", "caption": None, "other": 1},
         {"file_name": "sub/d.png", "caption": " said "},
     )
-    found = read_folder(tmp_path).examples
+    found = read_image_folder(tmp_path).examples
     assert [example.name for example in found] == ["c.png", "a.png", "sub/d.png"]
     assert [example.caption for example in found] == ["a line", "from beside", "said"]
     assert [example.mask is not None and round(float(example.mask[0, 0]), 1) for example in found] == [0.2, 1.0, False]
@@ -240,4 +240,4 @@ def test_no_bytes_break_the_reading(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("bytes")
     draw(folder / "a.png")
     (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-    assert names(read_folder(folder)) == ["a.png"]
+    assert names(read_image_folder(folder)) == ["a.png"]

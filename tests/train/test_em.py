@@ -9,10 +9,10 @@ from PIL import Image
 
 from costars.errors import TrainError
 from costars.train.data.images import Example
-from costars.train.data.subject import Teaching
+from costars.train.data.subject import TrainingSubject
 from costars.train.em import report as em_report
-from costars.train.em.estep_masks import Evidence, disjoint
-from costars.train.em.group_images import caption_of, entangled
+from costars.train.em.estep_masks import Evidence, estimate_masks
+from costars.train.em.group_images import make_caption, collect_group_images
 from costars.train.em.objective import em_objective
 from costars.train.loop import TEACHING, Taught, teach
 from costars.train.recipes import RECIPES, Em, Recipe
@@ -26,7 +26,7 @@ def half(left: bool) -> np.ndarray:
     return mask
 
 
-def lessons(masked: bool = True) -> tuple[Teaching, Teaching]:
+def lessons(masked: bool = True) -> tuple[TrainingSubject, TrainingSubject]:
     """ana is on the left of both pictures, rex on the right of the first."""
     pictures = [Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "green")]
     for each in pictures:
@@ -34,14 +34,29 @@ def lessons(masked: bool = True) -> tuple[Teaching, Teaching]:
     files = ("one.png", "two.png")
     ana = [Example(p, None, half(True) if masked else None, f) for p, f in zip(pictures, files, strict=True)]
     rex = [Example(pictures[0], None, half(False) if masked else None, files[0])]
-    return Teaching("ana", "woman", "<ana>", ana), Teaching("rex", "dog", "<rex>", rex)
+    return TrainingSubject("ana", "woman", "<ana>", ana), TrainingSubject("rex", "dog", "<rex>", rex)
 
 
 @pytest.fixture
 def brief() -> Recipe:
-    em = Em(cells_px=(16, 32), refresh=2, rows=2, estep=replace(Em().estep, timesteps=3, grid_px=16))
+    em = Em(
+        attention_cell_px=(16, 32),
+        refresh_every_steps=2,
+        rows_per_call=2,
+        estep=replace(Em().estep, timesteps=3, crf_size_px=16),
+    )
     builtin = RECIPES["em"]["builtin"]
-    return replace(builtin, steps=4, batch=3, rank=2, alpha=2, words_first=2, vectors=1, em=em, decay_share=0.0)
+    return replace(
+        builtin,
+        steps=4,
+        batch_size=3,
+        rank=2,
+        alpha=2,
+        embedding_only_steps=2,
+        vectors_per_token=1,
+        em=em,
+        lr_decay_fraction=0.0,
+    )
 
 
 @pytest.fixture
@@ -60,43 +75,43 @@ def objective(small, brief):
 
 
 def test_pictures_know_who_is_in_them_and_where():
-    one, two = entangled(lessons())
+    one, two = collect_group_images(lessons())
     assert (one.names, two.names) == (("ana", "rex"), ("ana",))
     assert np.array_equal(one.given["rex"], half(False)) and "rex" not in two.given
 
 
 def test_a_caption_names_the_concepts_and_nothing_else():
     called = {"ana": "<ana> woman", "rex": "<rex> dog"}
-    assert caption_of(("ana", "rex"), called, "a photo of {}") == "a photo of a <ana> woman and a <rex> dog"
-    assert caption_of(("ana", "rex", "ana"), called, "{}") == "a <ana> woman, a <rex> dog and a <ana> woman"
+    assert make_caption(("ana", "rex"), called, "a photo of {}") == "a photo of a <ana> woman and a <rex> dog"
+    assert make_caption(("ana", "rex", "ana"), called, "{}") == "a <ana> woman, a <rex> dog and a <ana> woman"
 
 
-def with_meadow() -> tuple[Teaching, ...]:
+def with_meadow() -> tuple[TrainingSubject, ...]:
     """The lessons, and the meadow that is around ana and rex in the first picture."""
     ana, rex = lessons()
     narrow = half(False)
     narrow[:, 48:] = 0  # a strip at the right is nobody's
     rex = replace(rex, examples=[replace(rex.examples[0], mask=narrow)])
-    return Teaching("m", "park", "<m>", [replace(rex.examples[0], mask=None)], background=True), ana, rex
+    return TrainingSubject("m", "park", "<m>", [replace(rex.examples[0], mask=None)], background=True), ana, rex
 
 
 def test_a_background_is_what_is_around_the_others():
-    one, two = entangled(with_meadow())
+    one, two = collect_group_images(with_meadow())
     assert (one.names, one.figures, one.background) == (("ana", "rex", "m"), ("ana", "rex"), "m")
     assert np.array_equal(sum(one.given.values()), np.ones((64, 64))) and one.given["m"][:, 48:].all()
     assert (two.names, two.background) == (("ana",), "")
     called = {"ana": "<ana> woman", "rex": "<rex> dog", "m": "<m> park"}
-    assert caption_of(("ana", "rex", "m"), called, "{}", "m") == "a <ana> woman and a <rex> dog in a <m> park"
-    assert caption_of(("m",), called, "a photo of {}", "m") == "a photo of a <m> park"
+    assert make_caption(("ana", "rex", "m"), called, "{}", "m") == "a <ana> woman and a <rex> dog in a <m> park"
+    assert make_caption(("m",), called, "a photo of {}", "m") == "a photo of a <m> park"
 
 
 def test_reports_call_masks_as_their_pictures(tmp_path):
     """Whatever the order of the concepts: the background comes first, of the second picture alone."""
     meadow, ana, rex = with_meadow()
     meadow = replace(meadow, examples=[replace(ana.examples[1], mask=None)])
-    rows = entangled((meadow, ana, rex))
+    rows = collect_group_images((meadow, ana, rex))
     masks = {(i, name): rows[i].given[name] for i, picture in enumerate(rows) for name in picture.names}
-    em_report.write(em_report.Story((meadow, ana, rex), masks=masks), tmp_path)
+    em_report.write(em_report.MaskHistory((meadow, ana, rex), masks=masks), tmp_path)
     drawn = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "masks").iterdir()}
     assert set(drawn) == {"one.ana.png", "one.rex.png", "two.ana.png", "two.m.png"}
     assert np.array_equal(drawn["two.m.png"], 255 - drawn["two.ana.png"])
@@ -106,7 +121,7 @@ def test_a_background_of_which_nothing_is_left_is_told(small, brief):
     meadow, ana, rex = with_meadow()
     whole = [replace(example, mask=np.ones((64, 64), dtype=np.float32)) for example in ana.examples]
     each = (meadow, replace(ana, examples=whole), rex)
-    recipe = replace(brief, start="random", em=replace(brief.em, masks="given"))
+    recipe = replace(brief, embedding_init="random", em=replace(brief.em, masks="given"))
     with (
         trained_on(small, each, recipe) as trained,
         em_objective(small, each, recipe, trained, recipe.em) as made,
@@ -117,32 +132,34 @@ def test_a_background_of_which_nothing_is_left_is_told(small, brief):
 
 @pytest.mark.parametrize("masks", ["learned", "given"])
 def test_cells_that_the_model_does_not_have_are_told(small, brief, masks):
-    em = replace(brief.em, masks=masks, cells_px=(8, 32))
+    em = replace(brief.em, masks=masks, attention_cell_px=(8, 32))
     with (
         trained_on(small, lessons(), brief) as trained,
-        pytest.raises(TrainError, match=r"em.cells_px: \[8, 32\]; no attention of this model has cells of 8 px, it"),
+        pytest.raises(
+            TrainError, match=r"em.attention_cell_px: \[8, 32\]; no attention of this model has cells of 8 px, it"
+        ),
         em_objective(small, lessons(), brief, trained, em),
     ):
         pass
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_masks_of_oblong_pictures_are_made_of_all_that_the_model_tells(small, brief, checkpointing, monkeypatch):
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_estep_of_oblong_images_uses_all_evidence(small, brief, gradient_checkpointing, monkeypatch):
     """Of self-attention on the cells of 150 x 50 px too, and where activations are computed again."""
     each = [replace(t, examples=[wide(e.image, e.mask, e.name) for e in t.examples]) for t in lessons()]
-    recipe = replace(brief, longest=3.0, checkpointing=checkpointing)
+    recipe = replace(brief, max_aspect_ratio=3.0, gradient_checkpointing=gradient_checkpointing)
     asked = []
 
     def noted(evidence, *rest):
         asked.append(evidence)
-        return disjoint(evidence, *rest) | {"ana": np.ones((32, 96), dtype=np.float32)}
+        return estimate_masks(evidence, *rest) | {"ana": np.ones((32, 96), dtype=np.float32)}
 
-    monkeypatch.setattr("costars.train.em.objective.disjoint", noted)
+    monkeypatch.setattr("costars.train.em.objective.estimate_masks", noted)
     with (
         trained_on(small, each, recipe) as trained,
         em_objective(small, each, recipe, trained, recipe.em) as made,
     ):
-        made.em = replace(made.em, estep=replace(made.em.estep, largest=1.0))
+        made.em = replace(made.em, estep=replace(made.em.estep, max_mask_fraction=1.0))
         found = made._estep(0)
         assert [evidence.kin.shape for evidence in asked] == [(12, 12)] * 2
         assert {mask.shape for mask in found.values()} == {(50, 200)}
@@ -151,19 +168,19 @@ def test_masks_of_oblong_pictures_are_made_of_all_that_the_model_tells(small, br
 def test_two_backgrounds_of_one_picture_are_refused():
     meadow, ana, rex = with_meadow()
     with pytest.raises(TrainError, match=r"one\.png: two backgrounds, m and hill; say in a caption which it shows"):
-        entangled((meadow, ana, rex, replace(meadow, name="hill")))
+        collect_group_images((meadow, ana, rex, replace(meadow, name="hill")))
 
 
 def test_a_background_is_learned_from_what_the_others_leave(small, brief, monkeypatch):
     asked = []
 
-    def disjoint(evidence, image, how, before):
+    def estimate_masks(evidence, image, how, before):
         asked.append((list(evidence.maps), list(evidence.errors)))
         return {name: half(name == "ana") * (np.arange(64) < 48) for name in evidence.maps}
 
-    monkeypatch.setattr("costars.train.em.objective.disjoint", disjoint)
+    monkeypatch.setattr("costars.train.em.objective.estimate_masks", estimate_masks)
     with (
-        trained_on(small, with_meadow(), replace(brief, start="random")) as trained,
+        trained_on(small, with_meadow(), replace(brief, embedding_init="random")) as trained,
         em_objective(small, with_meadow(), brief, trained, brief.em) as made,
     ):
         made.before(0)
@@ -203,14 +220,14 @@ def wide(image: Image.Image, mask: np.ndarray | None, name: str) -> Example:
 def test_pictures_of_any_shape_are_learned_from(small, brief, masks, monkeypatch):
     """What is cut away of a picture is in no mask that is learned from, and masks are of the picture's own size."""
     each = [replace(t, examples=[wide(e.image, e.mask, e.name) for e in t.examples]) for t in lessons()]
-    square = Teaching(
+    square = TrainingSubject(
         "bo", "man", "<bo>", [Example(Image.new("RGB", (96, 96), "red"), None, np.ones((96, 96), "f"), "3")]
     )
     monkeypatch.setattr(
-        "costars.train.em.objective.disjoint",
+        "costars.train.em.objective.estimate_masks",
         lambda evidence, image, *_: {name: np.ones(image.size[::-1], dtype=np.float32) for name in evidence.maps},
     )
-    recipe = replace(brief, longest=3.0, em=replace(brief.em, masks=masks))
+    recipe = replace(brief, max_aspect_ratio=3.0, em=replace(brief.em, masks=masks))
     with (
         trained_on(small, [*each, square], recipe) as trained,
         em_objective(small, [*each, square], recipe, trained, recipe.em) as made,
@@ -232,7 +249,7 @@ def test_two_pictures_of_one_name_are_refused():
     ana, rex = lessons()
     other = replace(rex, examples=[replace(rex.examples[0], image=Image.new("RGB", (64, 64)))])
     with pytest.raises(TrainError, match=r"one\.png: two pictures are called so; rename one"):
-        entangled((ana, other))
+        collect_group_images((ana, other))
 
 
 def test_a_concept_that_is_found_nowhere_is_told(objective, monkeypatch):
@@ -327,7 +344,7 @@ def told(monkeypatch):
     """What each mask was made of, where errors are nothing but the noise that was drawn."""
     told: list[Evidence] = []
 
-    def disjoint(evidence, image, how, before):
+    def estimate_masks(evidence, image, how, before):
         told.append(evidence)
         return {name: np.ones(image.size[::-1], dtype=np.float32) for name in evidence.maps}
 
@@ -336,7 +353,7 @@ def told(monkeypatch):
         unet(noise, 1, text[0], added_cond_kwargs={"text_embeds": text[1], "time_ids": size_ids})
         return noise, noise
 
-    monkeypatch.setattr("costars.train.em.objective.disjoint", disjoint)
+    monkeypatch.setattr("costars.train.em.objective.estimate_masks", estimate_masks)
     monkeypatch.setattr("costars.train.em.evidence.squared_errors", squared_errors)
     return told
 
@@ -355,7 +372,7 @@ def test_kin_are_the_finest_cells_that_are_looked_at(objective, told):
     for made in objective("learned"):
         made.before(0)
     h, w = made.latents[0].shape[-2:]
-    finest = min(made.em.cells_px) // made.model.facts.cell_px
+    finest = min(made.em.attention_cell_px) // made.model.facts.cell_px
     for evidence in told:
         assert evidence.kin is not None and len(evidence.kin) == (h // finest) * (w // finest)
         rows = evidence.kin.sum(dim=1)
@@ -365,14 +382,14 @@ def test_kin_are_the_finest_cells_that_are_looked_at(objective, told):
 
 def test_masks_of_attention_alone_need_no_errors(objective, told):
     for made in objective("learned"):
-        made.em = replace(made.em, estep=replace(made.em.estep, likelihood=False))
+        made.em = replace(made.em, estep=replace(made.em.estep, use_likelihood=False))
         made.before(0)
     assert [(evidence.kin, dict(evidence.errors)) for evidence in told] == [(None, {})] * 2
 
 
 def test_masks_stay_after_their_last_step(objective, told):
     for made in objective("learned"):
-        made.em = replace(made.em, until=2)
+        made.em = replace(made.em, freeze_after_steps=2)
         for step in range(7):
             made.before(step)
     assert len(told) == 2 * len((0, 2))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from costars.sample.attention_processor import attention_layers, cross_numbers
+from costars.model.families import attention_layers, cross_layer_index
 from costars.train.attention_maps import gazing
 
 COLUMNS = [[(1, 2), (4,)], [(3,), (0, 5)]]
@@ -118,7 +118,7 @@ def test_gradients_of_the_maps_reach_the_text_at_the_looked_at_columns_and_their
 @torch.no_grad()
 def test_each_layer_reads_and_is_looked_at_in_its_own_part_of_the_text(tiny_double, call):
     """With the same text for every layer it is the plain call; another text in one part reaches that layer alone."""
-    numbers = cross_numbers(attention_layers(tiny_double.unet))
+    numbers = cross_layer_index(attention_layers(tiny_double.unet))
     layers, plain = len(numbers), call()
     with gazing(tiny_double.unet, layers) as gaze:
         gaze.at(COLUMNS, 77)

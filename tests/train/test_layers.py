@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from costars.train.lora_layers import KEYS_VALUES, UNET_LAYERS, as_adapter, halved, low_rank, own_weights
+from costars.model.families import CROSS_KEYS_VALUES
+from costars.train.lora_layers import UNET_LAYERS, as_adapter, halved, low_rank, own_weights
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_factors_are_an_adapter_in_half_precision_with_their_scale():
     assert [*as_adapter("text_encoder", factors, 1.0)] == ["text_encoder.text_model.a.b"]
 
 
-@pytest.mark.parametrize("ends", [(), KEYS_VALUES])
+@pytest.mark.parametrize("ends", [(), CROSS_KEYS_VALUES])
 def test_own_weights_take_the_place_of_the_models_for_a_while(tiny, sample, trace, ends):
     before, plain = trace(tiny.unet), sample()
     layers = {n: m for n, m in tiny.unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}

@@ -58,7 +58,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_every_step_yields_its_loss_and_the_last_thing_is_what_was_taught(small, teaching, brief):
-    recipe = brief("custom-diffusion", prior_pictures=2)
+    recipe = brief("custom-diffusion", num_class_images=2)
     *steps, taught = teach(small, [teaching(recipe)], recipe)
     assert all(isinstance(step, Progress) for step in steps) and isinstance(taught, Taught)
     told = [(step.stage, step.step, step.of) for step in steps]
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_concept_and_another_seed_another(run, brie
 def test_the_model_is_as_it_was_also_when_the_teaching_is_stopped(small, teaching, brief, trace, name):
     parts = (small.unet, *(e.module for e in small.encoders), small.vae)
     before = [trace(part) for part in parts]
-    recipe = brief(name, checkpointing=True)
+    recipe = brief(name, gradient_checkpointing=True)
     events = teach(small, [teaching(recipe)], recipe)
     next(event for event in events if event.stage == TEACHING)
     assert [trace(part) for part in parts] != before
@@ -97,7 +97,8 @@ def test_the_model_is_as_it_was_also_when_the_teaching_is_stopped(small, teachin
 def test_gradient_checkpointing_changes_nothing(run, brief, same):
     """Also where words are looked at: what is computed twice is looked at as it was."""
     plain, spared = (
-        run(brief("ed-lora", steps=1, prior_weight=1.0, prior_pictures=1, checkpointing=on)) for on in (False, True)
+        run(brief("ed-lora", steps=1, prior_loss_weight=1.0, num_class_images=1, gradient_checkpointing=on))
+        for on in (False, True)
     )
     assert plain[0] == spared[0] and same(plain[1], spared[1])
 
@@ -107,9 +108,9 @@ def test_gradient_checkpointing_changes_nothing(run, brief, same):
     [
         ("lora", {"optimizer": "adafactor"}),
         ("dreambooth", {}),
-        ("textual-inversion", {"warmup_steps": 3, "decay_share": 0.5, "accumulate": 2}),
+        ("textual-inversion", {"lr_warmup_steps": 3, "lr_decay_fraction": 0.5, "gradient_accumulation_steps": 2}),
         ("custom-diffusion", {}),
-        ("ed-lora", {"norm_stop": 0.01}),
+        ("ed-lora", {"embedding_norm_threshold": 0.01}),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_same_losses_as_an_unbroken_one(
@@ -148,7 +149,7 @@ def test_without_resume_a_run_begins_anew(small, run, teaching, brief, tmp_path)
 
 
 def test_class_pictures_are_kept_beside_the_checkpoint_and_drawn_once(small, teaching, brief, tmp_path, monkeypatch):
-    recipe, kept = brief("dreambooth", prior_pictures=2), tmp_path / "checkpoint.safetensors"
+    recipe, kept = brief("dreambooth", num_class_images=2), tmp_path / "checkpoint.safetensors"
     begun = stopped(small, [teaching(recipe)], recipe, kept, 1)
     assert files(tmp_path) == ["checkpoint.prior", "checkpoint.safetensors"]
     monkeypatch.setattr("costars.train.data.class_images.draw", None)
@@ -171,7 +172,7 @@ def beside():
 def test_given_class_pictures_are_learned_from_and_none_is_drawn(
     small, teaching, brief, beside, tmp_path, monkeypatch, name
 ):
-    recipe, kept = brief(name, prior_weight=1.0), tmp_path / "checkpoint.safetensors"
+    recipe, kept = brief(name, prior_loss_weight=1.0), tmp_path / "checkpoint.safetensors"
     monkeypatch.setattr("costars.train.data.class_images.draw", None)
 
     def losses(*colours, **options):
@@ -193,9 +194,9 @@ def test_given_class_pictures_are_learned_from_and_none_is_drawn(
 
 def test_class_captions_are_those_of_their_own_pictures(small, teaching, brief, beside):
     """Each size is a bucket of its own, and captions are numbered after those of the concept."""
-    recipe = brief("dreambooth", longest=4.0)
+    recipe = brief("dreambooth", max_aspect_ratio=4.0)
     others = beside(teaching(recipe), "blue", "white").class_examples
-    found, said = prior.as_given(small, [*others, *others], recipe, 7)
+    found, said = prior.encode_class_images(small, [*others, *others], recipe, 7)
     assert said == ("a blue woman", "a white woman")
     shown = {tuple(bucket.latents.shape[-2:]): bucket.captions for bucket in found.buckets}
     assert shown == {(8, 8): (7, 7), (16, 4): (8, 8)}
@@ -204,8 +205,12 @@ def test_class_captions_are_those_of_their_own_pictures(small, teaching, brief, 
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("lora", {}, "mia: class_images, but prior_weight=0 learns nothing from them; set prior_weight=1, or leave"),
-        ("em", {}, "mia: class_images, but prior_weight=0 learns nothing from them; leave class_images out"),
+        (
+            "lora",
+            {},
+            "mia: class_images, but prior_loss_weight=0 learns nothing from them; set prior_loss_weight=1, or leave",
+        ),
+        ("em", {}, "mia: class_images, but prior_loss_weight=0 learns nothing from them; leave class_images out"),
         (
             "dreambooth",
             {"caption": "a Mia woman"},
@@ -391,7 +396,7 @@ def test_other_random_numbers_are_as_if_nothing_was_taught(run, brief):
 
 
 def test_an_absurd_rate_is_found_out(small, teaching, brief):
-    recipe = brief("dreambooth", unet_rate=1e30, steps=5)
+    recipe = brief("dreambooth", unet_lr=1e30, steps=5)
     with pytest.raises(TrainError, match=r"the loss is .* with lower rates"):
         list(teach(small, [teaching(recipe)], recipe))
 
@@ -446,7 +451,7 @@ def test_a_checkpoint_is_tried_again_where_the_disk_was_full(small, teaching, br
     ("changes", "said"),
     [
         ({"rank": 4}, "was begun with rank=2, now it is 4; begin anew with --replace in place of --resume"),
-        ({"words": 1}, "was begun with words=0, now it is 1"),
+        ({"num_new_tokens": 1}, "was begun with num_new_tokens=0, now it is 1"),
     ],
 )
 def test_a_checkpoint_of_another_recipe_is_refused(small, teaching, brief, trace, tmp_path, changes, said):
@@ -532,13 +537,13 @@ def test_words_kept_in_masks_want_masks(small, teaching, brief, trace):
 
 def test_what_lies_outside_the_masks_is_not_learned_where_it_does_not_count(small, teaching, brief):
     def losses(outside, masked=True):
-        recipe = brief("textual-inversion", steps=1, outside_weight=outside)
+        recipe = brief("textual-inversion", steps=1, background_loss_weight=outside)
         return [e.loss for e in teach(small, [teaching(recipe, masked=masked)], recipe) if isinstance(e, Progress)]
 
     assert losses(1.0) == losses(1.0, masked=False) != losses(0.0)
 
 
-@pytest.mark.parametrize(("name", "changes"), [("dreambooth", {}), ("lora", {"text": "none"})])
+@pytest.mark.parametrize(("name", "changes"), [("dreambooth", {}), ("lora", {"text_encoder": "none"})])
 def test_what_does_not_learn_is_read_once(small, teaching, brief, name, changes):
     recipe = brief(name, **changes)
     lesson = teaching(recipe)
@@ -562,7 +567,7 @@ def test_words_stop_where_their_norm_is_reached(small, teaching, brief):
         first, second = (step.learned["<mia>"]["text_encoder"].clone() for step in steps)
         return float((first - second).abs().max())
 
-    assert drift(norm_stop=0.01) == 0 < drift()
+    assert drift(embedding_norm_threshold=0.01) == 0 < drift()
 
 
 def test_two_concepts_are_taught_together_and_each_has_words_of_its_own(small, teaching, brief):
@@ -595,7 +600,7 @@ def test_two_processes_average_their_gradients(small, teaching, brief, tmp_path,
     """
     # Adam divides by the size of the gradients, and clipping by their norm: neither would see a sum.
     monkeypatch.setitem(OPTIMIZERS, "adamw", lambda groups, recipe: torch.optim.SGD(groups))
-    rates = {"word_rate": 10.0, "unet_rate": 1e-2, "clip_norm": 0.0, "batch": 1}
+    rates = {"embedding_lr": 10.0, "unet_lr": 1e-2, "max_grad_norm": 0.0, "batch_size": 1}
     recipe, kept = brief("custom-diffusion", **rates), tmp_path / "checkpoint.safetensors"
     both_taught = [teaching(recipe), teaching(recipe, "rex", "dog")]
     with socket.socket() as free:
@@ -613,7 +618,7 @@ def test_two_processes_average_their_gradients(small, teaching, brief, tmp_path,
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert left == right and first != second
-    *steps, taught = teach(small, both_taught, replace(recipe, accumulate=2))
+    *steps, taught = teach(small, both_taught, replace(recipe, gradient_accumulation_steps=2))
     losses = [step.loss for step in steps if step.stage == TEACHING]
     assert [(a + b) / 2 for a, b in zip(first, second, strict=True)] == pytest.approx(losses, rel=1e-3)
     for concept, vectors in zip(taught.concepts, left, strict=True):
@@ -625,7 +630,7 @@ def test_two_processes_average_their_gradients(small, teaching, brief, tmp_path,
 
 
 def test_class_pictures_that_were_drawn_before_a_stop_are_kept(small, teaching, brief, tmp_path):
-    recipe, kept = brief("dreambooth", prior_pictures=3), tmp_path / "checkpoint.safetensors"
+    recipe, kept = brief("dreambooth", num_class_images=3), tmp_path / "checkpoint.safetensors"
     events = teach(small, [teaching(recipe)], recipe, kept)
     next(events), next(events)
     events.close()

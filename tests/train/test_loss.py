@@ -8,7 +8,8 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from costars.train.diffusion_loss import Levels, cell_weights, levels_of, noise_errors, peaked, strayed
+from costars.model.predict import NoiseSchedule
+from costars.train.diffusion_loss import cell_weights, noise_errors, peaked, strayed
 
 SHAPE = (3, 4, 6, 8)
 TEXT = torch.zeros(3, 5, 7)
@@ -52,7 +53,7 @@ def errors(unet, levels, latents, text=(TEXT, None), **options):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_error_is_that_of_diffusers_noise_or_velocity(latents, answer, prediction):
     theirs, unet = scheduler(prediction), Unet(answer)
-    levels = levels_of(theirs)
+    levels = NoiseSchedule.from_scheduler(theirs)
     t, noise, _ = drawn()
     target = noise if prediction == "epsilon" else theirs.get_velocity(latents, noise, t)
     found = errors(unet, levels, latents, gamma=None)
@@ -70,13 +71,13 @@ def test_min_snr_weighs_each_noise_level_as_the_paper_says(latents, answer, pred
     snr = compute_snr(theirs, t)
     assert (snr > 5).any() and (snr < 5).any()
     weight = snr.clamp(max=5.0) / (snr if prediction == "epsilon" else snr + 1)
-    levels = levels_of(theirs)
+    levels = NoiseSchedule.from_scheduler(theirs)
     plain, weighed = (errors(Unet(answer), levels, latents, gamma=gamma) for gamma in (None, 5.0))
     assert torch.allclose(weighed, plain * weight, rtol=1e-4)
 
 
 def test_only_cells_with_weight_count(latents, answer):
-    levels, weights = levels_of(scheduler("epsilon")), torch.zeros(3, 1, 6, 8)
+    levels, weights = NoiseSchedule.from_scheduler(scheduler("epsilon")), torch.zeros(3, 1, 6, 8)
     weights[:, :, :3] = 2
     changed = answer.clone()
     changed[:, :, 3:] += 100
@@ -91,7 +92,7 @@ def test_only_cells_with_weight_count(latents, answer):
 
 
 def test_an_offset_is_one_number_for_each_channel(latents):
-    levels = levels_of(scheduler("epsilon"))
+    levels = NoiseSchedule.from_scheduler(scheduler("epsilon"))
     _, noise, generator = drawn()
     each = 0.1 * torch.randn(3, 4, 1, 1, generator=generator)
     unet = Unet(noise + each)
@@ -101,7 +102,7 @@ def test_an_offset_is_one_number_for_each_channel(latents):
 
 def test_sdxl_is_told_of_sizes_and_pooled_text(latents, answer):
     unet, pooled = Unet(answer), torch.ones(3, 2)
-    errors(unet, Levels(torch.full((1000,), 0.5)), latents, (TEXT, pooled))
+    errors(unet, NoiseSchedule(torch.full((1000,), 0.5)), latents, (TEXT, pooled))
     assert unet.added["text_embeds"] is pooled and unet.added["time_ids"].shape == (3, 6)
 
 
@@ -122,8 +123,8 @@ def test_a_map_is_divided_by_its_own_peak():
     assert torch.equal(peaked(maps), torch.stack([maps[0] / 4, maps[1]]))
 
 
-@pytest.mark.parametrize("whole_figure", [True, False])
-def test_words_that_look_outside_the_mask_cost_something(whole_figure):
+@pytest.mark.parametrize("full_identity", [True, False])
+def test_words_that_look_outside_the_mask_cost_something(full_identity):
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1
     inside = torch.zeros(4, 4)
@@ -132,7 +133,7 @@ def test_words_that_look_outside_the_mask_cost_something(whole_figure):
 
     def cost(own, kind):
         maps = {16: torch.stack([own, kind])[None]}
-        return float(strayed(maps, mask, whole_figure))
+        return float(strayed(maps, mask, full_identity))
 
     assert cost(inside, inside) == 0
     assert cost(outside, inside) == pytest.approx(1)
@@ -140,11 +141,11 @@ def test_words_that_look_outside_the_mask_cost_something(whole_figure):
     narrow = torch.zeros(4, 4)
     narrow[0, 0] = 0.3
     # The class word must look at the whole figure where that is wanted: 7 of 16 cells lack it.
-    assert cost(inside, narrow) == pytest.approx(7 / 16 if whole_figure else 0)
+    assert cost(inside, narrow) == pytest.approx(7 / 16 if full_identity else 0)
     assert cost(narrow, inside) == 0
     two = {16: torch.stack([outside, inside])[None]}
     two[64] = two[16].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert float(strayed(two, mask, whole_figure)) == pytest.approx(2)
+    assert float(strayed(two, mask, full_identity)) == pytest.approx(2)
 
 
 def test_where_the_mask_is_everything_no_word_can_stray():

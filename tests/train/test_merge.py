@@ -30,7 +30,7 @@ def test_what_was_taught_is_kept_and_the_rest_differs_least(seed):
 
 def test_two_concepts_get_one_set_of_weights(small, teaching):
     recipe = replace(
-        RECIPES["custom-diffusion"]["builtin"], steps=2, prior_weight=0.0, prior_pictures=0, unet_rate=0.05
+        RECIPES["custom-diffusion"]["builtin"], steps=2, prior_loss_weight=0.0, num_class_images=0, unet_lr=0.05
     )
     concepts = []
     for name, class_name in (("mia", "woman"), ("rex", "man")):

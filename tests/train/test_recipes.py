@@ -19,10 +19,10 @@ from costars.train import results
 from costars.train.loop import TEACHING, Progress, Taught, teach
 from costars.train.preview import preview
 from costars.train.recipes import BUILTIN, RECIPES, recipe_for
-from costars.types import Path
+from costars.types import DenoisingPath
 
 NAMES = ("lora", "dreambooth", "textual-inversion", "custom-diffusion", "ed-lora", "em")
-FAST = {"unet_rate": 5e-3, "text_rate": 5e-3, "word_rate": 5e-2, "steps": 2, "alpha": 4}
+FAST = {"unet_lr": 5e-3, "text_encoder_lr": 5e-3, "embedding_lr": 5e-2, "steps": 2, "alpha": 4}
 DRAWN = "photo of a {} woman in the forest"
 
 
@@ -30,7 +30,7 @@ def drawn(model, prompt, learned, adapters=None, adapter=None):
     """(1, c, h, w) after three steps with guidance, as a scene draws a member."""
     plan = sampler(model.scheduler, 3, model.device, (64, 64), 3.0, seed=5)
     texts = [model.encode_text(words, learned=learned) for words in (prompt, "")]
-    *_, step = denoise(model, plan.noise(model), [Path("one", *texts, adapter=adapter)], plan, adapters=adapters)
+    *_, step = denoise(model, plan.noise(model), [DenoisingPath("one", *texts, adapter=adapter)], plan, adapters=adapters)
     return step.latent
 
 
@@ -47,8 +47,11 @@ def taught(small, small15, teaching, brief, tmp_path_factory):
     """Teach by a recipe, once; (model, prompt, concept as its file has it, its file, what was drawn at the end)."""
 
     @cache
-    def of(name, family="sdxl", vectors=1):
-        model, recipe = (small if family == "sdxl" else small15), brief(name, family, **FAST, vectors=vectors)
+    def of(name, family="sdxl", vectors_per_token=1):
+        model, recipe = (
+            (small if family == "sdxl" else small15),
+            brief(name, family, **FAST, vectors_per_token=vectors_per_token),
+        )
         lesson, path, end = teaching(recipe), tmp_path_factory.mktemp(name) / "mia.safetensors", None
         prompt = DRAWN.format(lesson.trigger)
         for event in teach(model, [lesson], recipe):
@@ -114,7 +117,7 @@ def test_every_part_of_a_concept_was_changed(taught, tensors):
 
 
 def test_a_word_of_several_vectors_is_as_it_was_trained(taught):
-    model, prompt, concept, _, end = taught("textual-inversion", vectors=3)
+    model, prompt, concept, _, end = taught("textual-inversion", vectors_per_token=3)
     assert concept.tokens["<mia>"]["text_encoder"].shape == (3, 32)
     assert torch.allclose(loaded(model, prompt, concept), end, atol=1e-4)
 
@@ -192,10 +195,10 @@ def test_every_recipe_has_numbers_for_every_family():
         assert recipe_for(name, "sdxl", "mine") == families["sdxl"]
         assert recipe_for(name, "sdxl", "builtin") == recipe_for(name, "sd15", "builtin") == families[BUILTIN]
         for recipe in families.values():
-            assert not recipe.flips and bool(recipe.prior_weight) == bool(recipe.prior_pictures)
-            rates = {"unet": recipe.unet_rate, "text": recipe.text_rate}
+            assert not recipe.flip_augmentation and bool(recipe.prior_loss_weight) == bool(recipe.num_class_images)
+            rates = {"unet": recipe.unet_lr, "text_encoder": recipe.text_encoder_lr}
             assert all(rates[part] > 0 for part in rates if getattr(recipe, part) != "none")
-            assert (recipe.word_rate > 0) == (recipe.words > 0)
+            assert (recipe.embedding_lr > 0) == (recipe.num_new_tokens > 0)
 
 
 @pytest.mark.parametrize("name", RECIPES)

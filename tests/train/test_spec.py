@@ -8,7 +8,7 @@ from PIL import Image
 
 from costars.errors import TrainError
 from costars.train.config import _WITHIN, _numbers, folder_of, parse_spec, recipe_of
-from costars.train.data.dataset import prepared
+from costars.train.data.dataset import load_dataset
 from costars.train.recipes import RECIPES
 
 MIA = {"name": "mia", "class": "woman", "images": "mia"}
@@ -32,12 +32,18 @@ def test_one_concept_may_be_written_without_the_list():
 
 
 def test_settings_change_single_numbers_of_the_recipe():
-    spec = parse_spec({"recipe": "ed-lora", **MIA, "settings": {"steps": 5, "unet_rate": "1e-3", "start": "class"}})
+    spec = parse_spec(
+        {"recipe": "ed-lora", **MIA, "settings": {"steps": 5, "unet_lr": "1e-3", "embedding_init": "class"}}
+    )
     for family, model in (("sdxl", "mine"), ("sd15", "mine"), ("sdxl", "builtin")):
         recipe = recipe_of(spec.model_copy(update={"model": model}), family)
         default = RECIPES["ed-lora"]["builtin" if model == "builtin" else family]
-        assert (recipe.steps, recipe.unet_rate, recipe.start) == (5, 1e-3, "class")
-        assert (recipe.rank, recipe.vectors, recipe.word_rate) == (default.rank, default.vectors, default.word_rate)
+        assert (recipe.steps, recipe.unet_lr, recipe.embedding_init) == (5, 1e-3, "class")
+        assert (recipe.rank, recipe.vectors_per_token, recipe.embedding_lr) == (
+            default.rank,
+            default.vectors_per_token,
+            default.embedding_lr,
+        )
 
 
 @pytest.mark.parametrize(
@@ -77,18 +83,24 @@ def test_a_spec_that_is_wrong_says_where(data, said):
         ({"em.steps": 1}, "settings.em.steps: no such setting"),
         ({"optimizer": "sgd"}, "settings.optimizer: Input should be 'adamw', 'adafactor' or 'adamw8bit' (got 'sgd')"),
         ({"steps": 0}, "settings.steps: 0; want at least 1"),
-        ({"batch": 0}, "settings.batch: 0; want at least 1"),
+        ({"batch_size": 0}, "settings.batch_size: 0; want at least 1"),
         ({"rank": -1}, "settings.rank: -1; want at least 1"),
-        ({"unet": "none", "text": "none"}, "settings.words: 0, so nothing is learned"),
-        ({"unet": "none", "text": "none", "words": 1, "norm_stop": 1}, "settings.norm_stop: nothing would be left"),
-        ({"prior_weight": 1}, "settings.prior_pictures: 0; prior_weight wants some, such as 200, or class"),
-        ({"words": 1, "per_layer": True, "vectors": 2}, "settings.vectors: 2; a word of each layer has one vector"),
+        ({"unet": "none", "text_encoder": "none"}, "settings.num_new_tokens: 0, so nothing is learned"),
+        (
+            {"unet": "none", "text_encoder": "none", "num_new_tokens": 1, "embedding_norm_threshold": 1},
+            "settings.embedding_norm_threshold: nothing would be left",
+        ),
+        ({"prior_loss_weight": 1}, "settings.num_class_images: 0; prior_loss_weight wants some, such as 200, or class"),
+        (
+            {"num_new_tokens": 1, "per_layer_embeddings": True, "vectors_per_token": 2},
+            "settings.vectors_per_token: 2; per-layer words have one vector",
+        ),
         ({"alpha": 0}, "settings.alpha: 0.0; want at least 0.001"),
-        ({"clip_norm": -1}, "settings.clip_norm: -1.0; want at least 0"),
-        ({"unet_rate": float("nan")}, "settings.unet_rate: nan; want at least 0"),
-        ({"decay_share": 2}, "settings.decay_share: 2.0; want 0 to 1"),
-        ({"words": 1}, "settings.word_rate: 0, so words=1 would not learn; set one, such as 1e-4"),
-        ({"text_rate": 0}, "settings.text_rate: 0, so text=lora would not learn"),
+        ({"max_grad_norm": -1}, "settings.max_grad_norm: -1.0; want at least 0"),
+        ({"unet_lr": float("nan")}, "settings.unet_lr: nan; want at least 0"),
+        ({"lr_decay_fraction": 2}, "settings.lr_decay_fraction: 2.0; want 0 to 1"),
+        ({"num_new_tokens": 1}, "settings.embedding_lr: 0, so num_new_tokens=1 would not learn; set one, such as 1e-4"),
+        ({"text_encoder_lr": 0}, "settings.text_encoder_lr: 0, so text_encoder=lora would not learn"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(settings, said):
@@ -98,20 +110,35 @@ def test_a_setting_that_cannot_be_is_refused(settings, said):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"settings": {"steps": 4, "words_first": 4}}, "settings.words_first: 4, of 4 steps; want fewer, or set"),
-        ({"settings": {"em.rows": 0}}, "settings.em.rows: 0; want at least 1"),
-        ({"settings": {"em.refresh": 0}}, "settings.em.refresh: 0; want at least 1"),
-        ({"settings": {"em.cells_px": [0]}}, "settings.em.cells_px: [0]; want sizes in px, such as [32]"),
-        ({"settings": {"em.estep.grid_px": 129}}, "settings.em.estep.grid_px: 129; want 8 to 128"),
-        ({"settings": {"em.estep.least": 0}}, "settings.em.estep.least: 0.0; want 0.001 to 1"),
+        (
+            {"settings": {"steps": 4, "embedding_only_steps": 4}},
+            "settings.embedding_only_steps: 4, of 4 steps; want fewer, or set",
+        ),
+        ({"settings": {"em.rows_per_call": 0}}, "settings.em.rows_per_call: 0; want at least 1"),
+        ({"settings": {"em.refresh_every_steps": 0}}, "settings.em.refresh_every_steps: 0; want at least 1"),
+        (
+            {"settings": {"em.attention_cell_px": [0]}},
+            "settings.em.attention_cell_px: [0]; want sizes in px, such as [32]",
+        ),
+        ({"settings": {"em.estep.crf_size_px": 129}}, "settings.em.estep.crf_size_px: 129; want 8 to 128"),
+        ({"settings": {"em.estep.attention_floor": 0}}, "settings.em.estep.attention_floor: 0.0; want 0.001 to 1"),
         ({"settings": {"em.estep.crf.smooth_px": 0}}, "settings.em.estep.crf.smooth_px: 0.0; want at least 0.001"),
-        ({"settings": {"em.caption": "a photo"}}, "settings.em.caption: 'a photo'; want one {}, where the concepts"),
-        ({"settings": {"em.caption": "{} {x}"}}, "settings.em.caption: '{} {x}'; want one {}"),
-        ({"settings": {"words": 0}}, "settings.words: 0; em finds each concept by its words"),
-        ({"settings": {"per_layer": True}}, "settings.per_layer: True; em does not use it, leave it False"),
-        ({"settings": {"flips": True}}, "settings.flips: True; em does not use it"),
-        ({"settings": {"whole_figure": False}}, "settings.whole_figure: False; em does not use it, leave it True"),
-        ({"settings": {"prior_weight": 1}}, "settings.prior_weight: 1.0; em does not use it"),
+        (
+            {"settings": {"em.caption_template": "a photo"}},
+            "settings.em.caption_template: 'a photo'; want one {}, where the concepts",
+        ),
+        ({"settings": {"em.caption_template": "{} {x}"}}, "settings.em.caption_template: '{} {x}'; want one {}"),
+        ({"settings": {"num_new_tokens": 0}}, "settings.num_new_tokens: 0; em finds each concept by its words"),
+        (
+            {"settings": {"per_layer_embeddings": True}},
+            "settings.per_layer_embeddings: True; em does not use it, leave it False",
+        ),
+        ({"settings": {"flip_augmentation": True}}, "settings.flip_augmentation: True; em does not use it"),
+        (
+            {"settings": {"attention_full_identity": False}},
+            "settings.attention_full_identity: False; em does not use it, leave it True",
+        ),
+        ({"settings": {"prior_loss_weight": 1}}, "settings.prior_loss_weight: 1.0; em does not use it"),
         ({"add_trigger": True}, "add_trigger: em writes its own captions; leave it out"),
         ({"caption": "blip"}, "caption: em writes its own captions"),
     ],
@@ -123,7 +150,7 @@ def test_what_em_cannot_use_is_refused(changes, said):
 def test_every_number_of_a_recipe_has_a_range():
     numbers = _numbers(asdict(RECIPES["em"]["sdxl"]))
     numbers = {name for name, value in numbers.items() if not isinstance(value, bool)}
-    assert numbers == {name for names in _WITHIN.values() for name in names.split()} - {"gamma"}  # which is None
+    assert numbers == {name for names in _WITHIN.values() for name in names.split()} - {"snr_gamma"}  # which is None
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -148,7 +175,7 @@ def test_pictures_are_described_by_their_captions_a_model_or_their_class(tmp_pat
     def captions(describe=None, **changes):
         spec = parse_spec({"recipe": "lora", **MIA} | changes)
         recipe = recipe_of(spec, "sdxl")
-        (teaching,) = prepared(spec, recipe, tmp_path, describe).teachings
+        (teaching,) = load_dataset(spec, recipe, tmp_path, describe).teachings
         return teaching.trigger, [example.caption for example in teaching.examples]
 
     assert captions() == ("mia", ["a woman in a park", "a mia woman"])
@@ -160,7 +187,7 @@ def test_pictures_are_described_by_their_captions_a_model_or_their_class(tmp_pat
         ["a <mia1> <mia2> woman in a park", "a <mia1> <mia2> woman"],
     )
     spec = parse_spec({"recipe": "lora", "name": "mia", "class": "woman"})
-    assert "mia: no pictures are named; give images" in fails(prepared, spec, recipe_of(spec, "sdxl"), tmp_path)
+    assert "mia: no pictures are named; give images" in fails(load_dataset, spec, recipe_of(spec, "sdxl"), tmp_path)
 
 
 def test_given_class_pictures_take_the_place_of_drawn_ones(tmp_path):
@@ -173,15 +200,15 @@ def test_given_class_pictures_take_the_place_of_drawn_ones(tmp_path):
     def spec(class_images, **settings):
         return parse_spec({"recipe": "lora", **MIA, "class_images": class_images, "settings": settings})
 
-    wanted = spec("women", prior_weight=1)
+    wanted = spec("women", prior_loss_weight=1)
     recipe = recipe_of(wanted, "sdxl")
-    found = prepared(wanted, recipe, tmp_path)
+    found = load_dataset(wanted, recipe, tmp_path)
     (teaching,) = found.teachings
     assert [example.caption for example in teaching.class_examples] == ["an old woman in a park", "a woman"]
     assert [example.caption for example in teaching.examples] == ["a mia woman"]
-    assert (recipe.prior_pictures, len(found.skipped)) == (0, 1) and found.skipped[0].startswith("'torn.png': ")
-    said = "settings.prior_pictures: 5; all of class_images are taken, leave one of the two out"
-    assert said in fails(recipe_of, spec("women", prior_weight=1, prior_pictures=5), "sdxl")
+    assert (recipe.num_class_images, len(found.skipped)) == (0, 1) and found.skipped[0].startswith("'torn.png': ")
+    said = "settings.num_class_images: 5; all of class_images are taken, leave one of the two out"
+    assert said in fails(recipe_of, spec("women", prior_loss_weight=1, num_class_images=5), "sdxl")
     for folder, why in (("nowhere", "no such folder; give one with pictures"), ("empty", "no usable picture there")):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        assert f"pictures '{tmp_path / folder}': {why}" in fails(prepared, spec(folder), recipe, tmp_path)
+        assert f"pictures '{tmp_path / folder}': {why}" in fails(load_dataset, spec(folder), recipe, tmp_path)

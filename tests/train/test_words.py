@@ -128,4 +128,4 @@ def test_a_class_of_several_tokens_is_refused(tiny):
         first_vectors(tiny.encoders[0], "zxqv robot", 1, 1, torch.Generator())
     said = str(caught.value)
     assert "class 'zxqv robot': the tokenizer splits it into" in said and "\n" not in said
-    assert said.endswith("use a class of one token, or start=random")
+    assert said.endswith("use a class of one token, or embedding_init=random")

@@ -12,8 +12,8 @@ from PIL import Image
 from costars import open_studio
 from costars.builtin.segmenter import load_segmenter
 from costars.settings import Settings
-from costars.train.em.estep_masks import Evidence, disjoint, mean_iou
-from costars.train.em.group_images import entangled
+from costars.train.em.estep_masks import Evidence, estimate_masks, mean_iou
+from costars.train.em.group_images import collect_group_images
 from costars.train.loop import teach
 from costars.train.recipes import BUILTIN, RECIPES, Em
 from costars.train.run import Run
@@ -32,7 +32,7 @@ def test_a_set_shows_all_of_it_in_every_picture(number):
     teachings = em.lessons(number)
     names = em.SETS[number].split()
     assert [t.class_name for t in teachings] == names
-    pictures = entangled(teachings)
+    pictures = collect_group_images(teachings)
     assert len(pictures) == em.TOGETHER
     for picture in pictures:
         assert set(picture.given) == set(names)
@@ -46,8 +46,14 @@ def test_the_ways_are_those_of_the_recipe():
 
 def test_a_set_is_learned_drawn_and_scored_once(tmp_path, monkeypatch, capsys):
     known = RECIPES["em"][BUILTIN]
-    estep = replace(Em().estep, timesteps=2, grid_px=16)
-    brief = replace(known, steps=2, batch=1, words_first=1, em=replace(known.em, refresh=1, rows=2, estep=estep))
+    estep = replace(Em().estep, timesteps=2, crf_size_px=16)
+    brief = replace(
+        known,
+        steps=2,
+        batch_size=1,
+        embedding_only_steps=1,
+        em=replace(known.em, refresh_every_steps=1, rows_per_call=2, estep=estep),
+    )
     monkeypatch.setattr(em, "RECIPES", {"em": {BUILTIN: brief}})
     monkeypatch.setattr(em, "PLACES", {"park": em.PLACES["park"]})
     monkeypatch.setattr(em, "drawing_of", hasty)
@@ -69,8 +75,14 @@ def test_a_set_is_learned_drawn_and_scored_once(tmp_path, monkeypatch, capsys):
 
 def test_what_was_stopped_is_gone_on_with_and_its_story_is_whole(tmp_path, monkeypatch):
     known, real = RECIPES["em"][BUILTIN], Run.take_step
-    estep = replace(known.em.estep, timesteps=2, grid_px=16)
-    brief = replace(known, steps=3, batch=1, words_first=1, em=replace(known.em, refresh=2, rows=2, estep=estep))
+    estep = replace(known.em.estep, timesteps=2, crf_size_px=16)
+    brief = replace(
+        known,
+        steps=3,
+        batch_size=1,
+        embedding_only_steps=1,
+        em=replace(known.em, refresh_every_steps=2, rows_per_call=2, estep=estep),
+    )
     on = SimpleNamespace(studio=open_studio("cpu", "float32"))
 
     def stopped(run):
@@ -101,11 +113,11 @@ def test_first_masks_are_the_figures_hats_and_tails_too(monkeypatch):
     alone = []
 
     def both(evidence, image, how, before):
-        alone.append(disjoint(Evidence(evidence.maps), image, how, before))
-        return disjoint(evidence, image, how, before)
+        alone.append(estimate_masks(Evidence(evidence.maps), image, how, before))
+        return estimate_masks(evidence, image, how, before)
 
-    monkeypatch.setattr("costars.train.em.objective.disjoint", both)
-    brief = replace(recipe, batch=1, em=replace(recipe.em, estep=replace(recipe.em.estep, timesteps=20)))
+    monkeypatch.setattr("costars.train.em.objective.estimate_masks", both)
+    brief = replace(recipe, batch_size=1, em=replace(recipe.em, estep=replace(recipe.em.estep, timesteps=20)))
     steps = teach(open_studio("cpu").model(BUILTIN), each, brief)
     masks = next(steps).masks
     steps.close()

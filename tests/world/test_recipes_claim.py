@@ -10,7 +10,7 @@ from costars_world.benchmarks import recipes
 
 
 def test_a_recipe_is_taught_drawn_and_scored_once(tmp_path, monkeypatch, capsys):
-    brief = replace(RECIPES["textual-inversion"][BUILTIN], steps=1, batch=1)
+    brief = replace(RECIPES["textual-inversion"][BUILTIN], steps=1, batch_size=1)
     monkeypatch.setattr(recipes, "RECIPES", {"textual-inversion": {BUILTIN: brief}})
     monkeypatch.setattr(recipes, "TAUGHT", ("ana",))
     monkeypatch.setattr("costars_world.benchmarks.score.OTHERS", 4)

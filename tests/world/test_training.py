@@ -34,7 +34,7 @@ def brief(monkeypatch):
         (judge, "RECIPE"),
     ):
         monkeypatch.setattr(module, name, replace(getattr(module, name), steps=2, batch=2))
-    monkeypatch.setattr(concepts, "RECIPE", replace(concepts.RECIPE, steps=2, batch=2))
+    monkeypatch.setattr(concepts, "RECIPE", replace(concepts.RECIPE, steps=2, batch_size=2))
     monkeypatch.setattr(concepts, "PACK", {"rex": concepts.PACK["rex"]})
     monkeypatch.setattr(samples, "PROMPTS", samples.PROMPTS[:1])
     monkeypatch.setattr(samples, "STEPS", 2)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from costars.studio import Lesson, Studio
     from costars.train.config import TrainSpec
-    from costars.train.em.report import Story
+    from costars.train.em.report import MaskHistory
     from costars.train.loop import Taught
 
 console = Console(stderr=True)
@@ -60,10 +60,10 @@ def train(
     """
     from torch import OutOfMemoryError
 
-    from costars.files.output_folder import check_place
+    from costars.files.output_folder import check_writable
     from costars.studio import open_studio
     from costars.train.config import parse_spec
-    from costars.train.em.report import Story, gone_on
+    from costars.train.em.report import MaskHistory, load_history
     from costars.train.loop import precision_of
 
     path = Path(what)
@@ -85,7 +85,7 @@ def train(
     studio = open_studio(device, dtype)
     targets = _targets(spec, out, studio, replace)
     folder = work or studio.settings.library.parent / "training" / "-".join(s.name for s in spec.concepts)
-    check_place(folder, "--work")
+    check_writable(folder, "--work")
     kept = folder / CHECKPOINT
     if kept.exists() and not (resume or replace):
         raise TrainError(f"{kept}: a run was stopped there; go on with --resume, or begin anew with --replace")
@@ -99,7 +99,7 @@ def train(
         _say(line)
     if FIRST:
         _say(f"training {spec.recipe} in {precision_of(lesson.recipe, lesson.model)} on {lesson.model.device}")
-    story = gone_on(lesson.teachings, kept) if resume else Story(lesson.teachings)
+    story = load_history(lesson.teachings, kept) if resume else MaskHistory(lesson.teachings)
     try:
         taught = _taught(lesson, kept, resume, sheet_every if FIRST else 0, tensorboard if FIRST else None, story)
     except KeyboardInterrupt as stopped:
@@ -110,8 +110,8 @@ def train(
         raise
     except (MemoryError, OutOfMemoryError) as error:
         raise TrainError(
-            f"out of memory ({error}); --set a smaller batch (with accumulate for it), checkpointing=true, a "
-            "smaller rank or, of em, fewer em.rows, or --resume once others have left the device"
+            f"out of memory ({error}); --set a smaller batch_size (with gradient_accumulation_steps), "
+            "gradient_checkpointing=true, a smaller rank or em.rows_per_call, or free device memory and --resume"
         ) from None
     if FIRST:
         _finish(taught, targets, kept)
@@ -163,7 +163,7 @@ def _settings(said: list[str]) -> dict[str, Any]:
 
 def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -> list[Path]:
     """Where each concept goes; found out before anything is trained."""
-    from costars.files.output_folder import check_place
+    from costars.files.output_folder import check_writable
 
     names = [subject.name for subject in spec.concepts]
     if out is not None and len(names) == 1:
@@ -171,7 +171,7 @@ def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -
     else:
         targets = [(out or studio.settings.library) / f"{name}.safetensors" for name in names]
     for target in targets:
-        check_place(target.parent, "--out")
+        check_writable(target.parent, "--out")
         if target.is_dir():
             raise TrainError(f"{target}: is a folder; choose another --name or --out")
         if target.exists() and not replace:
@@ -180,7 +180,7 @@ def _targets(spec: TrainSpec, out: Path | None, studio: Studio, replace: bool) -
 
 
 def _taught(
-    lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorboard: Path | None, story: Story
+    lesson: Lesson, kept: Path, resume: bool, sheet_every: int, tensorboard: Path | None, story: MaskHistory
 ) -> Taught:
     from costars.train.em.report import keep
     from costars.train.loop import TEACHING, Progress, Taught
@@ -211,7 +211,7 @@ def _taught(
                 _say(f"{event.stage} {event.step}/{event.of} {line}".rstrip())
             if event.stage == TEACHING:
                 scalars = scalars and _tried(f"--tensorboard {tensorboard}", write, event.step, event.loss)
-                if story.hear(event.step - 1, event.masks) and FIRST:
+                if story.record(event.step - 1, event.masks) and FIRST:
                     _tried(f"the report in {kept.parent}", keep, story, kept.parent)
                 if (FIRST and event.step == event.of) or (sheet_every and event.step % sheet_every == 0):
                     sheet = kept.parent / f"sheet-{event.step:06d}.png"
@@ -253,7 +253,7 @@ def _scalars(folder: Path | None) -> Callable[[int, float], None]:
     return write
 
 
-def _report(story: Story, folder: Path) -> None:
+def _report(story: MaskHistory, folder: Path) -> None:
     from costars.train.em import report as em_report
 
     try:

@@ -13,7 +13,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from costars.sample.attention_processor import Moment, attention_layers, attention_rule
+from costars.model.families import attention_layers, is_middle
+from costars.sample.attention_processor import Moment, attention_rule
 from costars.sample.attention_rules import grid_of
 from costars.types import Attend, Where
 
@@ -48,7 +49,7 @@ class Gaze:
         self.picked = picked
 
     def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
-        inside = self.middle or not where.layer.startswith("mid_block")
+        inside = self.middle or not is_middle(where.layer)
         wanted = inside and where.cross and self.picked is not None
         related = inside and not where.cross and query.shape[2] == self.kin_of
         if not (wanted or related) and query.device.type != "cpu":

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from costars.concepts.saving import whole_file
+from costars.concepts.saving import atomic_file
 from costars.errors import TrainError
 
 _PARAMETER = "parameter/"
@@ -18,7 +18,7 @@ _PARAMETER = "parameter/"
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     """Write tensors and facts; what lay there before stays until all is written."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         save_file({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}, partial, dict(facts))
 
 

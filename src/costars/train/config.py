@@ -12,27 +12,39 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, Va
 
 from costars.errors import TrainError, nearest
 from costars.scene.options import Checkpoint
-from costars.train.recipes import RECIPES, Em, Recipe, by_name, recipe_for
+from costars.train.recipes import RECIPES, Em, Recipe, flatten_settings, recipe_for
 
 _FORBID = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 Setting = bool | int | float | str | list[int] | None
 
 # What numbers must be, both ends allowed; no other kind of setting has a range.
 _WITHIN: Mapping[tuple[float, float], str] = {
-    (1, math.inf): "steps batch accumulate rank vectors em.refresh em.rows em.estep.timesteps longest "
-    "em.estep.crf.picture_px",
-    (0, math.inf): "words unet_rate text_rate word_rate weight_decay warmup_steps clip_norm noise_offset "
-    "outside_weight prior_weight prior_pictures attention_weight norm_stop words_first em.until em.estep.crf.rounds "
-    "em.estep.attention_power em.estep.crf.smooth_weight em.estep.crf.colour_weight",
-    (0.001, math.inf): "alpha gamma em.estep.softness em.estep.error_scale em.estep.crf.smooth_px "
+    (
+        1,
+        math.inf,
+    ): "steps batch_size gradient_accumulation_steps rank vectors_per_token em.refresh_every_steps em.rows_per_call "
+    "em.estep.timesteps max_aspect_ratio em.estep.crf.picture_px",
+    (
+        0,
+        math.inf,
+    ): "num_new_tokens unet_lr text_encoder_lr embedding_lr weight_decay lr_warmup_steps max_grad_norm noise_offset "
+    "background_loss_weight prior_loss_weight num_class_images attention_loss_weight embedding_norm_threshold "
+    "embedding_only_steps em.freeze_after_steps em.estep.crf.rounds "
+    "em.estep.attention_prior_weight em.estep.crf.smooth_weight em.estep.crf.colour_weight",
+    (0.001, math.inf): "alpha snr_gamma em.estep.threshold_softness em.estep.error_temperature em.estep.crf.smooth_px "
     "em.estep.crf.colour_px em.estep.crf.colour_levels",
-    (0.001, 1): "em.estep.least",
-    (0, 1): "decay_share em.estep.smallest em.estep.largest em.estep.contrast em.estep.above em.estep.error_blur",
-    (0, 0.99999): "beta2",
-    (8, 128): "em.estep.grid_px",  # the CRF's kernels are exact, of so many px squared
+    (0.001, 1): "em.estep.attention_floor",
+    (0, 1): "lr_decay_fraction em.estep.min_piece_fraction em.estep.max_mask_fraction em.estep.other_maps_weight em.estep.threshold_margin em.estep.error_blur_sigma",
+    (0, 0.99999): "adam_beta2",
+    (8, 128): "em.estep.crf_size_px",  # the CRF's kernels are exact, of so many px squared
     (0, 2**32 - 1): "seed",
 }
-_NOT_OF_EM: Mapping[str, Setting] = {"per_layer": False, "flips": False, "whole_figure": True, "prior_weight": 0.0}
+_NOT_OF_EM: Mapping[str, Setting] = {
+    "per_layer_embeddings": False,
+    "flip_augmentation": False,
+    "attention_full_identity": True,
+    "prior_loss_weight": 0.0,
+}
 
 
 _OF_EACH = ("name", "class_name", "class", "trigger", "class_images", "background")
@@ -116,7 +128,7 @@ def recipe_of(spec: TrainSpec, family: str) -> Recipe:
             raise TrainError(f"{subject.name}: background, but {spec.recipe} knows none; use em, or leave it out")
     given = any(subject.class_images is not None for subject in spec.concepts)
     if given:
-        known["prior_pictures"] = 0
+        known["num_class_images"] = 0
     for name, value in spec.settings.items():
         *places, last = name.split(".")
         inner = known
@@ -142,49 +154,62 @@ def _check(recipe: Recipe) -> None:
             if not low <= numbers.get(name, low) <= high:
                 wanted = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
                 raise TrainError(f"settings.{name}: {numbers[name]}; want {wanted}")
-    if recipe.words_first >= recipe.steps:
+    if recipe.embedding_only_steps >= recipe.steps:
         raise TrainError(
-            f"settings.words_first: {recipe.words_first}, of {recipe.steps} steps; want fewer, or set unet=none and "
-            "text=none with words_first=0 for words alone"
+            f"settings.embedding_only_steps: {recipe.embedding_only_steps}, of {recipe.steps} steps; want fewer, or "
+            "set unet=none and text_encoder=none with embedding_only_steps=0 for words alone"
         )
     if recipe.em is not None:
         _check_em(recipe, recipe.em)
-    if recipe.per_layer and recipe.vectors > 1:
-        raise TrainError(f"settings.vectors: {recipe.vectors}; a word of each layer has one vector, set vectors=1")
-    if recipe.attention_weight and recipe.em is None and recipe.words != 2:
-        raise TrainError(f"settings.attention_weight: is of two words, this recipe has {recipe.words}; set it to 0")
-    if recipe.unet == recipe.text == "none" and (not recipe.words or recipe.norm_stop):
-        wrong = "norm_stop: nothing would be left to learn" if recipe.words else "words: 0, so nothing is learned"
+    if recipe.per_layer_embeddings and recipe.vectors_per_token > 1:
+        raise TrainError(
+            f"settings.vectors_per_token: {recipe.vectors_per_token}; per-layer words have one vector, "
+            "set vectors_per_token=1"
+        )
+    if recipe.attention_loss_weight and recipe.em is None and recipe.num_new_tokens != 2:
+        raise TrainError(
+            f"settings.attention_loss_weight: is of two words, this recipe has {recipe.num_new_tokens}; set it to 0"
+        )
+    if recipe.unet == recipe.text_encoder == "none" and (not recipe.num_new_tokens or recipe.embedding_norm_threshold):
+        wrong = (
+            "embedding_norm_threshold: nothing would be left to learn"
+            if recipe.num_new_tokens
+            else "num_new_tokens: 0, so nothing is learned"
+        )
         raise TrainError(f"settings.{wrong}; train the unet, the text encoders or words")
-    for part, rate in (("unet", "unet_rate"), ("text", "text_rate"), ("words", "word_rate")):
+    for part, rate in (("unet", "unet_lr"), ("text_encoder", "text_encoder_lr"), ("num_new_tokens", "embedding_lr")):
         trained = getattr(recipe, part)
         if trained not in (0, "none") and not getattr(recipe, rate):
             raise TrainError(f"settings.{rate}: 0, so {part}={trained} would not learn; set one, such as 1e-4")
 
 
 def _check_prior(recipe: Recipe, given: bool) -> None:
-    count = recipe.prior_pictures
+    count = recipe.num_class_images
     if given and count:
-        raise TrainError(f"settings.prior_pictures: {count}; all of class_images are taken, leave one of the two out")
-    if recipe.prior_weight and not given and not count:
-        raise TrainError(f"settings.prior_pictures: {count}; prior_weight wants some, such as 200, or class_images")
+        raise TrainError(f"settings.num_class_images: {count}; all of class_images are taken, leave one of the two out")
+    if recipe.prior_loss_weight and not given and not count:
+        raise TrainError(
+            f"settings.num_class_images: {count}; prior_loss_weight wants some, such as 200, or class_images"
+        )
 
 
 def _check_em(recipe: Recipe, em: Em) -> None:
     for name, value in _NOT_OF_EM.items():
         if getattr(recipe, name) != value:
             raise TrainError(f"settings.{name}: {getattr(recipe, name)}; em does not use it, leave it {value}")
-    if not recipe.words:
-        raise TrainError("settings.words: 0; em finds each concept by its words, want at least 1")
-    if not em.cells_px or min(em.cells_px) < 1:
-        raise TrainError(f"settings.em.cells_px: {list(em.cells_px)}; want sizes in px, such as [32]")
-    if em.caption.count("{}") != 1 or set(em.caption.replace("{}", "")) & set("{}"):
-        raise TrainError(f"settings.em.caption: {em.caption!r}; want one {{}}, where the concepts are named")
+    if not recipe.num_new_tokens:
+        raise TrainError("settings.num_new_tokens: 0; em finds each concept by its words, want at least 1")
+    if not em.attention_cell_px or min(em.attention_cell_px) < 1:
+        raise TrainError(f"settings.em.attention_cell_px: {list(em.attention_cell_px)}; want sizes in px, such as [32]")
+    if em.caption_template.count("{}") != 1 or set(em.caption_template.replace("{}", "")) & set("{}"):
+        raise TrainError(
+            f"settings.em.caption_template: {em.caption_template!r}; want one {{}}, where the concepts are named"
+        )
 
 
 def _numbers(tree: Mapping[str, Any]) -> dict[str, float]:
     """Every number of a recipe, by the name that settings give it."""
-    return {name: value for name, value in by_name(tree).items() if isinstance(value, int | float)}
+    return {name: value for name, value in flatten_settings(tree).items() if isinstance(value, int | float)}
 
 
 def _one_line(error: ValidationError) -> str:

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from costars.model.predict import Conditioning, NoiseSchedule, predict_noise
+
 MIN_SNR_GAMMA = 5.0  # Hang et al. 2023, arXiv 2303.09556, section 3.4
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The noise levels of a checkpoint: alphas (n,) cumulative, and whether it predicts noise or velocity."""
-
-    alphas: Tensor
-    velocity: bool = False
-
-
-def levels_of(scheduler: Any) -> Levels:
-    """As a diffusers scheduler says."""
-    return Levels(scheduler.alphas_cumprod, scheduler.config.prediction_type == "v_prediction")
 
 
 def noise_errors(
     unet: UNet2DConditionModel,
-    levels: Levels,
+    schedule: NoiseSchedule,
     latents: Tensor,
     text: tuple[Tensor, Tensor | None],
     size_ids: Tensor,
@@ -45,40 +32,35 @@ def noise_errors(
     as one random number (Guttenberg 2023). Randomness comes from the generator on the CPU, so that every
     device sees the same.
     """
-    squared, alphas = squared_errors(unet, levels, latents, text, size_ids, generator, offset)
+    squared, t = squared_errors(unet, schedule, latents, text, size_ids, generator, offset)
     errors = (squared if weights is None else squared * weights.to(squared.device)).mean(dim=(1, 2, 3))
     if gamma is None:
         return errors
-    snr = alphas / (1 - alphas)
-    return errors * snr.clamp(max=gamma) / (snr + 1 if levels.velocity else snr)
+    snr = schedule.snr(t)
+    return errors * snr.clamp(max=gamma) / (snr + 1 if schedule.velocity else snr)
 
 
 def squared_errors(
     unet: UNet2DConditionModel,
-    levels: Levels,
+    schedule: NoiseSchedule,
     latents: Tensor,
     text: tuple[Tensor, Tensor | None],
     size_ids: Tensor,
     generator: torch.Generator,
     offset: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """(n, c, h, w) squared errors at uniform timesteps, and (n,) the alphas of these; arguments as `noise_errors`.
+    """(n, c, h, w) squared errors at uniform timesteps, and (n,) these timesteps; arguments as `noise_errors`.
 
     A generator of the same seed draws the same timesteps and noise, so that texts can be held against each other.
     """
     device, count = latents.device, len(latents)
-    t = torch.randint(len(levels.alphas), (count,), generator=generator).to(device)
+    t = torch.randint(len(schedule.alphas), (count,), generator=generator).to(device)
     noise = torch.randn(latents.shape, generator=generator).to(device)
     if offset:
         noise = noise + offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator).to(device)
-    alphas = levels.alphas.to(device)[t]
-    a = alphas.view(-1, 1, 1, 1)
-    noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
-    target = a.sqrt() * noise - (1 - a).sqrt() * latents if levels.velocity else noise
-    tokens, pooled = text
-    added = None if pooled is None else {"text_embeds": pooled, "time_ids": size_ids.expand(count, 6)}
-    predicted = unet(noisy, t, tokens, added_cond_kwargs=added).sample
-    return (predicted.float() - target).square(), alphas
+    noisy, target = schedule.add_noise(latents, noise, t), schedule.target(latents, noise, t)
+    predicted = predict_noise(unet, noisy, t, Conditioning(*text, size_ids))
+    return (predicted.float() - target).square(), t
 
 
 def cell_weights(masks: Tensor, size: tuple[int, int], outside: float) -> Tensor:
@@ -91,11 +73,11 @@ def cell_weights(masks: Tensor, size: tuple[int, int], outside: float) -> Tensor
     return weights / weights.mean(dim=(2, 3), keepdim=True).clamp_min(1e-6)
 
 
-def strayed(maps: Mapping[int, Tensor], masks: Tensor, whole_figure: bool) -> Tensor:
+def strayed(maps: Mapping[int, Tensor], masks: Tensor, full_identity: bool) -> Tensor:
     """Mix-of-Show's attention regulariser: words that look where their concept is not, over all resolutions.
 
     maps {queries: (b, 2, h, w)} are of the two words, masks (b, 1, H, W). The first word must not look
-    outside; the second looks at all of the mask (whole_figure), or must not look outside either.
+    outside; the second looks at all of the mask (full_identity), or must not look outside either.
     """
     total = masks.new_zeros(())
     for found in maps.values():
@@ -105,7 +87,7 @@ def strayed(maps: Mapping[int, Tensor], masks: Tensor, whole_figure: bool) -> Te
         if not bool(outside.any()):
             continue
         total = total + own[outside].mean()
-        total = total + ((kind - mask[:, 0]).square().mean() if whole_figure else kind[outside].mean())
+        total = total + ((kind - mask[:, 0]).square().mean() if full_identity else kind[outside].mean())
     return total
 
 

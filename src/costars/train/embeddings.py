@@ -42,7 +42,7 @@ def first_vectors(
             pieces = " ".join(encoder.tokenizer.convert_ids_to_tokens(ids))
             raise TrainError(
                 f"class {from_class!r}: the tokenizer splits it into {len(ids)} ({pieces}), but a word starts from "
-                "one; use a class of one token, or start=random"
+                "one; use a class of one token, or embedding_init=random"
             )
         start = table[ids[0]] + (noise / 100 if count > 1 or shared else 0)
     return nn.Parameter(start.expand(shape).clone())

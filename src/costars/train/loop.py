@@ -18,8 +18,8 @@ from costars.errors import TrainError
 from costars.model.model import Model
 from costars.model.precision import has_bf16_units
 from costars.train.cpu_attention import plain_attention
-from costars.train.data.class_images import class_latents
-from costars.train.data.subject import Teaching, check, class_examples
+from costars.train.data.class_images import generate_class_latents
+from costars.train.data.subject import TrainingSubject, check_subject, collect_class_examples
 from costars.train.em.objective import em_objective
 from costars.train.objective import Objective, picture_objective
 from costars.train.recipes import Recipe
@@ -58,7 +58,7 @@ class Taught:
 
 def teach(
     model: Model,
-    teachings: Sequence[Teaching],
+    teachings: Sequence[TrainingSubject],
     recipe: Recipe,
     kept: Path | None = None,
     resume: bool = False,
@@ -73,21 +73,21 @@ def teach(
     not fit, a checkpoint of another run, and a loss that is no number.
     """
     for teaching in teachings:
-        check(teaching, recipe)
-    given = class_examples(teachings, recipe)
+        check_subject(teaching, recipe)
+    given = collect_class_examples(teachings, recipe)
     recipe = replace(recipe, precision=precision_of(recipe, model))
     if recipe.precision == "fp32" and model.dtype in (torch.bfloat16, torch.float16):
         kind = str(model.dtype).removeprefix("torch.")
         raise TrainError(f"precision=fp32: the model is in {kind}; open it with --dtype float32, or set precision=bf16")
     processes, latents = PartialState(cpu=model.device.type == "cpu"), list[Tensor]()
-    captions = tuple(dict.fromkeys(caption for t in teachings for caption in t.without()))
-    if recipe.prior_weight and not given:
+    captions = tuple(dict.fromkeys(caption for t in teachings for caption in t.class_captions()))
+    if recipe.prior_loss_weight and not given:
         with _begun(model, teachings, recipe, processes, kept if resume else None, ()):
             pass  # what cannot be taught is told before an hour goes into pictures
         beside = None if kept is None else kept.with_suffix(".prior")
-        for latent in class_latents(model, captions, recipe.prior_pictures, recipe.seed, beside):
+        for latent in generate_class_latents(model, captions, recipe.num_class_images, recipe.seed, beside):
             latents.append(latent)
-            yield Progress(CLASS_PICTURES, len(latents), recipe.prior_pictures)
+            yield Progress(CLASS_PICTURES, len(latents), recipe.num_class_images)
     with _begun(model, teachings, recipe, processes, kept if resume else None, latents) as run:
         began = time.monotonic() - run.seconds
         keep = kept if processes.is_main_process else None
@@ -163,7 +163,7 @@ def _unsaved(run: Run, kept: Path) -> str:
 @contextmanager
 def _begun(
     model: Model,
-    teachings: Sequence[Teaching],
+    teachings: Sequence[TrainingSubject],
     recipe: Recipe,
     processes: PartialState,
     kept: Path | None,
@@ -182,15 +182,15 @@ def _begun(
 
 
 def _objective(
-    model: Model, teachings: Sequence[Teaching], recipe: Recipe, trained: Trained, class_latents: Sequence[Tensor]
+    model: Model, teachings: Sequence[TrainingSubject], recipe: Recipe, trained: Trained, class_latents: Sequence[Tensor]
 ) -> AbstractContextManager[Objective]:
     if recipe.em is not None:
         return em_objective(model, teachings, recipe, trained, recipe.em)
     return picture_objective(model, teachings, recipe, trained, class_latents)
 
 
-def _concept(teaching: Teaching, trained: Trained, recipe: Recipe, model: Model) -> Concept:
-    words = teaching.words[: recipe.words]
+def _concept(teaching: TrainingSubject, trained: Trained, recipe: Recipe, model: Model) -> Concept:
+    words = teaching.trigger_words[: recipe.num_new_tokens]
     return Concept(
         teaching.name,
         teaching.class_name,
@@ -200,13 +200,13 @@ def _concept(teaching: Teaching, trained: Trained, recipe: Recipe, model: Model)
         teaching.name,
         "",
         format="costars",
-        tokens=trained.tokens(words, recipe.per_layer),
-        per_layer=recipe.per_layer,
+        tokens=trained.tokens(words, recipe.per_layer_embeddings),
+        per_layer=recipe.per_layer_embeddings,
         weights=trained.whole(),
     )
 
 
-def _card(run: Run, recipe: Recipe, model: Model, teachings: Sequence[Teaching]) -> dict[str, Any]:
+def _card(run: Run, recipe: Recipe, model: Model, teachings: Sequence[TrainingSubject]) -> dict[str, Any]:
     last = run.losses[-20:]
     return {
         "base_model": model.facts.name,
@@ -218,5 +218,5 @@ def _card(run: Run, recipe: Recipe, model: Model, teachings: Sequence[Teaching])
         "seconds": round(run.seconds, 1),
         "loss": round(sum(last) / len(last), 5),
         "device": model.device.type,
-        "per_layer": recipe.per_layer,
+        "per_layer": recipe.per_layer_embeddings,
     }

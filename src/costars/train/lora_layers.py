@@ -11,15 +11,15 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from costars.model.families import ATTENTION_PROJECTIONS, TRANSFORMER_PROJECTIONS
 from costars.types import Adapter, LowRank
 
 # What of the UNet's transformers has low-rank layers: attention alone (OMG, section 4.1), or all that is linear.
 UNET_LAYERS: Mapping[str, tuple[str, ...]] = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "transformer": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
+    "attention": ATTENTION_PROJECTIONS,
+    "transformer": TRANSFORMER_PROJECTIONS,
 }
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
-KEYS_VALUES = ("attn2.to_k", "attn2.to_v")
 _OURS = "default"  # what peft calls an adapter that nobody named
 
 

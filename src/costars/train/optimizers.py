@@ -14,7 +14,7 @@ Groups = list[dict[str, Any]]
 
 
 def _adamw(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, betas=(0.9, recipe.beta2))
+    return torch.optim.AdamW(groups, betas=(0.9, recipe.adam_beta2))
 
 
 def _adafactor(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
@@ -31,7 +31,7 @@ def _adamw8bit(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
         raise TrainError(
             "optimizer adamw8bit: needs bitsandbytes; pip install 'costars[train8bit]', or use adafactor"
         ) from None
-    made: torch.optim.Optimizer = AdamW8bit(groups, betas=(0.9, recipe.beta2))
+    made: torch.optim.Optimizer = AdamW8bit(groups, betas=(0.9, recipe.adam_beta2))
     return made
 
 
@@ -49,7 +49,7 @@ def optimizer_of(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
 
 def rate_at(step: int, recipe: Recipe) -> float:
     """By how much the rates are multiplied at a step: up in the first steps, down in a line in the last share."""
-    up = (step + 1) / recipe.warmup_steps if recipe.warmup_steps else 1.0
-    falling = recipe.steps * recipe.decay_share
+    up = (step + 1) / recipe.lr_warmup_steps if recipe.lr_warmup_steps else 1.0
+    falling = recipe.steps * recipe.lr_decay_fraction
     down = (recipe.steps - step) / falling if falling else 1.0
     return min(1.0, up, down)

@@ -6,32 +6,32 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from costars.images.contact_sheet import grid
+from costars.images.contact_sheet import make_grid
 from costars.model.model import Model
 from costars.model.prompt_weighting import unemphasised
 from costars.model.text_encoder import NOTHING_LEARNED
-from costars.train.data.class_images import draw
+from costars.train.data.class_images import sample_latent
 from costars.train.data.images import Example
-from costars.train.data.subject import Teaching
+from costars.train.data.subject import TrainingSubject
 from costars.types import LearnedWords
 
 COLUMNS = 4
 
 
 def preview(
-    model: Model, teachings: Sequence[Teaching], learned: LearnedWords = NOTHING_LEARNED, seed: int = 0
+    model: Model, teachings: Sequence[TrainingSubject], learned: LearnedWords = NOTHING_LEARNED, seed: int = 0
 ) -> Image.Image:
     """Two rows for each concept, drawn by the model as it now is; between two steps of `teach`."""
     rows = []
     for teaching in teachings:
         shown = teaching.examples[:COLUMNS]
         captions = [_said(example, teaching) for example in shown]
-        drawn = [draw(model, unemphasised(caption), seed + i, learned) for i, caption in enumerate(captions)]
+        drawn = [sample_latent(model, unemphasised(caption), seed + i, learned) for i, caption in enumerate(captions)]
         rows += [[e.image for e in shown], [model.decode(latent) for latent in drawn]]
-    return grid(rows, captions=[f"{t.name}: {what}" for t in teachings for what in ("as given", "as drawn")])
+    return make_grid(rows, captions=[f"{t.name}: {what}" for t in teachings for what in ("as given", "as drawn")])
 
 
-def _said(example: Example, teaching: Teaching) -> str:
+def _said(example: Example, teaching: TrainingSubject) -> str:
     """The example's caption, unless it says who is in the picture: then the concept alone."""
     caption = example.caption or ""
     return caption if caption and "{" not in caption else f"a {teaching.trigger} {teaching.class_name}"

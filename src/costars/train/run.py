@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from costars.errors import TrainError
 from costars.model.model import Model
 from costars.train import checkpoint
-from costars.train.data.subject import Teaching, sha256_of
+from costars.train.data.subject import TrainingSubject, hash_subjects
 from costars.train.objective import Objective
 from costars.train.optimizers import optimizer_of, rate_at
-from costars.train.recipes import Recipe, by_name
+from costars.train.recipes import Recipe, flatten_settings
 from costars.train.trainable import Trained
 
 _OBJECTIVE = "objective/"
 _ANEW = "begin anew with --replace in place of --resume"
 # What may be another when a run is gone on with.
-FREE = ("steps", "unet_rate", "text_rate", "word_rate", "clip_norm", "decay_share", "precision")
+FREE = ("steps", "unet_lr", "text_encoder_lr", "embedding_lr", "max_grad_norm", "lr_decay_fraction", "precision")
 
 
 @dataclass
@@ -52,9 +52,9 @@ class Run:
         for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
             group["lr"] = rate
         self.optimizer.zero_grad()
-        loss = sum(self._part(part) for part in range(self.recipe.accumulate))
+        loss = sum(self._part(part) for part in range(self.recipe.gradient_accumulation_steps))
         live = self._averaged()
-        norm = nn.utils.clip_grad_norm_(live, self.recipe.clip_norm or math.inf, foreach=True)
+        norm = nn.utils.clip_grad_norm_(live, self.recipe.max_grad_norm or math.inf, foreach=True)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
             again = "go on from the checkpoint" if self.kept else "begin anew"
             raise TrainError(
@@ -73,10 +73,10 @@ class Run:
 
     def _part(self, part: int) -> float:
         """The loss of one batch of a step, its gradients added up."""
-        turn = (self.step * self.recipe.accumulate + part) * self.processes.num_processes
+        turn = (self.step * self.recipe.gradient_accumulation_steps + part) * self.processes.num_processes
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + turn + self.processes.process_index)
         with self._autocast():
-            error = self.objective.loss(generator) / self.recipe.accumulate
+            error = self.objective.loss(generator) / self.recipe.gradient_accumulation_steps
         error.backward()  # type: ignore[no-untyped-call]
         return float(error.detach())
 
@@ -96,11 +96,11 @@ class Run:
 
     def _rates(self) -> list[float]:
         """The groups' rates; what is not words waits until they have learned alone."""
-        share, waits = rate_at(self.step, self.recipe), self.step < self.recipe.words_first
+        share, waits = rate_at(self.step, self.recipe), self.step < self.recipe.embedding_only_steps
         return [g["initial_lr"] * share * float(g["words"] or not waits) for g in self.optimizer.param_groups]
 
     def _stop_words(self) -> None:
-        if self.recipe.norm_stop and self.trained.words_norm() >= self.recipe.norm_stop:
+        if self.recipe.embedding_norm_threshold and self.trained.words_norm() >= self.recipe.embedding_norm_threshold:
             self.trained.freeze_words()
 
     def save(self, kept: Path) -> None:
@@ -116,7 +116,7 @@ class Run:
         """Be where a checkpoint is; raises TrainError for one of another run."""
         tensors, facts = checkpoint.load(kept)
         texts = (facts.get("recipe", "{}"), json.dumps(asdict(self.recipe)))
-        before, now = (by_name(json.loads(text)) for text in texts)
+        before, now = (flatten_settings(json.loads(text)) for text in texts)
         for name, value in now.items():
             if before.get(name) != value and name not in FREE:
                 raise TrainError(f"{kept.name}: was begun with {name}={before.get(name)}, now it is {value}; {_ANEW}")
@@ -145,7 +145,7 @@ def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def begun(
     model: Model,
-    teachings: Sequence[Teaching],
+    teachings: Sequence[TrainingSubject],
     recipe: Recipe,
     trained: Trained,
     objective: Objective,
@@ -153,4 +153,4 @@ def begun(
 ) -> Run:
     """A run at its beginning."""
     optimizer = optimizer_of(trained.groups(recipe), recipe)
-    return Run(model, recipe, trained, objective, processes, trained.parameters(), optimizer, sha256_of(teachings))
+    return Run(model, recipe, trained, objective, processes, trained.parameters(), optimizer, hash_subjects(teachings))

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from costars.model.families import CROSS_KEYS_VALUES, count_cross_layers
 from costars.model.model import Model
-from costars.sample.attention_processor import attention_layers, cross_numbers
-from costars.train.data.subject import Teaching
+from costars.train.data.subject import TrainingSubject
 from costars.train.embeddings import Vectors, first_vectors
-from costars.train.lora_layers import KEYS_VALUES, TEXT_LAYERS, UNET_LAYERS, as_adapter, halved, low_rank, own_weights
+from costars.train.lora_layers import TEXT_LAYERS, UNET_LAYERS, as_adapter, halved, low_rank, own_weights
 from costars.train.recipes import Recipe
 from costars.types import Adapter, LearnedWords
 
@@ -38,12 +38,12 @@ class Trained:
         unet = [*self.low_rank.get("unet", {}).values(), *self.weights.values()]
         text = [p for part, factors in self.low_rank.items() if part != "unet" for p in factors.values()]
         words = [p for parts in self.vectors.values() for p in parts.values()]
-        rates = ((unet, recipe.unet_rate), (text, recipe.text_rate))
+        rates = ((unet, recipe.unet_lr), (text, recipe.text_encoder_lr))
         decay = recipe.weight_decay
         groups: list[dict[str, object]] = [
             {"params": p, "lr": r, "weight_decay": decay, "words": False} for p, r in rates if p
         ]
-        last: dict[str, object] = {"params": words, "lr": recipe.word_rate, "weight_decay": 0.0, "words": True}
+        last: dict[str, object] = {"params": words, "lr": recipe.embedding_lr, "weight_decay": 0.0, "words": True}
         return [*groups, last] if words else groups
 
     @property
@@ -82,7 +82,7 @@ class Trained:
 
 
 @contextmanager
-def trained_on(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> Iterator[Trained]:
+def trained_on(model: Model, teachings: Sequence[TrainingSubject], recipe: Recipe) -> Iterator[Trained]:
     """Within the block these parts of the model can be trained; afterwards it is as it was."""
     rank, alpha = recipe.rank, recipe.alpha
     factors, weights = dict[str, Mapping[str, nn.Parameter]](), dict[str, nn.Parameter]()
@@ -91,20 +91,22 @@ def trained_on(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> I
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(recipe.seed)  # peft draws the first factors from here
             if recipe.unet == "lora":
-                factors["unet"] = stack.enter_context(low_rank(model.unet, UNET_LAYERS[recipe.layers], rank, alpha))
-            for encoder in model.encoders if recipe.text == "lora" else ():
+                factors["unet"] = stack.enter_context(
+                    low_rank(model.unet, UNET_LAYERS[recipe.lora_layers], rank, alpha)
+                )
+            for encoder in model.encoders if recipe.text_encoder == "lora" else ():
                 factors[encoder.name] = stack.enter_context(low_rank(encoder.module, TEXT_LAYERS, rank, alpha))
-        if recipe.unet in ("keys_values", "whole"):
-            ends = KEYS_VALUES if recipe.unet == "keys_values" else ()
+        if recipe.unet in ("keys_values", "full"):
+            ends = CROSS_KEYS_VALUES if recipe.unet == "keys_values" else ()
             weights = stack.enter_context(own_weights(model.unet, ends))
-        if recipe.checkpointing:
+        if recipe.gradient_checkpointing:
             stack.enter_context(_checkpointing(model))
         yield Trained(factors, weights, vectors, alpha / rank)
 
 
-def _vectors(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> Vectors:
+def _vectors(model: Model, teachings: Sequence[TrainingSubject], recipe: Recipe) -> Vectors:
     """{word: {encoder: (l, n, d)}} of every word to be learned."""
-    layers = len(cross_numbers(attention_layers(model.unet))) if recipe.per_layer else 1
+    layers = count_cross_layers(model.unet) if recipe.per_layer_embeddings else 1
     generator = torch.Generator().manual_seed(recipe.seed)
     classes = [teaching.class_name.lower() for teaching in teachings]
     return {
@@ -112,9 +114,9 @@ def _vectors(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> Vec
             e.name: nn.Parameter(
                 first_vectors(
                     e,
-                    None if recipe.start == "random" and number == 0 else teaching.class_name,
+                    None if recipe.embedding_init == "random" and number == 0 else teaching.class_name,
                     layers,
-                    recipe.vectors,
+                    recipe.vectors_per_token,
                     generator,
                     classes.count(teaching.class_name.lower()) > 1,
                 ).to(model.device)
@@ -122,7 +124,7 @@ def _vectors(model: Model, teachings: Sequence[Teaching], recipe: Recipe) -> Vec
             for e in model.encoders
         }
         for teaching in teachings
-        for number, word in enumerate(teaching.words[: recipe.words])
+        for number, word in enumerate(teaching.trigger_words[: recipe.num_new_tokens])
     }
 
 

@@ -17,10 +17,10 @@ from rich.progress import track
 
 from costars.concepts.load import read_card
 from costars.errors import CostarsError
-from costars.files.output_folder import check_folder
-from costars.images.contact_sheet import grid
+from costars.files.output_folder import check_output_folder
+from costars.images.contact_sheet import make_grid
 from costars.studio import Studio
-from costars.train.data.subject import Teaching, new_words
+from costars.train.data.subject import TrainingSubject, make_trigger
 from costars.train.loop import Taught, teach
 from costars.train.recipes import BUILTIN, RECIPES, Recipe
 from costars.train.results import write
@@ -38,9 +38,9 @@ def drawings(name: str, file: Path, count: int) -> Iterator[Drawing]:
         yield drawing_of(name, file, i, BESIDE[i // 2 % len(BESIDE)] if i % 2 else "")
 
 
-def lesson(name: str, recipe: Recipe) -> Teaching:
+def lesson(name: str, recipe: Recipe) -> TrainingSubject:
     """The pack's pictures of a concept, called as the recipe calls it."""
-    return teaching(name, new_words(name, recipe.words) if recipe.words else name)
+    return teaching(name, make_trigger(name, recipe.num_new_tokens) if recipe.num_new_tokens else name)
 
 
 def taught(studio: Studio, name: str, recipe: Recipe, file: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def measure(recipe: str, pictures: int, on: Bench, out: Path) -> dict[str, Any]:
         for drawing, path in track(wanted, f"{recipe} {name}", total=pictures, console=Console(stderr=True)):
             facts.append(judged(on, drawing, path, name))
         tiles.append([Image.open(path) for path in paths[:SHOWN]])
-    grid(tiles, captions=list(TAUGHT)).save(out / f"{recipe}.png")
+    make_grid(tiles, captions=list(TAUGHT)).save(out / f"{recipe}.png")
     seconds = round(float(np.mean([card["seconds"] for card in cards])))
     scores = mean_of(facts, "similarity", "attributes", "first", "text")
     return {"recipe": recipe, **scores, "seconds": seconds, "MB": round(megabytes, 2), "of": len(facts)}
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=20, help="of each concept")
     options = parser.parse_args(arguments)
     try:
-        check_folder(options.out)
+        check_output_folder(options.out)
         on = bench()
         chosen = options.recipe or [name for name in RECIPES if name != "em"]
         rows = [measure(name, options.pictures, on, options.out) for name in chosen]

@@ -13,21 +13,21 @@ from costars.concepts.load import read_card
 from costars.methods.prompts import article
 from costars.model.model import Model
 from costars.train.data.images import Example
-from costars.train.data.subject import Teaching
+from costars.train.data.subject import TrainingSubject
 from costars.train.loop import Progress, Taught
 from costars.train.loop import teach as lesson
 from costars.train.recipes import BUILTIN, RECIPES, Recipe
 from costars.train.results import write as write_taught
 from costars_world.render.identity import Identity
-from costars_world.render.portraits import CROWDS, portraits, write
+from costars_world.render.portraits import FIGURE_COUNTS, draw_portraits, write_portraits
 from costars_world.render.world import WorldPicture
 
 RECIPE = RECIPES["lora"][BUILTIN]
 PICTURES = 12
 # What is better with other numbers than the recipe's, by twelve pictures of each alone (docs/decisions/0014).
 OWN: Mapping[str, Mapping[str, Any]] = {
-    "cleo": {"outside_weight": 0.3},
-    "rex": {"outside_weight": 0.3},
+    "cleo": {"background_loss_weight": 0.3},
+    "rex": {"background_loss_weight": 0.3},
 }
 
 PACK: dict[str, Identity] = {
@@ -100,18 +100,18 @@ PACK: dict[str, Identity] = {
 
 
 def _pictures(name: str) -> list[WorldPicture]:
-    return portraits(PACK[name], PICTURES, seed=list(PACK).index(name), crowds=CROWDS)
+    return draw_portraits(PACK[name], PICTURES, seed=list(PACK).index(name), figure_counts=FIGURE_COUNTS)
 
 
-def teaching(name: str, trigger: str = "") -> Teaching:
+def teaching(name: str, trigger: str = "") -> TrainingSubject:
     """The pictures and captions that one concept of the pack is taught from, called by its name or this trigger."""
     who, trigger = PACK[name], trigger or name
     stranger, known = article(who.class_name), article(f"{trigger} {who.class_name}")
     examples = [
-        Example(p.image, p.caption.replace(stranger, known, 1), p.figure(who).visible_mask.astype(np.float32))
+        Example(p.image, p.caption.replace(stranger, known, 1), p.find_figure(who).visible_mask.astype(np.float32))
         for p in _pictures(name)
     ]
-    return Teaching(name, who.class_name, trigger, examples)
+    return TrainingSubject(name, who.class_name, trigger, examples)
 
 
 def recipe_of(name: str) -> Recipe:
@@ -130,7 +130,7 @@ def is_of(folder: Path, name: str, model: Model) -> bool:
 
 def teach(model: Model, folder: Path, name: str) -> Iterator[Progress]:
     """Teach one concept of the pack; writes NAME.safetensors and its reference pictures in NAME/."""
-    write(_pictures(name), PACK[name], folder / name)
+    write_portraits(_pictures(name), PACK[name], folder / name)
     for event in lesson(model, [teaching(name)], recipe_of(name)):
         if isinstance(event, Taught):
             write_taught(event, [folder / f"{name}.safetensors"])

@@ -21,7 +21,7 @@ from costars.errors import ModelError
 from costars.model.hub import PART, fetched, is_hub_id
 from costars.segment.checkpoint import Checkpoint, Kind, open_checkpoint
 
-MOST_TOKENS = 40  # a caption of a sentence or two; what is longer CLIP's 77 tokens would cut off
+MAX_NEW_TOKENS = 40  # a caption of a sentence or two; what is longer CLIP's 77 tokens would cut off
 FLORENCE_TASK = "<CAPTION>"  # its shortest caption; the detailed ones are longer than MOST_TOKENS
 _TOKENIZER = "PreTrainedTokenizerFast"
 BLIP = Kind(
@@ -58,7 +58,7 @@ class Captioner:
         """One line of at most MOST_TOKENS tokens, the same at every call; "" where the model says nothing."""
         model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
         inputs = self.prepare(images=image.convert("RGB")).to(model.device)
-        ids = model.generate(**inputs, max_new_tokens=MOST_TOKENS, do_sample=False, num_beams=self.beams)
+        ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=self.beams)
         return " ".join(tokenizer.decode(ids[0], skip_special_tokens=True).split())
 
 
@@ -76,13 +76,13 @@ def load_captioner(
     return Captioner(checkpoint, _prepare(checkpoint, kind, source), BEAMS[kind.model_type])
 
 
-def told(caption: str, class_name: str, trigger: str) -> str:
+def insert_trigger(caption: str, class_name: str, trigger: str) -> str:
     """The caption with the trigger before the class word, where that is first named; before it all where it is not.
 
     "a woman in a park" is "an ana woman in a park", "two people" is "an ana woman, two people"; a caption
     with the trigger in it stays.
     """
-    if has_word(caption, trigger):
+    if contains_word(caption, trigger):
         return caption
     found = re.search(_whole(class_name), caption, re.IGNORECASE) if class_name else None
     if not found:
@@ -97,7 +97,7 @@ def class_caption(class_name: str) -> str:
     return f"{_article(class_name)} {class_name}"
 
 
-def has_word(caption: str, word: str) -> bool:
+def contains_word(caption: str, word: str) -> bool:
     """Whether the word stands in the caption as a whole one, in capitals or not."""
     return re.search(_whole(word), caption, re.IGNORECASE) is not None
 

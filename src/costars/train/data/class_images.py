@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -18,27 +18,27 @@ from costars.model.text_encoder import NOTHING_LEARNED
 from costars.sample.loop import denoise, sampler
 from costars.train.checkpoint import load, save
 from costars.train.data.images import Example
-from costars.train.data.latents import Batch, Encoded, encode
+from costars.train.data.latents import Batch, LatentDataset, encode_examples
 from costars.train.recipes import Recipe
-from costars.types import LearnedWords, Path
+from costars.types import DenoisingPath, LearnedWords
 
 # Ours: diffusers' scripts leave both to the pipeline, which takes 50 steps, and 7.5 for SD 1.5, 5 for SDXL.
-STEPS = 30
-GUIDANCE = 5.0
+INFERENCE_STEPS = 30
+GUIDANCE_SCALE = 5.0
 
 
-def draw(model: Model, prompt: str, seed: int, learned: LearnedWords = NOTHING_LEARNED) -> Tensor:
+def sample_latent(model: Model, prompt: str, seed: int, learned: LearnedWords = NOTHING_LEARNED) -> Tensor:
     """(1, c, h, w) the latent of one picture by the model as it now is, layers in training included."""
-    plan = sampler(model.scheduler, STEPS, model.device, model.facts.size_px, GUIDANCE, seed=seed)
+    plan = sampler(model.scheduler, INFERENCE_STEPS, model.device, model.facts.size_px, GUIDANCE_SCALE, seed=seed)
     # What is in training is in float32, also where the model is not.
     with torch.autocast(model.device.type, model.dtype, enabled=model.dtype in (torch.bfloat16, torch.float16)):
-        path = Path("global", model.encode_text(prompt, learned=learned), model.encode_text(""))
+        path = DenoisingPath("global", model.encode_text(prompt, learned=learned), model.encode_text(""))
         *_, step = denoise(model, plan.noise(model), [path], plan)
     return step.latent
 
 
-def class_latents(
-    model: Model, prompts: Sequence[str], count: int, seed: int, kept: FilePath | None
+def generate_class_latents(
+    model: Model, prompts: Sequence[str], count: int, seed: int, kept: Path | None
 ) -> Iterator[Tensor]:
     """(1, c, h, w) of so many pictures, the prompts one after the other; those kept in a file are not drawn again.
 
@@ -51,7 +51,7 @@ def class_latents(
         for i in range(count):
             key = f"{i}"
             if key not in found:
-                found[key] = draw(model, unemphasised(prompts[i % len(prompts)]), seed + i).float().cpu()
+                found[key] = sample_latent(model, unemphasised(prompts[i % len(prompts)]), seed + i).float().cpu()
             yield found[key].to(model.device)
     finally:
         if kept is not None and PartialState().is_main_process:
@@ -59,16 +59,22 @@ def class_latents(
                 save(kept, found, said)
 
 
-def as_given(model: Model, examples: Sequence[Example], recipe: Recipe, first: int) -> tuple[Encoded, tuple[str, ...]]:
+def encode_class_images(model: Model, examples: Sequence[Example], recipe: Recipe, first: int) -> tuple[LatentDataset, tuple[str, ...]]:
     """Real pictures of the class and their captions, numbered from first on (Custom Diffusion, arXiv 2212.04488)."""
     said = tuple(dict.fromkeys(example.caption or "" for example in examples))
     number = [first + said.index(example.caption or "") for example in examples]
-    found = encode(model, examples, flips=recipe.flips, longest=recipe.longest, own_size=recipe.own_size)
-    return Encoded([replace(b, captions=tuple(number[i] for i in b.captions)) for b in found.buckets]), said
+    found = encode_examples(
+        model,
+        examples,
+        flip_augmentation=recipe.flip_augmentation,
+        max_aspect_ratio=recipe.max_aspect_ratio,
+        size_conditioning=recipe.size_conditioning,
+    )
+    return LatentDataset([replace(b, captions=tuple(number[i] for i in b.captions)) for b in found.buckets]), said
 
 
-def as_encoded(model: Model, latents: Sequence[Tensor], prompts: int, first: int) -> Encoded:
+def batch_class_latents(model: Model, latents: Sequence[Tensor], prompts: int, first: int) -> LatentDataset:
     """Drawn class pictures as a recipe trains on them; their captions are numbered from first on."""
     captions = tuple(first + i % prompts for i in range(len(latents)))
     size_ids = model.size_ids(model.facts.size_px).expand(len(latents), 6)
-    return Encoded([Batch(torch.cat(list(latents)), captions, size_ids)])
+    return LatentDataset([Batch(torch.cat(list(latents)), captions, size_ids)])

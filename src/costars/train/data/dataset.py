@@ -13,22 +13,22 @@ from costars.errors import TrainError
 from costars.train.config import Subject, TrainSpec, folder_of
 from costars.train.data.captioning import class_caption, told
 from costars.train.data.folder import MASK_SUFFIX
-from costars.train.data.images import Example, Material, read_folder, read_mask
-from costars.train.data.subject import Teaching, new_words
+from costars.train.data.images import Example, ImageFolder, read_image_folder, read_mask
+from costars.train.data.subject import TrainingSubject, make_trigger
 from costars.train.recipes import Recipe
 
-Describe = Callable[[Image.Image], str]
+CaptionFunction = Callable[[Image.Image], str]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingDataset:
     """Teachings, and a line for each picture that could not be used."""
 
-    teachings: tuple[Teaching, ...]
+    teachings: tuple[TrainingSubject, ...]
     skipped: tuple[str, ...]
 
 
-def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Describe | None = None) -> Prepared:
+def load_dataset(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: CaptionFunction | None = None) -> TrainingDataset:
     """The spec's concepts with their pictures read; describe captions a picture that nobody did.
 
     A picture that nobody and nothing describes is "a <trigger> <class>" (DreamBooth, section 3.1), one of the
@@ -37,13 +37,15 @@ def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Descr
     teachings, skipped, known = [], dict[str, None](), [subject.name for subject in spec.concepts]
     for subject in spec.concepts:
         folder = _folder(subject, spec, base)
-        material = read_folder(folder)
+        material = read_image_folder(folder)
         skipped |= dict.fromkeys(material.skipped)
-        if recipe.words and subject.trigger is not None:
+        if recipe.num_new_tokens and subject.trigger is not None:
             raise TrainError(
                 f"{subject.name}: trigger {subject.trigger!r}, but {spec.recipe} learns words of its own; leave it out"
             )
-        trigger = new_words(subject.name, recipe.words) if recipe.words else subject.trigger or subject.name
+        trigger = (
+            make_trigger(subject.name, recipe.num_new_tokens) if recipe.num_new_tokens else subject.trigger or subject.name
+        )
         if recipe.em is None:
             examples = tuple(_described(subject, trigger, material.examples, spec.add_trigger, describe))
         else:
@@ -53,8 +55,8 @@ def prepared(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: Descr
         others = _others(subject, base)
         skipped |= dict.fromkeys(others.skipped)
         told_as = (subject.name, subject.class_name, trigger)
-        teachings.append(Teaching(*told_as, examples, others.examples, subject.background))
-    return Prepared(tuple(teachings), tuple(skipped))
+        teachings.append(TrainingSubject(*told_as, examples, others.examples, subject.background))
+    return TrainingDataset(tuple(teachings), tuple(skipped))
 
 
 def _folder(subject: Subject, spec: TrainSpec, base: Path | None) -> Path:
@@ -64,11 +66,11 @@ def _folder(subject: Subject, spec: TrainSpec, base: Path | None) -> Path:
     return folder_of(images, base)
 
 
-def _others(subject: Subject, base: Path | None) -> Material:
+def _others(subject: Subject, base: Path | None) -> ImageFolder:
     """The given pictures of the class; one without a caption is of the class and no more."""
     if subject.class_images is None:
-        return Material((), ())
-    found, caption = read_folder(folder_of(subject.class_images, base)), class_caption(subject.class_name)
+        return ImageFolder((), ())
+    found, caption = read_image_folder(folder_of(subject.class_images, base)), class_caption(subject.class_name)
     return replace(found, examples=tuple(replace(e, caption=e.caption or caption) for e in found.examples))
 
 
@@ -91,7 +93,7 @@ def _shared(subject: Subject, known: Sequence[str], examples: Sequence[Example],
 
 
 def _described(
-    subject: Subject, trigger: str, examples: Sequence[Example], add_trigger: bool, describe: Describe | None
+    subject: Subject, trigger: str, examples: Sequence[Example], add_trigger: bool, describe: CaptionFunction | None
 ) -> Iterator[Example]:
     for example in examples:
         caption = example.caption

@@ -16,7 +16,7 @@ WANTED = f"want {', '.join(SUFFIXES)}"
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedImage:
     """A picture by its path in the folder, unread; caption is None where there is none, mask its file."""
 
     name: str
@@ -24,7 +24,7 @@ class Listed:
     mask: Path | None
 
 
-def listed(folder: Path) -> list[Listed]:
+def list_images(folder: Path) -> list[ListedImage]:
     """The folder's pictures by name, or what the lines of its .jsonl name; raises TrainError as `read_folder`."""
     if not folder.is_dir():
         raise TrainError(f"pictures {str(folder)!r}: no such folder; give one with pictures, {WANTED}")
@@ -49,18 +49,18 @@ def _is_mask(name: str) -> bool:
     return name.lower().endswith(MASK_SUFFIX)
 
 
-def _beside(folder: Path, name: str) -> Listed:
+def _beside(folder: Path, name: str) -> ListedImage:
     caption, mask = ((folder / name).with_suffix(suffix) for suffix in (".txt", MASK_SUFFIX))
-    return Listed(name, _first_line(_text(caption)) if caption.exists() else None, mask if mask.exists() else None)
+    return ListedImage(name, _first_line(_text(caption)) if caption.exists() else None, mask if mask.exists() else None)
 
 
-def _lines(folder: Path, path: Path) -> Iterator[Listed]:
+def _lines(folder: Path, path: Path) -> Iterator[ListedImage]:
     for number, line in enumerate(_text(path).split("\n"), 1):  # not splitlines: JSON may hold its other line ends
         if line.strip():
             yield _line(folder, line, f"{path.name} line {number}")
 
 
-def _line(folder: Path, line: str, where: str) -> Listed:
+def _line(folder: Path, line: str, where: str) -> ListedImage:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -74,7 +74,7 @@ def _line(folder: Path, line: str, where: str) -> Listed:
         raise TrainError(f'{where}: {name!r} is a mask by its name; name the picture, and the mask as "mask"')
     beside, mask = _beside(folder, name), _inside(folder, _word(values, where, "mask"), where)
     caption = _first_line(_word(values, where, "text", "caption") or "")
-    return Listed(name, caption or beside.caption, folder / mask if mask else beside.mask)
+    return ListedImage(name, caption or beside.caption, folder / mask if mask else beside.mask)
 
 
 def _word(values: Mapping[str, object], where: str, *keys: str) -> str | None:

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from costars.errors import TrainError
-from costars.images.masks import grey_levels
-from costars.train.data.folder import WANTED, listed, one_line
+from costars.images.masks import to_grey_levels
+from costars.train.data.folder import WANTED, list_images, one_line
 from costars.types import MaskArray
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # whatever the file's name says
@@ -31,14 +31,14 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Material:
+class ImageFolder:
     """The examples of a folder; skipped has a line for each picture that could not be read, with the reason."""
 
     examples: tuple[Example, ...]
     skipped: tuple[str, ...]
 
 
-def read_folder(folder: Path) -> Material:
+def read_image_folder(folder: Path) -> ImageFolder:
     """Every picture of the folder by name, or those that its .jsonl names in its order.
 
     Beside NAME.png lie its caption (first line of NAME.txt) and its mask (NAME.mask.png, white where the
@@ -47,7 +47,7 @@ def read_folder(folder: Path) -> Material:
     picture, and for a caption, mask or line that cannot be read.
     """
     examples, skipped = list[Example](), list[str]()
-    for found in listed(folder):
+    for found in list_images(folder):
         try:
             image = _picture(folder / found.name)
         except Exception as error:  # a damaged file makes PIL raise nearly anything
@@ -58,7 +58,7 @@ def read_folder(folder: Path) -> Material:
     if not examples:
         why = f"{len(skipped)} cannot be read, first {skipped[0]}" if skipped else WANTED
         raise TrainError(f"pictures {str(folder)!r}: no usable picture there ({why}); put at least one there")
-    return Material(tuple(examples), tuple(skipped))
+    return ImageFolder(tuple(examples), tuple(skipped))
 
 
 def _upright(path: Path) -> Image.Image:
@@ -74,7 +74,7 @@ def _upright(path: Path) -> Image.Image:
 def _picture(path: Path) -> Image.Image:
     image = _upright(path)
     if image.mode.startswith("I"):  # 16 bit, which PIL would cut off at 255
-        image = Image.fromarray((grey_levels(image) * 255).round().astype(np.uint8))
+        image = Image.fromarray((to_grey_levels(image) * 255).round().astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")
     drawn = image.convert("RGBA")
@@ -86,7 +86,7 @@ def read_mask(path: Path, image: Image.Image, name: str) -> MaskArray:
     want = f"want greyscale of {image.width} x {image.height} px, white where the concept is; draw it again"
     try:
         drawn = _upright(path)
-        mask = grey_levels(drawn)
+        mask = to_grey_levels(drawn)
     except Exception as error:  # as in read_folder
         raise TrainError(f"mask {path.name!r} of {name!r}: {_reason(error)}; {want}") from error
     if drawn.size != image.size:

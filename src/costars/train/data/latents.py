@@ -12,7 +12,7 @@ from torch import Tensor
 
 from costars.errors import TrainError
 from costars.model.model import Model
-from costars.train.data.aspect_buckets import bucket_sizes, fitted, in_buckets
+from costars.train.data.aspect_buckets import bucket_sizes, crop_to_bucket, group_by_bucket
 from costars.train.data.images import Example
 from costars.types import MaskArray
 
@@ -28,7 +28,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class LatentDataset:
     """Every picture encoded, by size: pictures of one batch are of one size."""
 
     buckets: Sequence[Batch]
@@ -50,40 +50,46 @@ class Encoded:
         return Batch(bucket.latents[pick], tuple(bucket.captions[i] for i in pick), bucket.size_ids[pick], masks)
 
 
-def encode(
-    model: Model, examples: Sequence[Example], *, flips: bool = False, longest: float = 2.0, own_size: bool = True
-) -> Encoded:
-    """The pictures in buckets of the model's size, sides at most 1 : longest; with flips each twice.
+def encode_examples(
+    model: Model,
+    examples: Sequence[Example],
+    *,
+    flip_augmentation: bool = False,
+    max_aspect_ratio: float = 2.0,
+    size_conditioning: bool = True,
+) -> LatentDataset:
+    """The pictures in buckets of the model's size, sides at most 1 : max_aspect_ratio; each twice with
+    flip_augmentation.
 
-    With own_size SDXL is told of each picture's own size, else of the bucket's.
+    With size_conditioning SDXL is told of each picture's own size, else of the bucket's.
 
     A picture without a mask counts as all of its concept where others have one. Raises TrainError for an
     encoder that gives no finite number.
     """
     cells = 8 if max(model.facts.size_px) >= 512 else 4  # the UNet halves the latents three times, or twice
-    sizes = bucket_sizes(max(model.facts.size_px), cells * model.facts.cell_px, longest)
+    sizes = bucket_sizes(max(model.facts.size_px), cells * model.facts.cell_px, max_aspect_ratio)
     masked = any(example.mask is not None for example in examples)
     buckets = []
-    for size, members in in_buckets(examples, sizes).items():
+    for size, members in group_by_bucket(examples, sizes).items():
         latents, captions, ids, masks = [], list[int](), [], []
         for i in members:
-            for example in _sides(examples[i]) if flips else (examples[i],):
-                shown, (height, width, top, left) = fitted(example, size)
+            for example in _sides(examples[i]) if flip_augmentation else (examples[i],):
+                shown, (height, width, top, left) = crop_to_bucket(example, size)
                 if shown.mask is not None and not shown.mask.any():
                     raise TrainError(
                         f"{example.name}: nothing of its mask is left in {size[0]} x {size[1]} px; cut the picture to "
-                        "what it shows, or allow longer ones with longest"
+                        "what it shows, or allow longer ones with max_aspect_ratio"
                     )
                 latents.append(_latent(model, shown))
                 captions.append(i)
-                own = (height, width, top, left) if own_size else (size[1], size[0], 0, 0)
+                own = (height, width, top, left) if size_conditioning else (size[1], size[0], 0, 0)
                 ids.append(torch.tensor([*own, size[1], size[0]], dtype=torch.float32))
                 masks.append(_mask(shown))
         stacked = torch.stack(masks) if masked else None
         buckets.append(
             Batch(torch.cat(latents), tuple(captions), torch.stack(ids).to(model.device, model.dtype), stacked)
         )
-    return Encoded(buckets)
+    return LatentDataset(buckets)
 
 
 def _sides(example: Example) -> tuple[Example, Example]:
@@ -100,7 +106,7 @@ def _mask(example: Example) -> Tensor:
 @torch.no_grad()
 def _latent(model: Model, example: Example) -> Tensor:
     pixels = torch.from_numpy(np.array(example.image)).permute(2, 0, 1)[None].float().div(127.5).sub(1)
-    mean = model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist.mean
+    mean = model.vae.encode_examples(pixels.to(model.device, model.vae.dtype)).latent_dist.mean
     if not bool(mean.isfinite().all()):
         raise TrainError(f"{example.name or 'a picture'}: its latent is not finite; use float32, or another VAE")
     scaled: Tensor = mean.float() * model.vae.config["scaling_factor"]

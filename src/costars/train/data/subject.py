@@ -13,7 +13,7 @@ from costars.train.recipes import Recipe
 
 
 @dataclass(frozen=True)
-class Teaching:
+class TrainingSubject:
     """Pictures of one concept, each with a caption that holds its trigger.
 
     The trigger is a word that the text encoders know, or the new words that the recipe teaches,
@@ -30,11 +30,11 @@ class Teaching:
     background: bool = False
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def trigger_words(self) -> tuple[str, ...]:
         """The trigger, word by word."""
         return tuple(self.trigger.split())
 
-    def without(self) -> tuple[str, ...]:
+    def class_captions(self) -> tuple[str, ...]:
         """Captions of the class, not of the concept: each of its own once, without the trigger."""
         own = re.compile(rf"\s*{_word(self.trigger)}", re.IGNORECASE)
         said = (own.sub("", example.caption or "").strip() for example in self.examples)
@@ -45,7 +45,7 @@ def _word(words: str) -> str:
     return rf"(?<!\w){re.escape(words)}(?!\w)"
 
 
-def sha256_of(teachings: Sequence[Teaching]) -> str:
+def hash_subjects(teachings: Sequence[TrainingSubject]) -> str:
     """Of all that is taught: what it is called, captions, pictures and masks, those of the class as well."""
     found = hashlib.sha256()
     for teaching in teachings:
@@ -58,12 +58,12 @@ def sha256_of(teachings: Sequence[Teaching]) -> str:
     return found.hexdigest()
 
 
-def check(teaching: Teaching, recipe: Recipe) -> None:
+def check_subject(teaching: TrainingSubject, recipe: Recipe) -> None:
     """Raises TrainError where there is no picture, or a caption lacks the trigger; EM writes its own captions.
 
     A word that is learned is another where its letters are of another case.
     """
-    case = re.NOFLAG if recipe.words else re.IGNORECASE
+    case = re.NOFLAG if recipe.num_new_tokens else re.IGNORECASE
     if not teaching.examples:
         raise TrainError(f"{teaching.name}: no pictures; want at least one, better 4 to 20")
     for example in () if recipe.em else teaching.examples:
@@ -75,7 +75,7 @@ def check(teaching: Teaching, recipe: Recipe) -> None:
             )
 
 
-def class_examples(teachings: Sequence[Teaching], recipe: Recipe) -> list[Example]:
+def collect_class_examples(teachings: Sequence[TrainingSubject], recipe: Recipe) -> list[Example]:
     """The given class pictures of all concepts, none where the model draws them.
 
     Raises TrainError where the recipe does not use them, a concept has none beside one that has, or a caption
@@ -83,9 +83,9 @@ def class_examples(teachings: Sequence[Teaching], recipe: Recipe) -> list[Exampl
     """
     found = [example for teaching in teachings for example in teaching.class_examples]
     for teaching in teachings if found else ():
-        if not recipe.prior_weight:
-            use = "leave class_images out" if recipe.em else "set prior_weight=1, or leave class_images out"
-            raise TrainError(f"{teaching.name}: class_images, but prior_weight=0 learns nothing from them; {use}")
+        if not recipe.prior_loss_weight:
+            use = "leave class_images out" if recipe.em else "set prior_loss_weight=1, or leave class_images out"
+            raise TrainError(f"{teaching.name}: class_images, but prior_loss_weight=0 learns nothing from them; {use}")
         if not teaching.class_examples:
             raise TrainError(
                 f"{teaching.name}: no class_images, but another concept has some; give all of them, or none"
@@ -102,6 +102,6 @@ def class_examples(teachings: Sequence[Teaching], recipe: Recipe) -> list[Exampl
     return found
 
 
-def new_words(name: str, count: int) -> str:
+def make_trigger(name: str, count: int) -> str:
     """The trigger of a concept that so many words are learned for; no text encoder knows them."""
     return f"<{name}>" if count == 1 else " ".join(f"<{name}{i + 1}>" for i in range(count))

@@ -11,20 +11,21 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from costars.errors import TrainError
+from costars.model.families import attention_depths, attention_layers
 from costars.model.model import Model
-from costars.sample.attention_processor import attention_layers
+from costars.model.predict import NoiseSchedule
 from costars.sample.attention_rules import evened, grid_of
 from costars.train.attention_maps import Gaze
-from costars.train.diffusion_loss import levels_of, squared_errors
+from costars.train.diffusion_loss import squared_errors
 from costars.train.em.estep_masks import Evidence
-from costars.train.em.group_images import Entangled
+from costars.train.em.group_images import GroupImage
 from costars.train.recipes import Em
 
 Text = Callable[[Sequence[tuple[str, ...]]], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
-class Cells:
+class AttentionResolutions:
     """Which attention is looked at: layers each of whose queries stands for a square of one of these px.
 
     latent_px is the side of what one latent cell stands for.
@@ -33,7 +34,7 @@ class Cells:
     latent_px: int
     px: tuple[int, ...]
 
-    def looks_at(self, queries: int, shape: Sequence[int]) -> bool:
+    def includes(self, queries: int, shape: Sequence[int]) -> bool:
         """Whether attention of so many queries, on latents (..., h, w), is looked at."""
         return round(self.latent_px * math.sqrt(shape[-2] * shape[-1] / queries)) in self.px
 
@@ -42,31 +43,30 @@ class Cells:
         return math.prod(math.ceil(side * self.latent_px / min(self.px)) for side in shape[-2:])
 
 
-def cells_of(model: Model, px: Sequence[int]) -> Cells:
+def select_resolutions(model: Model, px: Sequence[int]) -> AttentionResolutions:
     """Cells of these px. Raises TrainError where the model has no attention of one of them, the mid block's aside."""
-    depths = {int(name.split(".")[1]) for name, _ in attention_layers(model.unet) if name.startswith("down_blocks.")}
-    known = [model.facts.cell_px << depth for depth in sorted(depths)]
+    known = [model.facts.cell_px << depth for depth in attention_depths(attention_layers(model.unet))]
     if missing := sorted({*px} - {*known}):
         raise TrainError(
-            f"settings.em.cells_px: {list(px)}; no attention of this model has cells of {missing[0]} px, it has "
-            f"{', '.join(map(str, known))}"
+            f"settings.em.attention_cell_px: {list(px)}; no attention of this model has cells of {missing[0]} px, it "
+            f"has {', '.join(map(str, known))}"
         )
-    return Cells(model.facts.cell_px, tuple(px))
+    return AttentionResolutions(model.facts.cell_px, tuple(px))
 
 
 @dataclass(frozen=True)
-class Witness:
+class EvidenceCollector:
     """Asks a model about pictures; text names some of a picture's concepts and has the gaze look at their words."""
 
     model: Model
     em: Em
     gaze: Gaze
-    cells: Cells
+    cells: AttentionResolutions
     text: Text
 
-    def evidence(self, picture: Entangled, latent: Tensor, size_ids: Tensor, seed: int) -> Evidence:
+    def evidence(self, picture: GroupImage, latent: Tensor, size_ids: Tensor, seed: int) -> Evidence:
         """Of a picture's figures, its latent (1, c, h, w); the same for the same seed. A background is none of them."""
-        whole = self.em.estep.likelihood
+        whole = self.em.estep.use_likelihood
         with self.gaze.relating(self.cells.finest(latent.shape) if whole else 0):
             maps = self._maps(picture.names, latent, size_ids, seed)
         maps = {name: maps[name] for name in picture.figures}
@@ -80,7 +80,7 @@ class Witness:
         sums = dict[str, Tensor]()
         for _ in self._noised(names, latent, size_ids, seed):
             for layer, looked in self.gaze.maps.items():
-                if self.cells.looks_at(looked.shape[-1], latent.shape):
+                if self.cells.includes(looked.shape[-1], latent.shape):
                     sums[layer] = looked.sum(dim=0) + sums.get(layer, 0)
         each = torch.stack([_on_grid(total, latent.shape[-2:]) for total in sums.values()])
         return dict(zip(names, each.mean(dim=0), strict=True))
@@ -93,10 +93,10 @@ class Witness:
         self, names: tuple[str, ...], latent: Tensor, size_ids: Tensor, seed: int, looking: bool = True
     ) -> Iterator[Tensor]:
         """(n, h, w) errors under a text that names these, at random timesteps, so many rows at a time."""
-        rest, levels = self.em.estep.timesteps, levels_of(self.model.scheduler)
+        rest, levels = self.em.estep.timesteps, NoiseSchedule.from_scheduler(self.model.scheduler)
         generator = torch.Generator().manual_seed(seed)
         while rest:
-            count = min(self.em.rows, rest)
+            count = min(self.em.rows_per_call, rest)
             text = self.text([names] * count)
             if not looking:
                 self.gaze.at(())

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.data.subject import Teaching
+from costars.train.data.subject import TrainingSubject
 from costars.types import MaskArray
 
 
 @dataclass(frozen=True)
-class Entangled:
+class GroupImage:
     """A picture with the names of the concepts in it, and where they are if somebody said; a background is last."""
 
     file: str
@@ -29,7 +29,7 @@ class Entangled:
         return tuple(name for name in self.names if name != self.background)
 
 
-def entangled(teachings: Sequence[Teaching]) -> tuple[Entangled, ...]:
+def collect_group_images(teachings: Sequence[TrainingSubject]) -> tuple[GroupImage, ...]:
     """The pictures that the teachings share, by file; a mask is of the concept whose teaching has it.
 
     A background that has no mask is what is around the others' masks. Raises TrainError for two pictures of one
@@ -50,25 +50,25 @@ def entangled(teachings: Sequence[Teaching]) -> tuple[Entangled, ...]:
                 raise TrainError(f"{example.name}: two backgrounds, {both}; say in a caption which it shows")
             if example.mask is not None:
                 given.setdefault(example.name, {})[teaching.name] = example.mask
-    found = (Entangled(f, images[f], tuple(names[f]), given.get(f, {}), around.get(f, "")) for f in images)
+    found = (GroupImage(f, images[f], tuple(names[f]), given.get(f, {}), around.get(f, "")) for f in images)
     return tuple(_with_surroundings(picture) for picture in found)
 
 
-def _with_surroundings(picture: Entangled) -> Entangled:
+def _with_surroundings(picture: GroupImage) -> GroupImage:
     given = picture.given
     if not picture.background or picture.background in given or not all(name in given for name in picture.figures):
         return picture
-    own = surroundings([given[name] for name in picture.figures], picture.image.size)
+    own = uncovered_mask([given[name] for name in picture.figures], picture.image.size)
     return replace(picture, given={**given, picture.background: own})
 
 
-def surroundings(masks: Sequence[MaskArray], size: tuple[int, int]) -> MaskArray:
+def uncovered_mask(masks: Sequence[MaskArray], size: tuple[int, int]) -> MaskArray:
     """(h, w) what no mask covers of a picture of size (w, h) px."""
     nobody = np.ones(size[::-1], dtype=np.float32)
     return np.minimum.reduce([nobody, *(1 - mask for mask in masks)])
 
 
-def caption_of(names: Sequence[str], called: Mapping[str, str], template: str, background: str = "") -> str:
+def make_caption(names: Sequence[str], called: Mapping[str, str], template: str, background: str = "") -> str:
     """A caption that names these concepts and nothing else, a background as what the others are in."""
     each = [f"a {called[name]}" for name in names if name != background]
     said = each[-1] if len(each) == 1 else f"{', '.join(each[:-1])} and {each[-1]}" if each else ""

@@ -18,16 +18,17 @@ from torch.nn.functional import interpolate
 
 from costars.errors import TrainError
 from costars.model.model import Model
+from costars.model.predict import NoiseSchedule
 from costars.model.prompt_weighting import needle
 from costars.train.attention_maps import Gaze, gazing
-from costars.train.data.aspect_buckets import fitted, fitted_mask, put_back
+from costars.train.data.aspect_buckets import crop_mask_to_bucket, fitted, uncrop_mask
 from costars.train.data.images import Example
-from costars.train.data.latents import encode
-from costars.train.data.subject import Teaching
-from costars.train.diffusion_loss import cell_weights, levels_of, noise_errors, peaked
-from costars.train.em.estep_masks import disjoint
-from costars.train.em.evidence import Cells, Witness, cells_of
-from costars.train.em.group_images import Entangled, caption_of, entangled, surroundings
+from costars.train.data.latents import encode_examples
+from costars.train.data.subject import TrainingSubject
+from costars.train.diffusion_loss import cell_weights, noise_errors, peaked
+from costars.train.em.estep_masks import estimate_masks
+from costars.train.em.evidence import AttentionResolutions, EvidenceCollector, select_resolutions
+from costars.train.em.group_images import GroupImage, collect_group_images, make_caption, uncovered_mask
 from costars.train.embeddings import Captions, read_captions
 from costars.train.objective import Masks
 from costars.train.recipes import Em, Recipe
@@ -45,7 +46,7 @@ class EmObjective:
     recipe: Recipe
     em: Em
     trained: Trained
-    pictures: Sequence[Entangled]
+    pictures: Sequence[GroupImage]
     fitted: Sequence[Image.Image]  # each as it is learned from
     latents: Sequence[Tensor]  # (1, c, h, w) each
     size_ids: Sequence[Tensor]
@@ -53,7 +54,7 @@ class EmObjective:
     numbers: Mapping[tuple[str, ...], int]  # which caption names these concepts
     needles: Mapping[str, tuple[int, ...]]  # how the first text encoder spells what a concept is called
     gaze: Gaze
-    cells: Cells
+    cells: AttentionResolutions
     masks: Masks = field(default_factory=dict)  # of each picture's own size
     fitted_masks: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
@@ -63,14 +64,16 @@ class EmObjective:
             self._take(self._given() if self.em.masks == "given" else self._estep(step))
 
     def _is_time(self, step: int) -> bool:
-        return step % self.em.refresh == 0 and (not self.em.until or step <= self.em.until)
+        return step % self.em.refresh_every_steps == 0 and (
+            not self.em.freeze_after_steps or step <= self.em.freeze_after_steps
+        )
 
     def _given(self) -> Masks:
         return {(i, name): each.given[name] for i, each in enumerate(self.pictures) for name in each.names}
 
     def _take(self, masks: Masks) -> None:
         self.masks = masks
-        cut = {(i, name): fitted_mask(mask, self.fitted[i].size) for (i, name), mask in masks.items()}
+        cut = {(i, name): crop_mask_to_bucket(mask, self.fitted[i].size) for (i, name), mask in masks.items()}
         self.fitted_masks = {key: torch.from_numpy(mask) for key, mask in cut.items()}
         for name in dict.fromkeys(name for _, name in masks):
             if not any(bool(mask.any()) for (_, other), mask in cut.items() if other == name):
@@ -81,7 +84,9 @@ class EmObjective:
         if any(name == picture.background for picture in self.pictures):
             return "the others leave nothing of it, in no picture; add one that shows more of it, or leave it out"
         if self.em.masks == "given":
-            return "its masks are empty within what is learned from of each picture; set longest to cut away less"
+            return (
+                "its masks are empty within what is learned from of each picture; set max_aspect_ratio to cut away less"
+            )
         return (
             "its words look nowhere in particular, in no picture; draw PICTURE."
             f"{name}.mask.png and set em.masks=given, or give it a class that the model knows"
@@ -97,7 +102,7 @@ class EmObjective:
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Of one batch: so many draws of a picture and some of its concepts."""
-        draws = [self._draw(generator) for _ in range(self.recipe.batch)]
+        draws = [self._draw(generator) for _ in range(self.recipe.batch_size)]
         by_size: dict[torch.Size, list[Draw]] = {}
         for i, names in draws:
             by_size.setdefault(self.latents[i].shape, []).append((i, names))
@@ -118,11 +123,11 @@ class EmObjective:
         most = max(len(names) for _, names in rows)
         masks = torch.stack([self._masks(i, names, most) for i, names in rows]).to(latents.device)
         h, w = latents.shape[-2:]
-        weights = cell_weights(masks.amax(dim=1, keepdim=True), (h, w), self.recipe.outside_weight)
+        weights = cell_weights(masks.amax(dim=1, keepdim=True), (h, w), self.recipe.background_loss_weight)
         errors = self._errors(rows, latents, generator, weights)
         strayed = self._strayed(rows, masks)
         self.gaze.at(())
-        return errors.mean() + self.recipe.attention_weight * strayed
+        return errors.mean() + self.recipe.attention_loss_weight * strayed
 
     def _strayed(self, rows: Sequence[Draw], masks: Tensor) -> Tensor:
         """Equation 4: the error of each concept's map, its peak 1, against its mask (b, n, H, W)."""
@@ -130,7 +135,7 @@ class EmObjective:
         there = torch.tensor([[j < len(names) for j in range(most)] for _, names in rows], device=masks.device)
         shape, errors = self.latents[rows[0][0]].shape, []
         maps = self.gaze.by_size(shape)
-        for looked in (found for queries, found in maps.items() if self.cells.looks_at(queries, shape)):
+        for looked in (found for queries, found in maps.items() if self.cells.includes(queries, shape)):
             wanted = interpolate(masks, looked.shape[-2:], mode="area")
             errors.append((peaked(looked) - wanted).square().mean(dim=(2, 3)))
         return (torch.stack(errors).mean(dim=0) * there).sum() / len(rows)
@@ -138,8 +143,8 @@ class EmObjective:
     def _errors(self, rows: Sequence[Draw], latents: Tensor, generator: torch.Generator, weights: Tensor) -> Tensor:
         text = self._text([names for _, names in rows])
         size_ids = torch.cat([self.size_ids[i] for i, _ in rows])
-        gamma, offset = self.recipe.gamma, self.recipe.noise_offset
-        levels = levels_of(self.model.scheduler)
+        gamma, offset = self.recipe.snr_gamma, self.recipe.noise_offset
+        levels = NoiseSchedule.from_scheduler(self.model.scheduler)
         return noise_errors(self.model.unet, levels, latents, text, size_ids, generator, gamma, weights, offset)
 
     def _text(self, named: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor | None]:
@@ -160,7 +165,7 @@ class EmObjective:
     @torch.no_grad()
     def _estep(self, step: int) -> Masks:
         masks: Masks = {}
-        witness = Witness(self.model, self.em, self.gaze, self.cells, self._text)
+        witness = EvidenceCollector(self.model, self.em, self.gaze, self.cells, self._text)
         for i, picture in enumerate(self.pictures):
             seed = self.recipe.seed * 1_000_003 + step * 101 + i
             known = self.fitted_masks
@@ -168,19 +173,19 @@ class EmObjective:
             found: dict[str, MaskArray] = {}
             if picture.figures:
                 evidence = witness.evidence(picture, self.latents[i], self.size_ids[i], seed)
-                found = disjoint(evidence, self.fitted[i], self.em.estep, before)
+                found = estimate_masks(evidence, self.fitted[i], self.em.estep, before)
             if picture.background:
-                found[picture.background] = surroundings([*found.values()], self.fitted[i].size)
-            masks |= {(i, name): put_back(mask, picture.image.size) for name, mask in found.items()}
+                found[picture.background] = uncovered_mask([*found.values()], self.fitted[i].size)
+            masks |= {(i, name): uncrop_mask(mask, picture.image.size) for name, mask in found.items()}
         return masks
 
 
 @contextmanager
 def em_objective(
-    model: Model, teachings: Sequence[Teaching], recipe: Recipe, trained: Trained, em: Em
+    model: Model, teachings: Sequence[TrainingSubject], recipe: Recipe, trained: Trained, em: Em
 ) -> Iterator[EmObjective]:
     """Within the block this is what the EM recipe trains on; raises TrainError where given masks are not given."""
-    cells, pictures = cells_of(model, em.cells_px), entangled(teachings)
+    cells, pictures = select_resolutions(model, em.attention_cell_px), collect_group_images(teachings)
     for picture in pictures:
         missing = [name for name in picture.figures or picture.names if name not in picture.given]
         if em.masks == "given" and missing:
@@ -193,12 +198,20 @@ def em_objective(
     for picture in pictures:
         for count in range(1, len(picture.names) + 1):
             for names in combinations(picture.names, count):
-                said[names] = caption_of(names, called, em.caption, picture.background)
+                said[names] = make_caption(names, called, em.caption_template, picture.background)
     numbers = {names: number for number, names in enumerate(said)}
-    counts = {word: recipe.vectors for t in teachings for word in t.words}
+    counts = {word: recipe.vectors_per_token for t in teachings for word in t.trigger_words}
     captions = read_captions(model.encoders, [*said.values()], counts)
     needles = {name: needle(model.encoders[0].tokenizer, words, counts) for name, words in called.items()}
-    each = [encode(model, [Example(p.image)], longest=recipe.longest, own_size=recipe.own_size) for p in pictures]
+    each = [
+        encode_examples(
+            model,
+            [Example(p.image)],
+            max_aspect_ratio=recipe.max_aspect_ratio,
+            size_conditioning=recipe.size_conditioning,
+        )
+        for p in pictures
+    ]
     latents, size_ids = [e.buckets[0].latents for e in each], [e.buckets[0].size_ids for e in each]
     px = model.facts.cell_px
     sizes = [(latent.shape[-1] * px, latent.shape[-2] * px) for latent in latents]

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from costars.concepts.saving import whole_file
+from costars.concepts.saving import atomic_file
 from costars.errors import TrainError
-from costars.images.contact_sheet import grid, masks_in_colour
-from costars.train.data.subject import Teaching
+from costars.images.contact_sheet import make_grid, overlay_masks
+from costars.train.data.subject import TrainingSubject
 from costars.train.em.estep_masks import mean_iou
-from costars.train.em.group_images import entangled
+from costars.train.em.group_images import collect_group_images
 from costars.train.objective import Masks
 from costars.train.run import of_objective
 from costars.types import MaskArray, Region
@@ -26,15 +26,15 @@ REPORT = "report.json"
 
 
 @dataclass
-class Story:
+class MaskHistory:
     """The masks as they came to be, where a recipe makes some: a row for each time that they were made."""
 
-    teachings: Sequence[Teaching]
+    teachings: Sequence[TrainingSubject]
     rows: list[Row] = field(default_factory=list)
     masks: Masks = field(default_factory=dict)
     taken_up: bool = False  # the masks are a checkpoint's, nobody was heard yet
 
-    def hear(self, steps: int, masks: Mapping[tuple[int, str], MaskArray]) -> bool:
+    def record(self, steps: int, masks: Mapping[tuple[int, str], MaskArray]) -> bool:
         """The masks that a step used, so many steps having been taken before it; whether they were made for it."""
         if self.taken_up and all(np.array_equal(mask, self.masks.get(key, ())) for key, mask in masks.items()):
             self.masks = dict(masks)
@@ -46,20 +46,20 @@ class Story:
         return True
 
 
-def gone_on(teachings: Sequence[Teaching], kept: Path) -> Story:
+def load_history(teachings: Sequence[TrainingSubject], kept: Path) -> MaskHistory:
     """The story of a run that goes on from its checkpoint, with the rows beside it up to there."""
     path = kept.with_name(REPORT)
     if not path.exists():
-        return Story(teachings)
+        return MaskHistory(teachings)
     step, state = of_objective(kept)
     rows = [row for row in json.loads(path.read_text())["masks"] if row["step"] < step]
     masks = {(int(key.partition(".")[0]), key.partition(".")[2]): tensor.numpy() for key, tensor in state.items()}
-    return Story(teachings, rows, masks, taken_up=True)
+    return MaskHistory(teachings, rows, masks, taken_up=True)
 
 
-def _row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks, teachings: Sequence[Teaching]) -> Row:
+def _row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks, teachings: Sequence[TrainingSubject]) -> Row:
     """{step, iou {concept: with the masks that were given, where any were}, same {concept: with the masks before}}."""
-    pictures = entangled(teachings)
+    pictures = collect_group_images(teachings)
     iou, same = dict[str, float](), dict[str, float]()
     for teaching in teachings:
         name = teaching.name
@@ -72,25 +72,25 @@ def _row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks
     return {"step": step, "iou": iou, "same": same}
 
 
-def keep(story: Story, folder: Path) -> None:
+def keep(story: MaskHistory, folder: Path) -> None:
     """report.json, the rows so far."""
-    with whole_file(folder / REPORT) as partial:
+    with atomic_file(folder / REPORT) as partial:
         partial.write_text(json.dumps({"masks": list(story.rows)}, indent=2) + "\n")
 
 
-def write(story: Story, folder: Path) -> None:
+def write(story: MaskHistory, folder: Path) -> None:
     """masks/PICTURE.CONCEPT.png, sheet of masks, report.json, and report.png where there is a truth to plot."""
     rows, masks, teachings = story.rows, story.masks, story.teachings
-    pictures = entangled(teachings)
+    pictures = collect_group_images(teachings)
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     for (i, name), mask in masks.items():
         drawn = Image.fromarray((mask * 255).astype(np.uint8))
         drawn.save(folder / "masks" / f"{Path(pictures[i].file).stem}.{name}.png")
     shown = [
-        masks_in_colour(p.image, {n: Region(n, masks[i, n], 1.0, k) for k, n in enumerate(p.names) if (i, n) in masks})
+        overlay_masks(p.image, {n: Region(n, masks[i, n], 1.0, k) for k, n in enumerate(p.names) if (i, n) in masks})
         for i, p in enumerate(pictures)
     ]
-    grid([[p.image for p in pictures], shown]).save(folder / "masks.png")
+    make_grid([[p.image for p in pictures], shown]).save(folder / "masks.png")
     keep(story, folder)
     if any(row["iou"] for row in rows):
         _plot(rows, folder / "report.png")
