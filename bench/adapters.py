@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from costars import open_studio
 from costars.model.lora import one_adapter_per_row
 from costars.model.model import Model
+from costars.model.predict import Conditioning, predict_noise
 from costars.types import Concept
 
 NAMES = ("ana", "bo", "cleo", "dan")
@@ -72,14 +73,9 @@ def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
 
     def call(start: int = 0, stop: int = 2 * k) -> torch.Tensor:
         count = stop - start
-        added = {
-            "text_embeds": text.pooled.expand(count, -1),
-            "time_ids": model.size_ids(model.facts.size_px).expand(count, -1),
-        }
-        out: torch.Tensor = model.unet(
-            latents[start:stop], 500, text.tokens.expand(count, -1, -1), added_cond_kwargs=added
-        ).sample
-        return out
+        tokens, pooled = text.tokens.expand(count, -1, -1), text.pooled.expand(count, -1)
+        own = Conditioning(tokens, pooled, model.size_ids(model.facts.size_px))
+        return predict_noise(model.unet, latents[start:stop], torch.tensor(500), own)
 
     own = {c.name: c.adapter for c in concepts}
     with one_adapter_per_row(model.unet, "unet.", own) as adapters, adapters.on(rows):

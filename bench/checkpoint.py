@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from costars.model.families import attention_layers
 from costars.model.load import CONFIGS, SDXL_PARTS
 from costars.model.single_file import tokenizer_of
-from costars.sample.attention_processor import attention_layers
 from costars.studio import DTYPES
 
 RANK, CELL_PX = 16, 8

@@ -30,6 +30,7 @@ from peft.tuners.lora import LoraLayer
 
 from costars import Scene, Studio, open_studio
 from costars.model.model import Model
+from costars.model.predict import Conditioning, predict_noise
 from costars.retry import last
 from costars.types import Picture, Plan, Text
 
@@ -147,12 +148,9 @@ def call(model: Model, text: Text, rows: int) -> object:
     """One call of the UNet as it stands."""
     h, w = model.latent_size(model.facts.size_px)
     sample = torch.randn(rows, model.facts.latent_channels, h, w).to(model.device, model.dtype)
-    added = None
-    if text.pooled is not None:
-        size_ids = model.size_ids(model.facts.size_px).expand(rows, -1)
-        added = {"text_embeds": text.pooled.expand(rows, -1), "time_ids": size_ids}
-    tokens, t = text.tokens[0:1].expand(rows, -1, -1), torch.tensor(500, device=model.device)
-    return model.unet(sample, t, tokens, added_cond_kwargs=added).sample
+    pooled = None if text.pooled is None else text.pooled.expand(rows, -1)
+    own = Conditioning(text.tokens[0:1].expand(rows, -1, -1), pooled, model.size_ids(model.facts.size_px))
+    return predict_noise(model.unet, sample, torch.tensor(500, device=model.device), own)
 
 
 def measured(folder: Path, options: argparse.Namespace, device: torch.device, dtype: str) -> Iterator[dict[str, Any]]:

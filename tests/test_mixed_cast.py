@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from costars.concepts.saving import write_concept
+from costars.model.families import attention_layers, count_cross_layers
 from costars.retry import last
-from costars.sample.attention_processor import attention_layers, cross_numbers
 from costars.studio import open_studio
 from costars.types import Plan, Step
 
@@ -19,7 +19,7 @@ KINDS = ("lora", "words", "words of each layer", "weights")
 @pytest.fixture
 def cast(tiny, concepts, library, tmp_path):
     """One member of each kind, each with a quarter of the picture for its own."""
-    layers = len(cross_numbers(attention_layers(tiny.unet)))
+    layers = count_cross_layers(tiny.unet)
     widths = {e.name: e.module.config.hidden_size for e in tiny.encoders}
     plain = replace(concepts["a"], adapter={}, family="sdxl")
 

@@ -1,4 +1,4 @@
-"""A scene's concepts held against its model: what fits, what does not, and what is left out."""
+"""A scene and its concepts checked against the model, with every open field filled in."""
 
 from __future__ import annotations
 
@@ -7,33 +7,97 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from costars.errors import ConceptError, SceneError
-from costars.methods.prompts import class_names, global_prompt, member_prompt
+from costars.methods.prompts import global_prompt, member_nouns, member_prompt, own_words
+from costars.model.families import count_cross_layers
 from costars.model.lora import changes, fit, matched
 from costars.model.model import Model
 from costars.model.prompt_weighting import read
+from costars.model.schedulers import scheduler_of
 from costars.model.text_encoder import vector_counts
-from costars.sample.attention_processor import attention_layers, cross_numbers
+from costars.resolved_scene import Member, ResolvedScene
+from costars.scene.defaults import fill_defaults
 from costars.scene.scene import Scene
+from costars.segment.match_cast import check_where
 from costars.types import Concept
 
 SHOWN = 3  # names of layers in a note
+_STYLE = "{style}"  # how messages name the style; no member can have this name
 
 
-class Fitted(NamedTuple):
-    """Concepts with the layers that the model has, a line for each that has others too, and how many layers fit."""
+def resolve_scene(
+    scene: Scene, model: Model, concepts: Mapping[str, Concept], style: Concept | None
+) -> ResolvedScene:
+    """The scene with its members resolved and what it leaves open filled in; concepts {member: concept}.
+
+    Raises SceneError or ConceptError for what does not fit together, before anything is drawn.
+    """
+    scene = fill_defaults(scene)
+    scheduler = scheduler_of(scene.scheduler, model.scheduler)
+    named = {**concepts, **({_STYLE: style} if style else {})}
+    matched_concepts, notes, layer_counts = match_concepts(named, model)
+    style = matched_concepts.pop(_STYLE, None)
+    for name, member in scene.cast.items():
+        if member.trigger:
+            matched_concepts[name] = replace(matched_concepts[name], trigger=member.trigger)
+    _check_nouns(scene, matched_concepts)
+    size_px = scene.size or model.facts.size_px
+    model.latent_size(size_px)
+    check_where(scene.cast, size_px)
+    members = _resolve_members(scene, matched_concepts)
+    prompt = global_prompt(scene, {name: member.noun for name, member in members.items()})
+    _check_prompts(scene, members, prompt, style, model)
+    return ResolvedScene(
+        scene=scene,
+        model=model,
+        scheduler=scheduler,
+        members=members,
+        prompt=prompt,
+        size_px=size_px,
+        start=scene.start or 0.0,
+        lowest_score=scene.lowest_score or 0.0,
+        options=scene.method,
+        style=style,
+        notes=(*model.facts.notes, *notes, *_triggerless_notes(members)),
+        layer_counts=layer_counts,
+    )
+
+
+def _resolve_members(scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, Member]:
+    """Every member of the cast, in the prompt's order."""
+    nouns = member_nouns(scene, concepts)
+    members = {}
+    for name, noun in nouns.items():
+        given, concept = scene.cast[name], concepts[name]
+        words = own_words(concept, noun)
+        members[name] = Member(
+            name=name,
+            concept=concept,
+            noun=noun,
+            words=words,
+            phrase=given.segment_phrase or noun,
+            prompt=member_prompt(scene, name, nouns, words),
+            given_prompt=given.prompt is not None,
+            negative_prompt=given.negative_prompt,
+            weight=given.weight,
+        )
+    return members
+
+
+class MatchedConcepts(NamedTuple):
+    """Concepts reduced to the layers of a model, notes on what is left out, and {name: "12 of 12 layers"}."""
 
     concepts: dict[str, Concept]
     notes: tuple[str, ...]
-    fits: dict[str, str]
+    layer_counts: dict[str, str]
 
 
-def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
-    """The concepts as this model can use them.
+def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConcepts:
+    """Reduce concepts to the layers that the model has.
 
     Raises ConceptError for one of another family, of other sizes, or of which no layer is in the model.
     """
     modules = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
-    taken, notes, fits = {}, [], {}
+    taken, notes, layer_counts = {}, [], {}
     for name, concept in concepts.items():
         if concept.family not in ("", model.facts.family):
             raise ConceptError(
@@ -60,13 +124,13 @@ def fitted(concepts: Mapping[str, Concept], model: Model) -> Fitted:
             fit(module, f"{part}.", {concept.source: adapter})
         _check_words(concept, model)
         taken[name] = replace(concept, adapter=adapter, weights={})
-        fits[name] = f"{len(adapter)} of {len(whole)} layers"
-    return Fitted(taken, tuple(notes), fits)
+        layer_counts[name] = f"{len(adapter)} of {len(whole)} layers"
+    return MatchedConcepts(taken, tuple(notes), layer_counts)
 
 
 def _check_words(concept: Concept, model: Model) -> None:
     """A word has a vector of the right width for every text encoder, for one layer or for each that reads text."""
-    layers = len(cross_numbers(attention_layers(model.unet)))
+    layers = count_cross_layers(model.unet)
     for word, parts in concept.words.items():
         for encoder in model.encoders:
             width = encoder.module.config.hidden_size
@@ -79,8 +143,8 @@ def _check_words(concept: Concept, model: Model) -> None:
                 )
 
 
-def check_classes(scene: Scene, concepts: Mapping[str, Concept]) -> None:
-    """Every member is something to the base model. Raises ConceptError for one of which nobody says what."""
+def _check_nouns(scene: Scene, concepts: Mapping[str, Concept]) -> None:
+    """Raises ConceptError for a member of which neither the scene nor its file says what it is."""
     for name, member in scene.cast.items():
         if not (member.class_name or concepts[name].class_name):
             raise ConceptError(
@@ -88,40 +152,38 @@ def check_classes(scene: Scene, concepts: Mapping[str, Concept]) -> None:
             )
 
 
-def check_prompts(scene: Scene, concepts: Mapping[str, Concept], style: Concept | None, model: Model) -> None:
-    """Every prompt can be read and holds the words that were taught: found out before anything is drawn."""
-    classes = class_names(scene, concepts)
-    prompts = [global_prompt(scene, classes), scene.negative_prompt]
-    prompts += [member_prompt(scene, name, classes, concepts[name]) for name in scene.cast]
-    prompts += [member.negative_prompt or "" for member in scene.cast.values()]
-    for prompt in prompts:
-        read(model.encoders[0].tokenizer, prompt)
-    for name, concept in concepts.items():
-        _check_said(f"cast.{name}", member_prompt(scene, name, classes, concept), concept, model)
+def _check_prompts(
+    scene: Scene, members: Mapping[str, Member], prompt: str, style: Concept | None, model: Model
+) -> None:
+    """Raises SceneError for a prompt that cannot be parsed or lacks a learned word."""
+    prompts = [prompt, scene.negative_prompt, *(members[name].prompt for name in scene.cast)]
+    prompts += [members[name].negative_prompt or "" for name in scene.cast]
+    for each in prompts:
+        read(model.encoders[0].tokenizer, each)
+    for member in (members[name] for name in scene.cast):
+        _check_learned_words(f"cast.{member.name}", member.prompt, member.concept, model)
     if style is not None:
-        _check_said("style", global_prompt(scene, classes), style, model)
+        _check_learned_words("style", prompt, style, model)
     deepest = min(encoder.module.config.num_hidden_layers for encoder in model.encoders)
     if (scene.clip_skip or 1) > deepest:
-        raise SceneError(
-            f"clip_skip {scene.clip_skip}: the model's text encoders have {deepest} layers; want at most that"
-        )
+        raise SceneError(f"clip_skip {scene.clip_skip}: the model's text encoders have {deepest} layers; want 1 to {deepest}")
 
 
-def without_trigger(scene: Scene, concepts: Mapping[str, Concept]) -> tuple[str, ...]:
-    """A line for each member that its own prompt calls by nothing but its class, as it may not be known by that."""
+def _triggerless_notes(members: Mapping[str, Member]) -> tuple[str, ...]:
+    """A note for each member without a trigger: its concept may not respond to its class alone."""
     return tuple(
-        f"{name}: {concepts[name].source!r} tells no trigger, so its prompt says {noun!r} alone; if it has one, "
-        f"set cast.{name}.trigger"
-        for name, noun in class_names(scene, concepts).items()
-        if not concepts[name].trigger and scene.cast[name].prompt is None
+        f"{name}: {member.concept.source!r} states no trigger, so its prompt says {member.noun!r} alone; "
+        f"if it has one, set cast.{name}.trigger"
+        for name, member in members.items()
+        if not member.concept.trigger and not member.given_prompt
     )
 
 
-def _check_said(whose: str, prompt: str, concept: Concept, model: Model) -> None:
-    """Raises SceneError where a prompt lacks a word that the concept was taught as: it would go without it."""
-    said = {word for _, word, _ in read(model.encoders[0].tokenizer, prompt, vector_counts(concept.words)).learned}
-    for word in concept.words.keys() - said:
+def _check_learned_words(field: str, prompt: str, concept: Concept, model: Model) -> None:
+    """Raises SceneError where a prompt lacks a learned word of the concept: it would be drawn without it."""
+    found = {word for _, word, _ in read(model.encoders[0].tokenizer, prompt, vector_counts(concept.words)).learned}
+    for word in concept.words.keys() - found:
         raise SceneError(
-            f"{whose}: {concept.source!r} was taught as {word!r}, which {prompt!r} does not say; "
-            "write it there, or leave trigger and prompt to the concept"
+            f"{field}: {concept.source!r} has the learned word {word!r}, which the prompt {prompt!r} lacks; "
+            "write it there, or leave trigger and prompt unset"
         )

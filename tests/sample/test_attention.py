@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from costars.sample.attention_processor import Moment, attention_layers, attention_rule
+from costars.model.families import attention_layers
+from costars.sample.attention_processor import Moment, attention_rule
 
 
 def plain(attend, query, key, value, where):

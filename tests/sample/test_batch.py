@@ -6,7 +6,7 @@ import torch
 from costars.model.offload import Portion
 from costars.sample.attention_processor import Moment
 from costars.sample.batch import batch_of, positions_in
-from costars.types import ControlNet, Path
+from costars.types import ControlNet, DenoisingPath
 
 SIZE = (64, 64)
 CPU = torch.device("cpu")
@@ -29,9 +29,9 @@ def noise(model, paths, controls=(), progress=0.0):
 
 
 def test_a_text_beside_a_longer_one_is_read_as_if_it_stood_alone(tiny_double):
-    short = Path("short", tiny_double.encode_text("a man in the forest"))
-    longer = Path("longer", tiny_double.encode_text(" ".join(["a"] * 100)))
-    longest = Path("longest", tiny_double.encode_text(" ".join(["a"] * 200)))
+    short = DenoisingPath("short", tiny_double.encode_text("a man in the forest"))
+    longer = DenoisingPath("longer", tiny_double.encode_text(" ".join(["a"] * 100)))
+    longest = DenoisingPath("longest", tiny_double.encode_text(" ".join(["a"] * 200)))
     together = noise(tiny_double, [short, longer, longest])
     for row, path in zip(together, (short, longer, longest), strict=True):
         assert torch.allclose(row, noise(tiny_double, [path])[0], atol=1e-9)
@@ -39,8 +39,8 @@ def test_a_text_beside_a_longer_one_is_read_as_if_it_stood_alone(tiny_double):
 
 def test_the_words_of_a_short_text_are_found_in_every_copy(tiny):
     short, longer = tiny.encode_text("a man"), tiny.encode_text(" ".join(["a"] * 100))
-    assert positions_in([Path("short", short)], short, [2]) == [2]
-    assert positions_in([Path("short", short, longer)], short, [2, 3]) == [2, 3, 79, 80]
+    assert positions_in([DenoisingPath("short", short)], short, [2]) == [2]
+    assert positions_in([DenoisingPath("short", short, longer)], short, [2, 3]) == [2, 3, 79, 80]
 
 
 def brighter(sample, t, tokens, images, scale, added_cond_kwargs, return_dict):
@@ -58,7 +58,7 @@ def control(scale=1.0, start=0.0, end=1.0):
 @pytest.fixture
 def paths(tiny_double):
     texts = [tiny_double.encode_text(p) for p in ("a man", "a woman", "")]
-    return [Path("global", texts[0], texts[2], controlled=True), Path("a", texts[1], texts[2])]
+    return [DenoisingPath("global", texts[0], texts[2], controlled=True), DenoisingPath("a", texts[1], texts[2])]
 
 
 def test_a_control_acts_on_its_own_rows_alone(tiny_double, paths):
@@ -85,10 +85,11 @@ def test_a_control_reaches_the_same_rows_however_the_batch_is_split(tiny_double,
 
 
 def test_each_layer_reads_its_own_tokens_down_mid_up(tiny_double, monkeypatch):
-    from costars.sample.attention_processor import attention_layers, attention_rule, cross_numbers, plain
+    from costars.model.families import attention_layers, cross_layer_index
+    from costars.sample.attention_processor import attention_rule, plain
 
     layers = attention_layers(tiny_double.unet)
-    numbers = cross_numbers(layers)
+    numbers = cross_layer_index(layers)
     assert sorted(numbers.values()) == list(range(17))
     places = [name.partition(".")[0] for name in sorted(numbers, key=numbers.__getitem__)]
     assert [p for i, p in enumerate(places) if not i or places[i - 1] != p] == ["down_blocks", "mid_block", "up_blocks"]
@@ -99,8 +100,8 @@ def test_each_layer_reads_its_own_tokens_down_mid_up(tiny_double, monkeypatch):
         if name in numbers:
             layer.to_k.register_forward_hook(lambda m, inputs, out, name=name: read.update({name: inputs[0]}))
     text = tiny_double.encode_text("a man")
-    path = Path("a", type(text)(text.prompt, own, text.pooled))
-    batch, moment = batch_of(tiny_double, [path, Path("b", text)], SIZE), Moment()
+    path = DenoisingPath("a", type(text)(text.prompt, own, text.pooled))
+    batch, moment = batch_of(tiny_double, [path, DenoisingPath("b", text)], SIZE), Moment()
     moment.layers = batch.layers
     with torch.no_grad(), attention_rule(layers, plain, moment):
         batch.noise(

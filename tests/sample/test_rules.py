@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from costars.sample.attention_processor import Moment, attend, attention_layers, attention_rule
+from costars.model.families import attention_layers
+from costars.sample.attention_processor import Moment, attend, attention_rule
 from costars.sample.attention_rules import BorrowLayout, KeptWords, Reach, RecordWords, both, evened
 from costars.types import Where
 

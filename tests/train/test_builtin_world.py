@@ -85,7 +85,10 @@ def error(model, examples, concept):
     (own,) = fitted({"own": concept}, model).concepts.values()
     layers = count_cross_layers(model.unet) if concept.per_layer else 1
     (bucket,), total = encode(model, examples, max_aspect_ratio=1.0, size_conditioning=False).buckets, 0.0
-    shown, levels = cell_weights(bucket.masks, bucket.latents.shape[-2:], 0.0), NoiseSchedule.from_scheduler(model.scheduler)
+    shown, levels = (
+        cell_weights(bucket.masks, bucket.latents.shape[-2:], 0.0),
+        NoiseSchedule.from_scheduler(model.scheduler),
+    )
     with text_adapter(model.encoders, own.adapter):
         texts = [model.encode_text(example.caption, learned=own.words) for example in examples]
     tokens = torch.stack([text.tokens.flatten(0, 1) for text in texts])

@@ -8,25 +8,36 @@ from typing import Any
 from torch import Tensor
 
 from costars.errors import ConceptError
+from costars.model.families import (
+    CROSS_KEYS_VALUES,
+    FAMILIES,
+    KNOWN_TITLES,
+    SD2,
+    SD15,
+    SDXL,
+    TEXT_ENCODER,
+    TEXT_ENCODER_2,
+)
 from costars.types import Adapter
 
-FAMILIES = ("sd15", "sd2", "sdxl")
-
-CONTEXT: Mapping[int, str] = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # numbers that cross-attention reads per word
-WORD: Mapping[int, str] = {768: "sd15", 1024: "sd2"}  # size of a word of a single text encoder
-PER_LAYER: Mapping[int, str] = {16: "sd15", 70: "sdxl"}  # cross-attention layers, each with words of its own
+# Width of a token that cross-attention reads -> family.
+CONTEXT: Mapping[int, str] = {family.text_width: family.name for family in FAMILIES.values()}
+# Width of a token embedding of the only text encoder -> family.
+WORD: Mapping[int, str] = {width: name for width, name in CONTEXT.items() if len(FAMILIES[name].text_encoders) == 1}
+# Number of cross-attention layers -> family, for those with published ED-LoRAs (an embedding for each layer).
+PER_LAYER: Mapping[int, str] = {family.cross_layers: family.name for family in (SD15, SDXL)}
 # Keys of kohya and of ModelSpec; start of their value -> family, "" for a base model that is none of these.
 _ARCHITECTURE = "modelspec.architecture"  # of a list of names, where kohya's key may hold words of one's own
 _SAID = ("ss_base_model_version", _ARCHITECTURE)
 _STARTS: Mapping[str, str] = {
     "stable-diffusion-xl-v1-refiner": "",
-    "stable-diffusion-xl": "sdxl",
-    "stable-diffusion-v1": "sd15",
-    "stable-diffusion-v2": "sd2",
+    "stable-diffusion-xl": SDXL.name,
+    "stable-diffusion-v1": SD15.name,
+    "stable-diffusion-v2": SD2.name,
     "stable-diffusion-3": "",
-    "sdxl": "sdxl",
-    "sd_v1": "sd15",
-    "sd_v2": "sd2",
+    "sdxl": SDXL.name,
+    "sd_v1": SD15.name,
+    "sd_v2": SD2.name,
     **dict.fromkeys(("sd3", "flux", "chroma", "lumina", "hunyuan", "qwen", "wan", "pixart", "stable-cascade"), ""),
     **dict.fromkeys(("z-image", "z_image", "zimage", "auraflow", "hidream", "cosmos", "anima", "kolors"), ""),
 }
@@ -73,7 +84,7 @@ def _said(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> 
         start = next((s for s in _STARTS if value.lower().startswith(s)), None)
         other = key == _ARCHITECTURE and value and start is None
         if other or (start is not None and not _STARTS[start]):
-            raise ConceptError(f"{source}: was made for {value[:60]!r} ({key}); use one made for SD 1.5, SD 2 or SDXL")
+            raise ConceptError(f"{source}: was made for {value[:60]!r} ({key}); use one made for {KNOWN_TITLES}")
         if start is not None:
             return _STARTS[start], f"{key} {value[:60]!r}"
     return "", ""
@@ -82,14 +93,14 @@ def _said(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> 
 def _shown(adapter: Adapter, tokens: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, str]]:
     """(family, what shows it), one after the other; nothing where no size is one of a known family."""
     for path, entry in adapter.items():
-        if path.startswith("text_encoder_2."):
-            yield "sdxl", "it has a second text encoder"
-        elif path.endswith(("attn2.to_k", "attn2.to_v")) and entry.down.shape[1] in CONTEXT:
+        if path.startswith(f"{TEXT_ENCODER_2}."):
+            yield SDXL.name, "it has a second text encoder"
+        elif path.endswith(CROSS_KEYS_VALUES) and entry.down.shape[1] in CONTEXT:
             size = entry.down.shape[1]
             yield CONTEXT[size], f"{path!r} reads {size} numbers per word"
     for word, parts in tokens.items():
-        size = parts["text_encoder"].shape[-1] if "text_encoder" in parts else 0
-        if "text_encoder_2" in parts:
-            yield "sdxl", f"{word!r} is a word of two text encoders"
+        size = parts[TEXT_ENCODER].shape[-1] if TEXT_ENCODER in parts else 0
+        if TEXT_ENCODER_2 in parts:
+            yield SDXL.name, f"{word!r} is a word of two text encoders"
         elif size in WORD:
             yield WORD[size], f"{word!r} is a word of {size} numbers"

@@ -15,6 +15,7 @@ from costars.concepts.keys import PARTS, module_path
 from costars.concepts.saving import smallest
 from costars.errors import ConceptError, nearest
 from costars.files.atomic import File, place
+from costars.model.families import SD2, SD15, SDXL
 from costars.types import Concept
 
 Files = dict[str, File]  # by name, without .safetensors
@@ -26,15 +27,18 @@ WORD = "learned_embeds"
 
 _CROSS = re.compile(r"unet\.(.*)\.attn2\.to_([kv])")
 _KOHYA_PARTS: Mapping[str, Mapping[str, str]] = {
-    "sd15": {"unet": "lora_unet", "text_encoder": "lora_te"},
-    "sd2": {"unet": "lora_unet", "text_encoder": "lora_te"},
-    "sdxl": {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
+    SD15.name: {"unet": "lora_unet", "text_encoder": "lora_te"},
+    SD2.name: {"unet": "lora_unet", "text_encoder": "lora_te"},
+    SDXL.name: {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
 }
 # As sd-scripts writes them; ModelSpec has one name for SD 2 of 512 px and one for 768, and neither is known here.
 _KOHYA_FAMILY: Mapping[str, Mapping[str, str]] = {
-    "sd15": {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"},
-    "sd2": {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
-    "sdxl": {"ss_base_model_version": "sdxl_base_v1-0", "modelspec.architecture": "stable-diffusion-xl-v1-base/lora"},
+    SD15.name: {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"},
+    SD2.name: {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
+    SDXL.name: {
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+    },
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from costars.model.families import FAMILIES
+
 # Parts of a path that hold underscores of their own, diffusers' first, then those of the sgm UNet.
 _WORDS = (
     "down_blocks up_blocks mid_block attentions resnets downsamplers upsamplers transformer_blocks attn1 attn2 "
@@ -34,7 +36,6 @@ _LINEAR = re.compile(
 )
 _CONV = re.compile(r"\.(conv|conv1|conv2|conv_in|conv_out|conv_shortcut)$")
 _PROJECTION = re.compile(r"\.proj_(in|out)$")
-_PROJECTION_AXES = {"sd15": 4, "sd2": 2, "sdxl": 2}
 
 
 def dotted(flat: str) -> str | None:
@@ -52,7 +53,7 @@ def dotted(flat: str) -> str | None:
 def weight_axes(path: str, family: str) -> int | None:
     """2 for a linear layer, 4 for a convolution; None where the path and the family do not tell."""
     if _PROJECTION.search(path):
-        return _PROJECTION_AXES.get(family)
+        return None if family not in FAMILIES else 2 if FAMILIES[family].linear_projections else 4
     if _CONV.search(path):
         return 4
     return 2 if _LINEAR.search(path) else None

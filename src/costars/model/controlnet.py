@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from costars.errors import ModelError, SceneError
-from costars.images.masks import same_shape
+from costars.images.masks import same_aspect_ratio
 from costars.model.components import part_of
 from costars.model.model import Model
+from costars.model.predict import Conditioning
 from costars.types import ControlNet
 
 
@@ -47,7 +48,7 @@ def control_image(name: str, base: Path | None, size_px: tuple[int, int], model:
     path = (base or Path()) / Path(name).expanduser()
     try:
         with Image.open(path) as image:
-            if not same_shape(image.size, size_px):
+            if not same_aspect_ratio(image.size, size_px):
                 raise SceneError(
                     f"controls.image {name!r}: is {image.width} x {image.height} px, the picture {size_px[0]} x "
                     f"{size_px[1]}; give one of the same shape"
@@ -59,29 +60,29 @@ def control_image(name: str, base: Path | None, size_px: tuple[int, int], model:
     return pixels.to(model.device, model.dtype)
 
 
-def residuals(
+def control_residuals(
     controls: Sequence[ControlNet],
     sample: Tensor,
     t: Tensor,
-    tokens: Tensor,
-    added: Mapping[str, Tensor] | None,
+    conditioning: Conditioning,
     guided: Sequence[bool],
     progress: float,
 ) -> dict[str, Any]:
-    """What the controls add inside the UNet, by the names of its arguments; zero in rows that are not guided.
+    """{argument of the UNet: residuals that the controls add}, zero in rows that are not guided.
 
-    sample is (r, c, h, w), tokens (r, t, d), progress the share of the steps done. Empty where nothing acts.
+    sample is (r, c, h, w), the conditioning's tokens (r, t, d), progress the share of steps done in [0, 1].
+    Empty if no control is active.
     """
     acting = [c for c in controls if c.start <= progress < c.end]
     which = torch.tensor([i for i, yes in enumerate(guided) if yes], device=sample.device)
     if not acting or not len(which):
         return {}
-    own = None if added is None else {name: value[which] for name, value in added.items()}
+    own = conditioning.rows(which)
     down: list[Tensor] = []
     for control in acting:
         images = control.image.expand(len(which), -1, -1, -1)
         at, middle = control.net(
-            sample[which], t, tokens[which], images, control.scale, added_cond_kwargs=own, return_dict=False
+            sample[which], t, own.tokens, images, control.scale, added_cond_kwargs=own.added, return_dict=False
         )
         found = [*at, middle]
         down = [a + b for a, b in zip(down, found, strict=True)] if down else found

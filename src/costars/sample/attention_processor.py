@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from costars.model.families import cross_layer_index
 from costars.types import Attend, AttentionRule, Where
 
 
@@ -68,24 +68,11 @@ class _Processor:
         return tokens[:, self.number * each : (self.number + 1) * each]
 
 
-def cross_numbers(layers: Sequence[tuple[str, Attention]]) -> dict[str, int]:
-    """The cross-attention layers counted down, mid, up (Mix-of-Show's order, not that of the modules)."""
-    order = ("down_blocks", "mid_block", "up_blocks")
-    cross = [name for name, _ in layers if name.endswith("attn2")]
-    cross.sort(key=lambda name: order.index(name.partition(".")[0]))  # a stable sort: the order within is kept
-    return {name: i for i, name in enumerate(cross)}
-
-
-def attention_layers(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
-    """Every attention layer with its name, in the order of the modules."""
-    return [(name, module) for name, module in unet.named_modules() if isinstance(module, Attention)]
-
-
 @contextmanager
 def attention_rule(layers: Sequence[tuple[str, Attention]], rule: AttentionRule, moment: Moment) -> Iterator[None]:
     """Within the block these layers follow the rule."""
     before = [layer.processor for _, layer in layers]
-    numbers = cross_numbers(layers) if moment.layers > 1 else {}
+    numbers = cross_layer_index(layers) if moment.layers > 1 else {}
     for name, layer in layers:
         layer.set_processor(_Processor(rule, name, numbers.get(name, 0), moment))  # type: ignore[arg-type]
     try:

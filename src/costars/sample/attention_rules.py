@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from costars.model.families import is_middle
 from costars.sample.mask_blending import EDGE_SHARE
 from costars.types import Attend, AttentionRule, Where
 
@@ -153,7 +154,7 @@ class RecordWords:
     def _counts(self, tokens: int, layer: str) -> bool:
         if self.even and tokens * 4 < self.size[0] * self.size[1]:
             return False
-        return self.tokens is None or (tokens == self.tokens and not layer.startswith("mid_block"))
+        return self.tokens is None or (tokens == self.tokens and not is_middle(layer))
 
     def _record(self, layer: str, query: Tensor, key: Tensor) -> None:
         grid = grid_of(query.shape[1], self.size)

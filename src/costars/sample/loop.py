@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from costars.model.families import attention_layers
 from costars.model.lora import RowAdapters
 from costars.model.model import Model
 from costars.model.offload import Portion
-from costars.sample.attention_processor import Moment, attention_layers, attention_rule, plain
+from costars.sample.attention_processor import Moment, attention_rule, plain
 from costars.sample.batch import batch_of
-from costars.types import AttentionRule, ControlNet, Path, Step
+from costars.types import AttentionRule, ControlNet, DenoisingPath, Step
 
 Combine = Callable[[Tensor], Tensor]  # (p, g, c, h, w) of the paths that are not replays -> (g, c, h, w)
 
@@ -78,7 +79,7 @@ def only(noise: Tensor) -> Tensor:
 def denoise(
     model: Model,
     latent: Tensor,
-    paths: Sequence[Path],
+    paths: Sequence[DenoisingPath],
     steps: Sampler,
     *,
     combine: Combine = only,

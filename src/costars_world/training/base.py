@@ -13,9 +13,10 @@ from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from costars.model.predict import NoiseSchedule
 from costars.model.text_encoder import TextEncoder, TextEncoders, features
 from costars.train.cpu_attention import plain_attention
-from costars.train.diffusion_loss import MIN_SNR_GAMMA, levels_of, noise_errors
+from costars.train.diffusion_loss import MIN_SNR_GAMMA, noise_errors
 from costars_world.render.world import SIZE_PX
 from costars_world.training import loop
 from costars_world.training.export import save_half
@@ -131,7 +132,7 @@ def train(
     encoders = model.encoders()
     ids, empty = token_ids(model, captions), token_ids(model, [""])
 
-    levels = levels_of(model.scheduler)
+    levels = NoiseSchedule.from_scheduler(model.scheduler)
     size_ids = torch.tensor([[SIZE_PX, SIZE_PX, 0, 0, SIZE_PX, SIZE_PX]], device=device)
 
     def loss_of(generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from costars.errors import TrainError
 from costars.model.model import Model
+from costars.model.predict import make_size_ids
 from costars.train.data.aspect_buckets import bucket_sizes, crop_to_bucket, group_by_bucket
 from costars.train.data.images import Example
 from costars.types import MaskArray
@@ -82,8 +83,9 @@ def encode_examples(
                     )
                 latents.append(_latent(model, shown))
                 captions.append(i)
-                own = (height, width, top, left) if size_conditioning else (size[1], size[0], 0, 0)
-                ids.append(torch.tensor([*own, size[1], size[0]], dtype=torch.float32))
+                target = (size[1], size[0])
+                original, crop = ((height, width), (top, left)) if size_conditioning else (target, (0, 0))
+                ids.append(make_size_ids(original, crop, target))
                 masks.append(_mask(shown))
         stacked = torch.stack(masks) if masked else None
         buckets.append(
