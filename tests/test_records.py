@@ -10,14 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from costars.errors import RegionError, SceneError
-from costars.files.output_folder import check_folder, whole_folder
-from costars.images.contact_sheet import masks_in_colour, sheet
+from costars.errors import SceneError
+from costars.files.output_folder import check_output_folder
 from costars.records.layout_inputs import with_scene
 from costars.records.plan import read_plan, write_plan
 from costars.records.png_metadata import dump, png, write_failure, write_picture
 from costars.scene.scene import parse_scene
-from costars.types import Layout, Picture, Plan
+from costars.types import Layout, Picture, Plan, RegionError
 
 VERSIONS = {"costars": "0", "model_sha256": "abcdef0123456789", "scheduler": "EulerDiscreteScheduler"}
 HASHES = {"cast.a.concept": "1f", "cast.b.concept": "2e"}
@@ -222,32 +221,10 @@ def test_a_failure_leaves_the_layout_and_all_that_was_found(plan, tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").write_text("old")
-    with pytest.raises(ArithmeticError), whole_folder(tmp_path / "out") as folder:
-        (folder / "new.txt").write_text("new")
-        raise ArithmeticError
-    assert [p.name for p in tmp_path.rglob("*")] == ["out", "old.txt"]
-    with whole_folder(tmp_path / "out") as folder:
-        (folder / "deep").mkdir()
-        (folder / "deep" / "new.txt").write_text("new")
-    assert {p.name for p in tmp_path.rglob("*")} == {"out", "old.txt", "deep", "new.txt"}
-
-
 def test_a_new_run_leaves_nothing_of_an_older_one(picture, tmp_path):
     write_picture(picture, tmp_path)
     write_picture(replace(picture, plan=None), tmp_path)
     assert {p.name for p in tmp_path.rglob("*")} == {"picture.png", "sheet.png", "result.json"}
-
-
-def test_the_sheet_shows_layout_masks_and_picture_side_by_side(picture):
-    shown = sheet(picture)
-    assert shown.width > 3 * 256 > shown.height
-    assert shown.getpixel((2 * 266 + 138, 26 + 128)) == (0, 128, 128)
-    coloured = np.asarray(masks_in_colour(Image.new("RGB", (64, 64), "white"), picture.plan.regions)).astype(int)
-    assert coloured[32, 10, 0] - coloured[32, 10, 2] > 60 and coloured[32, 50, 2] - coloured[32, 50, 0] > 60
-    assert (coloured[4, 50] == 255).all()
 
 
 def test_a_folder_with_files_that_are_not_ours_keeps_them(plan, tmp_path):
@@ -289,18 +266,12 @@ def test_a_folder_of_a_picture_is_no_plan_and_told_so(tmp_path):
 def test_a_picture_and_a_plan_never_take_each_others_place(plan, picture, tmp_path):
     write_plan(plan, tmp_path / "plan")
     write_picture(picture, tmp_path / "picture")
-    check_folder(tmp_path / "plan", "plan")
-    check_folder(tmp_path / "picture", "picture")
-    with pytest.raises(SceneError, match="holds a plan of an earlier run, which would be lost"):
-        check_folder(tmp_path / "plan", "picture")
-    with pytest.raises(SceneError, match="holds a picture of an earlier run, which would be lost"):
-        check_folder(tmp_path / "picture", "plan")
-
-
-def test_somebody_elses_file_is_found_before_anything_is_drawn(tmp_path):
-    (tmp_path / "picture.png").touch()
-    with pytest.raises(SceneError, match=r"holds picture\.png, which costars did not write"):
-        check_folder(tmp_path, "picture")
+    check_output_folder(tmp_path / "plan", "plan")
+    check_output_folder(tmp_path / "picture", "picture")
+    with pytest.raises(SceneError, match="contains a plan of an earlier run"):
+        check_output_folder(tmp_path / "plan", "picture")
+    with pytest.raises(SceneError, match="contains a picture of an earlier run"):
+        check_output_folder(tmp_path / "picture", "plan")
 
 
 def test_a_failure_leaves_the_picture_that_was_there(plan, picture, tmp_path):
@@ -309,17 +280,6 @@ def test_a_failure_leaves_the_picture_that_was_there(plan, picture, tmp_path):
     place = write_failure(RegionError("who", plan.layout, tuple(plan.regions.values())), tmp_path)
     assert place == tmp_path / "missing" and (place / "missing.json").is_file()
     assert all(p.read_bytes() == content for p, content in before.items())
-
-
-def test_the_front_one_of_overlapping_masks_is_on_top(plan):
-    image = plan.layout.image
-    a, b = plan.regions.values()
-    both = replace(b, mask=np.ones_like(b.mask), depth=1), replace(a, mask=np.ones_like(a.mask), depth=0)
-    shown = np.asarray(masks_in_colour(image, dict(zip("ba", both, strict=True))))
-    alone = np.asarray(masks_in_colour(image, {"b": both[0], "a": both[1]}))
-    assert np.array_equal(shown, alone)
-    other = np.asarray(masks_in_colour(image, {"b": replace(both[0], depth=0), "a": replace(both[1], depth=1)}))
-    assert not np.array_equal(shown, other)
 
 
 def test_a_stop_while_files_are_replaced_leaves_a_folder_that_is_still_ours(picture, tmp_path, monkeypatch):

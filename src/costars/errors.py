@@ -1,62 +1,48 @@
-"""Everything costars raises on purpose.
+"""The exceptions of costars.
 
-CostarsError                 the root; exit code 2 on the command line
-├── SceneError               the scene contradicts itself or names what is not there
-├── ConceptError             a concept file is missing, damaged or of another model family
-├── ModelError               a checkpoint is missing, damaged or of a family costars does not know
-├── SettingsError            a setting of this machine has a value that is not allowed
-├── TrainError               a concept cannot be taught from what was given, or its teaching went wrong
+CostarsError                 base class; exit code 2 on the command line
+├── SceneError               the scene is inconsistent or names something that does not exist
+├── ConceptError             a concept file is missing, damaged, or made for another model family
+├── ModelError               a checkpoint is missing, damaged, or of an unsupported family
+├── SettingsError            a machine setting has an invalid value
+├── TrainError               a training run cannot start with its data and settings, or failed
 └── RegionError              the layout does not show the cast; carries the layout and what was found
 
-Each message says what was wrong, the value, what is allowed and what to do next, on one line.
+Each message is one line: what is wrong, the value, what is allowed and what to do next. RegionError is in types.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from costars.types import Layout, Region
 
 
 class CostarsError(Exception):
-    """Root of every error that costars raises on purpose."""
+    """Base class of all errors of costars."""
 
 
 class SceneError(CostarsError):
-    """The scene contradicts itself or names what is not there."""
+    """The scene is inconsistent or names something that does not exist."""
 
 
 class ConceptError(CostarsError):
-    """A concept file is missing, damaged or of another model family."""
+    """A concept file is missing, damaged, or made for another model family."""
 
 
 class ModelError(CostarsError):
-    """A checkpoint is missing, damaged or of a family that costars does not know."""
+    """A checkpoint is missing, damaged, or of an unsupported family."""
 
 
 class SettingsError(CostarsError):
-    """A setting of this machine has a value that is not allowed."""
+    """A machine setting has an invalid value."""
 
 
 class TrainError(CostarsError):
-    """A concept cannot be taught from what was given, or its teaching went wrong."""
-
-
-class RegionError(CostarsError):
-    """The layout does not show every member of the cast."""
-
-    def __init__(self, message: str, layout: Layout | None = None, regions: tuple[Region, ...] = ()) -> None:
-        super().__init__(message)
-        self.layout = layout
-        self.regions = regions
+    """A training run cannot start with its data and settings, or failed."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What is allowed, the near matches first: "did you mean 'ana'? known: ana, bo"."""
+    """The end of an error message about an unknown name: "did you mean 'ana'? known: ana, bo"."""
     names = sorted(known)
     close = get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
@@ -64,6 +50,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether this says that memory ran out; on a CPU torch raises a RuntimeError as any other."""
-    by_kind = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return by_kind or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Whether an error means that memory ran out; on a CPU, torch raises a plain RuntimeError."""
+    is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_memory_error or "DefaultCPUAllocator: can't allocate memory" in str(error)

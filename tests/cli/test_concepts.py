@@ -43,7 +43,7 @@ def test_a_file_is_imported_listed_shown_cast_and_removed(cli, folder, library, 
 def test_a_concept_is_written_for_other_programs_and_cast_again(cli, refused, folder, library, write, form):
     words = ["concepts", "export", "char_a", "--format", form, "--out", "ana.safetensors"]
     assert cli(*words) == (0, "ana.safetensors\n", "")
-    refused(*words, said="ana.safetensors is there already; give another --out, or --replace it")
+    refused(*words, said="ana.safetensors already exists; choose another --out, or add --replace")
     assert cli(*words, "--replace")[0] == 0
     write(a={"concept": "ana.safetensors"})
     code, _, err = cli("render", "scene.yaml", "--out", "out")
@@ -167,8 +167,8 @@ def test_a_class_that_would_write_on_the_terminal_is_listed_in_plain_characters(
     [
         (["import", "gone.safetensors"], "gone.safetensors: no such file"),
         (["inspect", "gone.safetensors"], "gone.safetensors: no such file"),
-        (["inspect", "page.safetensors"], "page.safetensors: is a web page, not the file behind it"),
-        (["import", "page.safetensors"], "page.safetensors: is a web page, not the file behind it"),
+        (["inspect", "page.safetensors"], "page.safetensors: is a web page instead of the file"),
+        (["import", "page.safetensors"], "page.safetensors: is a web page instead of the file"),
         (["inspect", "old.pth"], "old.pth: is a pickle that cannot be opened safely"),
         (["import", "old.pth"], "old.pth: is a pickle that cannot be opened safely"),
         (["import", "old.pth", "--name", "../mine"], "--name '../mine': is no plain name"),

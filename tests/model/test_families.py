@@ -10,14 +10,14 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from costars.errors import ModelError, SceneError
-from costars.model.components import never_read
-from costars.model.hub import Source, located
+from costars.model.components import unused_weights
+from costars.model.hub import Source, locate
 from costars.model.load import load_model
-from costars.model.prompt_weighting import read
-from costars.model.schedulers import scheduler_of
+from costars.model.prompt_weighting import parse_prompt
+from costars.model.schedulers import make_scheduler
 from costars.model.single_file import CONFIGS, tokenizer_of
 from costars.sample.loop import denoise, sampler
-from costars.types import Path
+from costars.types import DenoisingPath
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def sd15(sd15_folder):
 
 
 def test_an_sd15_folder_is_known_by_what_it_holds(sd15):
-    assert (sd15.facts.family, sd15.facts.size_px, sd15.facts.cell_px) == ("sd15", (256, 256), 8)
+    assert (sd15.info.family, sd15.info.size_px, sd15.info.cell_px) == ("sd15", (256, 256), 8)
     assert [e.name for e in sd15.encoders] == ["text_encoder"]
     assert sd15.encode_text("a man").pooled is None
 
@@ -58,7 +58,7 @@ def test_a_path_on_sd15_equals_the_pipeline_of_diffusers(sd15, sd15_folder):
     ).images
     plan = sampler(sd15.scheduler, 5, CPU, (64, 72), 7.5, seed=3)
     texts = [sd15.encode_text(p) for p in ("a man in the forest", "blurry")]
-    *_, step = denoise(sd15, plan.noise(sd15), [Path("global", *texts)], plan)
+    *_, step = denoise(sd15, plan.noise(sd15), [DenoisingPath("global", *texts)], plan)
     assert torch.allclose(step.latent, expected, atol=1e-4, rtol=0)
 
 
@@ -75,7 +75,7 @@ def test_a_single_file_of_sdxl_is_the_folder(tiny, golden, first_release, tmp_pa
     path = tmp_path / "tiny.safetensors"
     save_file(first_release(tiny), path)
     model = load(path, config=golden / "tiny-sdxl")
-    assert model.facts.family == "sdxl"
+    assert model.info.family == "sdxl"
     assert same(model.unet, tiny.unet) and same(model.vae, tiny.vae)
     assert all(same(a.module, b.module) for a, b in zip(model.encoders, tiny.encoders, strict=True))
     text, expected = model.encode_text("photo of a man"), tiny.encode_text("photo of a man")
@@ -87,7 +87,7 @@ def test_a_single_file_of_sd15_is_the_folder(sd15, sd15_folder, first_release, t
     path = tmp_path / "tiny.safetensors"
     save_file(first_release(sd15), path)
     model = load(path, config=sd15_folder)
-    assert model.facts.family == "sd15"
+    assert model.info.family == "sd15"
     assert same(model.unet, sd15.unet) and same(model.vae, sd15.vae)
     assert torch.equal(model.encode_text("a man").tokens, sd15.encode_text("a man").tokens)
 
@@ -117,14 +117,14 @@ def test_a_file_that_says_its_noise_leaves_nothing_of_the_picture_is_drawn_so(
     path = tmp_path / "tiny.safetensors"
     save_file(first_release(sd15) | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, path)
     model = load(path, config=sd15_folder)
-    scheduler = scheduler_of(name, model.scheduler)
+    scheduler = make_scheduler(name, model.scheduler)
     told = ("prediction_type", "rescale_betas_zero_snr", "timestep_spacing")
     assert [scheduler.config[key] for key in told] == ["v_prediction", True, "trailing"]
     plan = sampler(scheduler, 3, CPU, (64, 64), 1.0, seed=3)
-    *_, step = denoise(model, plan.noise(model), [Path("global", model.encode_text("a man"))], plan)
+    *_, step = denoise(model, plan.noise(model), [DenoisingPath("global", model.encode_text("a man"))], plan)
     assert bool(step.latent.isfinite().all()) and int(plan.timesteps[0]) == 999
     with pytest.raises(SceneError, match="'heun' cannot begin at pure noise, as this checkpoint does"):
-        scheduler_of("heun", model.scheduler)
+        make_scheduler("heun", model.scheduler)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -134,8 +134,8 @@ def test_the_libraries_tell_nothing_that_is_no_error(sd15_folder, copied, capfd,
     config.write_text(json.dumps(json.loads(config.read_text()) | {"of_another_release": 1}))
     model = load_model(Source("mine", folder), CPU, dtype)
     model.vae.to(torch.float32)
-    scheduler_of("dpm++ 2s", model.scheduler).set_timesteps(7)
-    read(model.encoders[0].tokenizer, "so " * 100)
+    make_scheduler("dpm++ 2s", model.scheduler).set_timesteps(7)
+    parse_prompt(model.encoders[0].tokenizer, "so " * 100)
     assert capfd.readouterr().err == ""
 
 
@@ -235,7 +235,7 @@ def test_a_decoder_in_one_file_takes_the_place_of_the_models_own(sd15, sd15_fold
     model = load(tmp_path / "model.safetensors", config=sd15_folder, vae=tmp_path / "vae.safetensors")
     assert torch.equal(model.vae.decoder.conv_out.bias, sd15.vae.decoder.conv_out.bias + 0.5)
     own = hashlib.sha256((tmp_path / "vae.safetensors").read_bytes()).hexdigest()
-    assert model.facts.parts_sha256 == {"checkpoint.vae": own}  # the rest is in the one file
+    assert model.info.parts_sha256 == {"checkpoint.vae": own}  # the rest is in the one file
     assert not model.vae.training and not any(p.requires_grad for p in model.vae.parameters())
 
 
@@ -243,7 +243,7 @@ def test_another_decoder_takes_the_place_of_the_models_own(tiny, golden, sd15, s
     model = load(golden / "tiny-sdxl", vae=sd15_folder)
     assert same(model.vae, sd15.vae) and same(model.unet, tiny.unet)
     (weights,) = (sd15_folder / "vae").glob("*.safetensors")
-    told = model.facts.parts_sha256
+    told = model.info.parts_sha256
     assert set(told) == {"model.text_encoder", "model.text_encoder_2", "checkpoint.vae"}
     assert told["checkpoint.vae"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
@@ -277,7 +277,7 @@ def test_the_bundled_configurations_build_the_real_models(family, width):
 
 def test_a_name_that_is_nowhere_says_what_is_allowed(tmp_path):
     with pytest.raises(ModelError, match="model 'nope': no such folder or file; want a diffusers folder"):
-        located("nope", tmp_path, offline=True)
+        locate("nope", tmp_path, offline=True)
 
 
 def test_an_id_that_was_never_fetched_is_not_to_be_had_offline(tmp_path, monkeypatch):
@@ -285,7 +285,7 @@ def test_an_id_that_was_never_fetched_is_not_to_be_had_offline(tmp_path, monkeyp
     with pytest.raises(
         ModelError, match="model 'nobody/nothing@v1': no such folder, not in the Hugging Face cache"
     ) as e:
-        located("nobody/nothing@v1", tmp_path, offline=True)
+        locate("nobody/nothing@v1", tmp_path, offline=True)
     assert "\n" not in str(e.value)
 
 
@@ -298,7 +298,7 @@ def test_an_id_in_the_cache_is_found_offline_at_its_revision(tmp_path, monkeypat
         (repository / "snapshots" / commit).mkdir(parents=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("costars.model.hub.HF_HUB_OFFLINE", True)  # as the variable of this name sets it
-    assert located(asked, tmp_path, offline=False) == repository / "snapshots" / commits[found]
+    assert locate(asked, tmp_path, offline=False) == repository / "snapshots" / commits[found]
 
 
 def test_weights_that_would_not_be_read_are_not_fetched():
@@ -306,7 +306,7 @@ def test_weights_that_would_not_be_read_are_not_fetched():
     pieces = [f"text_encoder/model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
     alone = ["vae/diffusion_pytorch_model.bf16.safetensors", "vae/config.json"]
     files = [whole, half, "text_encoder/model.safetensors", *pieces, *alone, "sd_xl_base_1.0.safetensors"]
-    assert never_read(files) == [half, *pieces]
+    assert unused_weights(files) == [half, *pieces]
 
 
 def test_a_configuration_is_for_a_single_file(golden):
@@ -323,11 +323,11 @@ def test_the_facts_of_a_source_are_its_key(tmp_path):
     ("content", "said"),
     [
         (b"", "not a readable .safetensors file (it is empty); fetch it again"),
-        (b"<!DOCTYPE html><html>log in</html>", "is a web page, not the file behind it"),
+        (b"<!DOCTYPE html><html>log in</html>", "is a web page instead of the file"),
         (b"\x80\x02}q\x00" + b"x" * 64, "is a pickle, which can run code when opened"),
         (b"PK\x03\x04" + b"x" * 64, "is a zip archive"),
-        ((200_000_000).to_bytes(8, "little") + b"{" + b" " * 64, "its header would be 200000000 bytes"),
-        ((99).to_bytes(8, "little") + b'{"x": 1', "cut off"),
+        ((200_000_000).to_bytes(8, "little") + b"{" + b" " * 64, "header of 200000000 bytes"),
+        ((99).to_bytes(8, "little") + b'{"x": 1', "truncated"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_one_line_of_error(tmp_path, content, said):
@@ -360,7 +360,7 @@ def test_a_file_of_sd2_that_does_not_say_what_it_predicts_is_taken_as_epsilon_an
     (tmp_path / "configs" / "sd2").symlink_to(sd15_folder)
     monkeypatch.setattr("costars.model.load.CONFIGS", tmp_path / "configs")
     model = load(path, **asked)
-    assert model.facts.family == "sd2"
+    assert model.info.family == "sd2"
     assert model.scheduler.config["prediction_type"] == asked.get("prediction", "epsilon")
-    assert len(model.facts.notes) == noted
-    assert all("checkpoint.prediction: v_prediction" in note for note in model.facts.notes)
+    assert len(model.info.notes) == noted
+    assert all("checkpoint.prediction: v_prediction" in note for note in model.info.notes)

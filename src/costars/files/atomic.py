@@ -1,66 +1,86 @@
-"""Files put where a person wants them: all of them whole, or none."""
+"""Atomic writes: a file or a folder appears complete, or the old content stays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from costars.errors import ConceptError
 
-ENDING = ".safetensors"
+SUFFIX = ".safetensors"
 
 
-class File(NamedTuple):
-    """What one .safetensors holds."""
+class TensorFile(NamedTuple):
+    """Contents of one .safetensors file."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
 
-def place(files: Mapping[str, File], target: Path, folder: bool, replaced: bool) -> list[Path]:
-    """Write {name: file} into the folder target, or the only one as target itself; returns their paths.
+@contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `target` if the block succeeds.
 
-    Raises ConceptError for a target that is there unless it is to be replaced, and for one that never is:
-    a link, or a folder that holds other things.
+    Raises OSError if the file cannot be written, for example on a full disk.
     """
-    _check(target, folder, replaced)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as near:
-        made, before = Path(near) / "made", Path(near) / "before"
-        if folder:
-            made.mkdir()
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        yield partial
+        partial.replace(target)
+    except SafetensorError as error:  # safetensors reports a full disk as an error of its own
+        raise OSError(errno.EIO, " ".join(str(error).split()), str(target)) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_safetensors(files: Mapping[str, TensorFile], target: Path, as_folder: bool, overwrite: bool) -> list[Path]:
+    """Write {name: file} into the folder `target`, or the only file as `target` itself, and return the paths.
+
+    Raises ConceptError if `target` exists and `overwrite` is false. Links and folders that contain other files
+    are never replaced.
+    """
+    _check_target(target, as_folder, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        if as_folder:
+            new.mkdir()
         for name, file in files.items():
-            save_file(dict(file.tensors), made / name if folder else made, metadata=dict(file.metadata))
-        _move(made, target, before)
-    return [target / name for name in files] if folder else [target]
+            save_file(dict(file.tensors), new / name if as_folder else new, metadata=dict(file.metadata))
+        _swap(new, target, old)
+    return [target / name for name in files] if as_folder else [target]
 
 
-def _check(target: Path, folder: bool, replaced: bool) -> None:
-    if folder == (target.suffix == ENDING):
-        want = f"a folder, so it does not end with {ENDING}" if folder else f"one file, so it ends with {ENDING}"
-        raise ConceptError(f"--out {target}: this concept becomes {want}; give another --out")
+def _check_target(target: Path, as_folder: bool, overwrite: bool) -> None:
+    if as_folder == (target.suffix == SUFFIX):
+        kind = f"a folder, which must not end with {SUFFIX}" if as_folder else f"one file, which must end with {SUFFIX}"
+        raise ConceptError(f"--out {target}: this concept is written as {kind}; choose another --out")
     if not (target.exists() or target.is_symlink()):
         return
-    if not replaced:
-        raise ConceptError(f"{target} is there already; give another --out, or --replace it")
-    plain = not target.is_symlink() and (target.is_dir() if folder else target.is_file())
-    if not plain or (folder and any(path.suffix != ENDING or not path.is_file() for path in target.iterdir())):
-        want = f"folder of {ENDING} files alone" if folder else "plain file"
-        raise ConceptError(f"{target} is no {want}, so it is not replaced; give another --out")
+    if not overwrite:
+        raise ConceptError(f"{target} already exists; choose another --out, or add --replace")
+    is_plain = not target.is_symlink() and (target.is_dir() if as_folder else target.is_file())
+    if not is_plain or (as_folder and any(path.suffix != SUFFIX or not path.is_file() for path in target.iterdir())):
+        kind = f"folder of {SUFFIX} files only" if as_folder else "plain file"
+        raise ConceptError(f"{target} is not a {kind} and is not replaced; choose another --out")
 
 
-def _move(made: Path, target: Path, before: Path) -> None:
-    """Put what was made in its place; a folder that is there goes to before, and comes back if that fails."""
+def _swap(new: Path, target: Path, old: Path) -> None:
+    """Move `new` to `target`; an existing folder moves to `old` first and is restored on failure."""
     if target.is_dir():
-        target.rename(before)
+        target.rename(old)
     try:
-        made.replace(target)
+        new.replace(target)
     except BaseException:
-        if before.exists():
-            before.rename(target)
+        if old.exists():
+            old.rename(target)
         raise

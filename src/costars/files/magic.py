@@ -1,4 +1,4 @@
-"""What a file is that calls itself .safetensors and is something else."""
+"""Recognizes other file formats behind the name .safetensors by their first bytes."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ from pathlib import Path
 
 from costars.errors import CostarsError
 
-_SAFE = "use the .safetensors of it; only an ED-LoRA .pth can be turned into one, by costars concepts import"
-# What the file begins with: (what it is, what to do).
-FIRST_BYTES: Mapping[bytes, tuple[str, str]] = {
-    b"PK": ("a zip archive, as torch's pickles are, which can run code when opened", f"unpack it, or {_SAFE}"),
-    b"\x80": ("a pickle, which can run code when opened", _SAFE),
-    b"<": ("a web page, not the file behind it", "log in there if it asks you to, and fetch the file itself"),
-    b"version https://git-lfs": ("a git-LFS pointer, not the file it stands for", "run git lfs pull"),
-    b"GGUF": ("a GGUF file", "use the .safetensors of it"),
-    b"\x89PNG": ("a picture", "give the .safetensors file"),
-    b"\xff\xd8\xff": ("a picture", "give the .safetensors file"),
-    b"{": ("a text file in JSON", "give the .safetensors file beside it"),
+_USE_SAFETENSORS = "use its .safetensors version; only an ED-LoRA .pth can be converted, by costars concepts import"
+# First bytes -> (what the file is, what to do).
+MAGIC: Mapping[bytes, tuple[str, str]] = {
+    b"PK": (
+        "a zip archive (the format of torch pickles, which can run code when opened)",
+        f"unpack it, or {_USE_SAFETENSORS}",
+    ),
+    b"\x80": ("a pickle, which can run code when opened", _USE_SAFETENSORS),
+    b"<": ("a web page instead of the file", "log in there if required, and fetch the file itself"),
+    b"version https://git-lfs": ("a git-LFS pointer instead of the file", "run git lfs pull"),
+    b"GGUF": ("a GGUF file", "use its .safetensors version"),
+    b"\x89PNG": ("an image", "pass the .safetensors file"),
+    b"\xff\xd8\xff": ("an image", "pass the .safetensors file"),
+    b"{": ("a JSON text file", "pass the .safetensors file beside it"),
 }
 PICKLES = (b"PK", b"\x80")
 
 
-def refuse_disguise(path: Path, first: bytes, error: type[CostarsError]) -> None:
-    """Raise this error if the first bytes are those of another kind of file."""
-    start = first.lstrip(b"\xef\xbb\xbf \r\n\t")
-    for beginning, (what, mend) in FIRST_BYTES.items():
-        if start.startswith(beginning):
-            raise error(f"{path.name}: is {what}; {mend}")
+def check_magic(path: Path, first_bytes: bytes, error: type[CostarsError]) -> None:
+    """Raise `error` if the first bytes are those of another file format."""
+    start = first_bytes.lstrip(b"\xef\xbb\xbf \r\n\t")
+    for magic, (what, remedy) in MAGIC.items():
+        if start.startswith(magic):
+            raise error(f"{path.name}: is {what}; {remedy}")
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether the file begins as torch's old files do, whatever its name is."""
+    """Whether a file starts like a torch pickle, whatever its name is."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        first = file.read(9)
-    # A header of 640 bytes begins as a pickle does: what follows it tells them apart.
-    return first.startswith(PICKLES) and not first.endswith(b"\0\0\0\0{")
+        first_bytes = file.read(9)
+    # A .safetensors header of 640 bytes also starts with b"\x80"; the bytes that follow tell them apart.
+    return first_bytes.startswith(PICKLES) and not first_bytes.endswith(b"\0\0\0\0{")

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from costars.concepts.saving import atomic_file
 from costars.errors import TrainError
+from costars.files.atomic import atomic_file
 
 _PARAMETER = "parameter/"
 
@@ -32,7 +32,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise TrainError(f"{path}: not a readable checkpoint ({what}); remove it and begin anew") from None
 
 
-def state_of(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def collect_state(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Every parameter and each of its moments as named tensors."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
@@ -43,7 +43,7 @@ def state_of(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Opti
     return tensors
 
 
-def put_state(
+def load_state(
     tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
     """Put named tensors back into parameters and optimizer; raises TrainError where they are of other parameters."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from costars.images.contact_sheet import grid
+from costars.images.contact_sheet import make_grid
 from costars_world.benchmarks.cases import Case
 
 MEASURES = ("similarity", "attributes", "first", "iou", "light")
@@ -140,7 +140,7 @@ def sheet(drawn: Drawn, folder_of: Mapping[int, Path], rows: int = 10) -> Image.
         tiles = [*layouts[:1], *(of[v] / "picture.png" for v in variants)]
         lines.append([_opened(tile) for tile in tiles])
         captions.append(f"{prompt}  (seed {seed})")
-    return grid(lines, ("layout", *variants), captions) if lines else None
+    return make_grid(lines, ("layout", *variants), captions) if lines else None
 
 
 def _opened(path: Path) -> Image.Image:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from costars.concepts.saving import atomic_file
 from costars.errors import TrainError
+from costars.files.atomic import atomic_file
 from costars.images.contact_sheet import make_grid, overlay_masks
 from costars.train.data.subject import TrainingSubject
 from costars.train.em.estep_masks import mean_iou
 from costars.train.em.group_images import collect_group_images
 from costars.train.objective import Masks
-from costars.train.run import of_objective
+from costars.train.run import read_objective_state
 from costars.types import MaskArray, Region
 
 Row = dict[str, Any]
@@ -29,7 +29,7 @@ REPORT = "report.json"
 class MaskHistory:
     """The masks as they came to be, where a recipe makes some: a row for each time that they were made."""
 
-    teachings: Sequence[TrainingSubject]
+    subjects: Sequence[TrainingSubject]
     rows: list[Row] = field(default_factory=list)
     masks: Masks = field(default_factory=dict)
     taken_up: bool = False  # the masks are a checkpoint's, nobody was heard yet
@@ -41,27 +41,27 @@ class MaskHistory:
         self.taken_up = False
         if all(mask is self.masks.get(key) for key, mask in masks.items()):
             return False
-        self.rows.append(_row_of(steps, masks, self.masks, self.teachings))
+        self.rows.append(_row_of(steps, masks, self.masks, self.subjects))
         self.masks = dict(masks)
         return True
 
 
-def load_history(teachings: Sequence[TrainingSubject], kept: Path) -> MaskHistory:
+def load_history(subjects: Sequence[TrainingSubject], kept: Path) -> MaskHistory:
     """The story of a run that goes on from its checkpoint, with the rows beside it up to there."""
     path = kept.with_name(REPORT)
     if not path.exists():
-        return MaskHistory(teachings)
-    step, state = of_objective(kept)
+        return MaskHistory(subjects)
+    step, state = read_objective_state(kept)
     rows = [row for row in json.loads(path.read_text())["masks"] if row["step"] < step]
     masks = {(int(key.partition(".")[0]), key.partition(".")[2]): tensor.numpy() for key, tensor in state.items()}
-    return MaskHistory(teachings, rows, masks, taken_up=True)
+    return MaskHistory(subjects, rows, masks, taken_up=True)
 
 
-def _row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks, teachings: Sequence[TrainingSubject]) -> Row:
+def _row_of(step: int, masks: Mapping[tuple[int, str], MaskArray], before: Masks, subjects: Sequence[TrainingSubject]) -> Row:
     """{step, iou {concept: with the masks that were given, where any were}, same {concept: with the masks before}}."""
-    pictures = collect_group_images(teachings)
+    pictures = collect_group_images(subjects)
     iou, same = dict[str, float](), dict[str, float]()
-    for teaching in teachings:
+    for teaching in subjects:
         name = teaching.name
         own = [i for i, picture in enumerate(pictures) if name in picture.names]
         given = {i: pictures[i].given[name] for i in own if name in pictures[i].given}
@@ -80,8 +80,8 @@ def keep(story: MaskHistory, folder: Path) -> None:
 
 def write(story: MaskHistory, folder: Path) -> None:
     """masks/PICTURE.CONCEPT.png, sheet of masks, report.json, and report.png where there is a truth to plot."""
-    rows, masks, teachings = story.rows, story.masks, story.teachings
-    pictures = collect_group_images(teachings)
+    rows, masks, subjects = story.rows, story.masks, story.subjects
+    pictures = collect_group_images(subjects)
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     for (i, name), mask in masks.items():
         drawn = Image.fromarray((mask * 255).astype(np.uint8))
