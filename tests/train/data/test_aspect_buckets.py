@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.data.aspect_buckets import bucket_sizes, crop_to_bucket, crop_mask_to_bucket, group_by_bucket, nearest_size, uncrop_mask
+from costars.train.data.aspect_buckets import (
+    bucket_sizes,
+    crop_mask_to_bucket,
+    crop_to_bucket,
+    group_by_bucket,
+    nearest_size,
+    uncrop_mask,
+)
 from costars.train.data.images import Example
 
 sides = st.integers(1, 400)

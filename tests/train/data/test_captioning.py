@@ -1,4 +1,4 @@
-"""Captions: three families of models say one line, the same each time; the trigger goes where the class is named."""
+"""Captioning with BLIP, BLIP-2 and Florence-2, and inserting the trigger into captions."""
 
 import json
 import shutil
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from costars.errors import ModelError
-from costars.train.data import captioning as captions
-from costars.train.data.captioning import MAX_NEW_TOKENS, Captioner, contains_word, load_captioner, told
+from costars.train.data import captioning
+from costars.train.data.captioning import MAX_NEW_TOKENS, Captioner, contains_word, insert_trigger, load_captioner
 
 CPU = torch.device("cpu")
 FAMILIES = ("blip", "blip-2", "florence2")
@@ -24,23 +24,23 @@ SPECIAL = {"<pad>", "<s>", "</s>", "<unk>", "<image>"}
 
 @pytest.fixture(scope="module")
 def captioner(captioners) -> Callable[..., Captioner]:
-    """The models by name and dtype, each loaded once."""
-    return cache(lambda name, dtype=torch.float32: load_captioner(name, CPU, dtype, offline=True, base=captioners))
+    """Captioners by name and dtype, each loaded once."""
+    return cache(lambda name, dtype=torch.float32: load_captioner(str(captioners / name), CPU, dtype, offline=True))
 
 
 def picture(seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 56, 3), dtype=np.uint8))
 
 
-def fails(source: str, base: Path | None = None) -> str:
+def error_of(source: str) -> str:
     with pytest.raises(ModelError) as caught:
-        load_captioner(source, CPU, torch.float32, offline=True, base=base)
+        load_captioner(source, CPU, torch.float32, offline=True)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def copied(captioners: Path, name: str, to: Path, **config) -> Path:
-    """A model's folder with a changed config.json."""
+def copy_model(captioners: Path, name: str, to: Path, **config) -> Path:
+    """Copy a model folder and change its config.json."""
     folder = Path(shutil.copytree(captioners / name, to / name))
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
@@ -49,96 +49,109 @@ def copied(captioners: Path, name: str, to: Path, **config) -> Path:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_caption_is_one_line_of_few_words_and_the_same_each_time(captioner, name, dtype):
-    says = captioner(name, dtype)
-    caption = says(picture())
-    assert caption == says(picture()) == " ".join(caption.split())
+def test_caption_is_one_short_line_and_deterministic(captioner, name, dtype):
+    model = captioner(name, dtype)
+    caption = model(picture())
+    assert caption == model(picture()) == " ".join(caption.split())
     assert len(caption.split()) <= MAX_NEW_TOKENS and not set(caption.split()) & SPECIAL
-    assert says(picture().convert("L")) == says(picture().convert("L").convert("RGB"))
+    assert model(picture().convert("L")) == model(picture().convert("L").convert("RGB"))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_caption_is_what_the_model_says_and_not_its_prompt(captioner, name, monkeypatch):
-    """Each model is made to say a sentence with ends of line in it; nothing else is in the caption."""
-    says = captioner(name)
+def test_caption_excludes_the_task_prompt(captioner, name, monkeypatch):
+    """Generation is constrained to one sentence; the caption is exactly that sentence."""
+    model = captioner(name)
     part = {"blip": "text_decoder", "blip-2": "language_model"}.get(name)
-    real = getattr(says.checkpoint.model, part) if part else says.checkpoint.model
-    sentence = says.checkpoint.tokenizer.convert_tokens_to_ids("a woman in the park".split())
+    real = getattr(model.checkpoint.model, part) if part else model.checkpoint.model
+    sentence = model.checkpoint.tokenizer.convert_tokens_to_ids("a woman in the park".split())
 
-    def only(_, ids):
-        """Which token may come next: the one of the sentence at this place, then the end."""
-        said = [i for i in ids.tolist() if i in sentence]
-        return [sentence[len(said)] if len(said) < len(sentence) else 2]
+    def allowed_tokens(_, ids):
+        """The next token of the sentence, or the end token after it."""
+        done = [i for i in ids.tolist() if i in sentence]
+        return [sentence[len(done)] if len(done) < len(sentence) else 2]
 
     generate = real.generate
     monkeypatch.setattr(
-        type(real), "generate", lambda _, *a, **k: generate(*a, **k, prefix_allowed_tokens_fn=only), raising=True
+        type(real),
+        "generate",
+        lambda _, *a, **k: generate(*a, **k, prefix_allowed_tokens_fn=allowed_tokens),
+        raising=True,
     )
-    assert says(picture()) == "a woman in the park"
+    assert model(picture()) == "a woman in the park"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_it_searches_without_chance_and_ends(captioner, name, monkeypatch):
-    says, asked = captioner(name), {}
-    monkeypatch.setattr(type(says.checkpoint.model), "generate", lambda _, **k: asked.update(k) or torch.tensor([[5]]))
-    assert says(picture()) == "a"
-    assert asked["max_new_tokens"] == 40 and asked["do_sample"] is False and asked["num_beams"] == says.beams > 1
+def test_generation_uses_beam_search_without_sampling(captioner, name, monkeypatch):
+    model, arguments = captioner(name), {}
+    monkeypatch.setattr(
+        type(model.checkpoint.model), "generate", lambda _, **k: arguments.update(k) or torch.tensor([[5]])
+    )
+    assert model(picture()) == "a"
+    assert (
+        arguments["max_new_tokens"] == 40
+        and arguments["do_sample"] is False
+        and arguments["num_beams"] == model.num_beams > 1
+    )
 
 
-def test_the_model_does_not_change_and_learns_nothing(captioner):
+def test_model_is_in_eval_mode_without_gradients(captioner):
     for name in FAMILIES:
-        model = captioner(name).checkpoint.model
-        assert not model.training and not any(p.requires_grad for p in model.parameters())
+        module = captioner(name).checkpoint.model
+        assert not module.training and not any(p.requires_grad for p in module.parameters())
 
 
-def test_what_is_no_captioner_is_an_error_that_says_what_is_known(captioners, tmp_path):
-    message = fails(str(copied(captioners, "blip", tmp_path, model_type="git")))
-    assert "its model_type is 'git', known: blip, blip-2, florence2; give blip such as Salesforce" in message
-    assert "its model_type is None" in fails(str(copied(captioners, "blip-2", tmp_path, model_type=None)))
-    assert "its model_type is ['blip']" in fails(str(copied(captioners, "florence2", tmp_path, model_type=["blip"])))
+def test_unsupported_model_type_is_rejected(captioners, tmp_path):
+    message = error_of(str(copy_model(captioners, "blip", tmp_path, model_type="git")))
+    assert "model_type 'git' is not supported; use blip such as Salesforce" in message
+    assert "model_type None is not supported" in error_of(
+        str(copy_model(captioners, "blip-2", tmp_path, model_type=None))
+    )
+    assert "model_type ['blip'] is not supported" in error_of(
+        str(copy_model(captioners, "florence2", tmp_path, model_type=["blip"]))
+    )
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3"])
-def test_a_damaged_config_is_an_error(tmp_path, text):
+def test_invalid_config_is_rejected(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    assert "its config.json is damaged" in fails(str(tmp_path))
+    assert "config.json is not valid JSON" in error_of(str(tmp_path))
 
 
-def test_a_folder_that_is_not_there_or_has_no_model_is_an_error(tmp_path):
-    assert "no config.json there; give blip such as" in fails(str(tmp_path))
-    assert "no such folder; give one, or a hub id such as Salesforce/blip2" in fails("nowhere", base=tmp_path)
+def test_missing_folder_or_config_is_rejected(tmp_path):
+    assert "the folder has no config.json; use blip such as" in error_of(str(tmp_path))
+    assert "folder not found; give a folder or a hub id such as Salesforce/blip2" in error_of(str(tmp_path / "nowhere"))
 
 
-def test_a_hub_id_is_looked_for_in_the_cache_alone_when_offline(captioners, monkeypatch):
-    asked = []
+def test_hub_id_is_fetched_from_the_cache_when_offline(captioners, monkeypatch):
+    calls = []
 
-    def fetched(name, wanted, *, offline, what):
-        asked.append((name, offline, what, wanted))
+    def download_from_hub(name, wanted, *, offline, what):
+        calls.append((name, offline, what, wanted))
         return captioners / "blip"
 
-    monkeypatch.setattr(captions, "fetched", fetched)
+    monkeypatch.setattr(captioning, "fetched", download_from_hub)
     load_captioner("org/name@main", CPU, torch.float32, offline=True)
-    assert asked == [("org/name@main", True, "captioner", ("*.json", "*.txt", "*.safetensors"))]
+    assert calls == [("org/name@main", True, "captioner", ("*.json", "*.txt", "*.safetensors"))]
 
 
-def test_pickles_and_missing_weights_are_refused(captioners, tmp_path):
-    folder = copied(captioners, "blip", tmp_path)
+def test_pickles_and_incomplete_weights_are_rejected(captioners, tmp_path):
+    folder = copy_model(captioners, "blip", tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    assert "only pytorch_model.bin, and pickles are not read" in fails(str(folder))
+    assert "only pytorch_model.bin, and pickles are not read" in error_of(str(folder))
     shutil.copy(captioners / "blip-2" / "model.safetensors", folder)
-    assert "cannot be loaded" in fails(str(folder))
+    assert "cannot be loaded" in error_of(str(folder))
 
 
-def test_files_of_an_older_make_are_refused(captioners, tmp_path):
-    assert "no image_token_index" in fails(str(copied(captioners, "blip-2", tmp_path, image_token_index=None)))
-    folder = copied(captioners, "florence2", tmp_path)
+def test_outdated_model_files_are_rejected(captioners, tmp_path):
+    assert "no image_token_index" in error_of(str(copy_model(captioners, "blip-2", tmp_path, image_token_index=None)))
+    folder = copy_model(captioners, "florence2", tmp_path)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "image_token"}))
-    assert "image_token; its files are older than transformers wants" in fails(str(folder))
+    assert "image_token; the files are too old for this version of transformers" in error_of(str(folder))
 
 
 @pytest.mark.parametrize(
-    ("caption", "wanted"),
+    ("caption", "expected"),
     [
         ("a woman in a park", "an ana woman in a park"),
         ("A woman in a park", "An ana woman in a park"),
@@ -155,19 +168,19 @@ def test_files_of_an_older_make_are_refused(captioners, tmp_path):
         ("banana woman", "banana ana woman"),
     ],
 )
-def test_the_trigger_goes_before_the_class_word(caption, wanted):
-    assert told(caption, "woman", "ana") == wanted
+def test_trigger_is_inserted_before_the_class_word(caption, expected):
+    assert insert_trigger(caption, "woman", "ana") == expected
 
 
-def test_classes_of_several_words_none_and_triggers_with_signs():
-    assert told("an old woman reads", "old woman", "mia") == "a mia old woman reads"
-    assert told("a park", "", "mia") == "a mia, a park"
-    assert told("a dog (small)", "dog", r"<v\1>") == r"a <v\1> dog (small)"
-    assert told("a dog (small)", "(small)", "mia") == "a dog mia (small)"
+def test_insert_trigger_with_phrases_empty_class_and_special_characters():
+    assert insert_trigger("an old woman reads", "old woman", "mia") == "a mia old woman reads"
+    assert insert_trigger("a park", "", "mia") == "a mia, a park"
+    assert insert_trigger("a dog (small)", "dog", r"<v\1>") == r"a <v\1> dog (small)"
+    assert insert_trigger("a dog (small)", "(small)", "mia") == "a dog mia (small)"
 
 
 @given(st.text(max_size=30), st.sampled_from(["woman", "old man", "c++"]), st.sampled_from(["ana", "<x>", "mia"]))
-def test_once_told_the_trigger_is_there_and_nothing_else_changes(caption, class_name, trigger):
-    once = told(caption, class_name, trigger)
-    assert contains_word(once, trigger) and told(once, class_name, trigger) == once
+def test_insert_trigger_is_idempotent_and_keeps_the_caption(caption, class_name, trigger):
+    once = insert_trigger(caption, class_name, trigger)
+    assert contains_word(once, trigger) and insert_trigger(once, class_name, trigger) == once
     assert caption in once or contains_word(caption, class_name)

@@ -1,4 +1,4 @@
-"""Pictures to learn from: what a folder holds, what is skipped, and what must be put right first."""
+"""Reading a folder of training images: which images, captions and masks are found, skipped or rejected."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from costars.errors import TrainError
 from costars.train.data.images import ImageFolder, read_image_folder
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
-SIDEWAYS = 6  # EXIF: turn by 90 degrees to see it upright
+SIDEWAYS = 6  # EXIF orientation: rotated by 90 degrees
 
 
 def draw(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB", colour: object = None, **options) -> Path:
@@ -29,16 +29,16 @@ def draw_mask(path: Path, size: tuple[int, int] = (6, 4), level: int = 255) -> P
     return draw(path, size, "L", level)
 
 
-def write_list(folder: Path, *lines: object, name: str = "metadata.jsonl") -> None:
-    said = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-    (folder / name).write_text("\n".join(said), encoding="utf-8")
+def write_metadata(folder: Path, *lines: object, name: str = "metadata.jsonl") -> None:
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    (folder / name).write_text("\n".join(texts), encoding="utf-8")
 
 
 def names(material: ImageFolder) -> list[str]:
     return [example.name for example in material.examples]
 
 
-def fails(folder: Path) -> str:
+def error_of(folder: Path) -> str:
     with pytest.raises(TrainError) as caught:
         read_image_folder(folder)
     assert "\n" not in str(caught.value)
@@ -46,7 +46,7 @@ def fails(folder: Path) -> str:
 
 
 def huge_png() -> bytes:
-    """A few bytes that say they are 60000 x 60000 px."""
+    """A tiny file whose header says 60000 x 60000 px."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -55,7 +55,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def test_pictures_come_by_name_with_what_lies_beside_them(tmp_path):
+def test_images_are_sorted_by_name_with_their_captions_and_masks(tmp_path):
     for name in ("c.webp", "B.JPG", "a.png", "d.jpeg"):
         draw(tmp_path / name)
     draw(tmp_path / ".hidden.png")
@@ -72,7 +72,7 @@ def test_pictures_come_by_name_with_what_lies_beside_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "seen"),
+    ("mode", "colour", "expected"),
     [
         ("RGBA", (255, 0, 0, 0), WHITE),
         ("RGBA", (255, 0, 0, 255), RED),
@@ -83,13 +83,13 @@ def test_pictures_come_by_name_with_what_lies_beside_them(tmp_path):
         ("I;16", 32896, (128,) * 3),
     ],
 )
-def test_every_kind_of_picture_is_rgb_and_what_is_clear_is_white(tmp_path, mode, colour, seen):
+def test_every_mode_becomes_rgb_on_white(tmp_path, mode, colour, expected):
     draw(tmp_path / "a.png", mode=mode, colour=colour)
     image = read_image_folder(tmp_path).examples[0].image
-    assert image.mode == "RGB" and image.getpixel((1, 1)) == seen
+    assert image.mode == "RGB" and image.getpixel((1, 1)) == expected
 
 
-def test_a_picture_is_turned_upright_and_its_mask_is_of_the_upright_size(tmp_path):
+def test_exif_orientation_is_applied_and_the_mask_has_the_upright_size(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = SIDEWAYS
     draw(tmp_path / "a.jpg", (6, 4), exif=exif)
@@ -97,14 +97,14 @@ def test_a_picture_is_turned_upright_and_its_mask_is_of_the_upright_size(tmp_pat
     example = read_image_folder(tmp_path).examples[0]
     assert example.image.size == (4, 6) and example.mask.shape == (6, 4)
     draw_mask(tmp_path / "a.mask.png", (6, 4))
-    assert "is 6 x 4 px; want greyscale of 4 x 6 px" in fails(tmp_path)
+    assert "size 6 x 4 px; expected greyscale, 4 x 6 px" in error_of(tmp_path)
 
 
-def test_pictures_that_cannot_be_read_are_named_and_skipped(tmp_path):
+def test_unreadable_images_are_skipped_and_named(tmp_path):
     draw(tmp_path / "a.png", (40, 40))
     whole = draw(tmp_path / "whole.jpg", (40, 40)).read_bytes()
     (tmp_path / "b.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "c.png").write_text("no picture")
+    (tmp_path / "c.png").write_text("no image")
     (tmp_path / "d.png").write_bytes(huge_png())
     (tmp_path / "e.png").write_bytes(b"")
     (tmp_path / "f.png").symlink_to(tmp_path / "nowhere.png")
@@ -115,128 +115,128 @@ def test_pictures_that_cannot_be_read_are_named_and_skipped(tmp_path):
     assert [line.split(":")[0] for line in found.skipped] == [f"'{n}'" for n in "b.jpg c.png d.png e.png".split()] + [
         f"'{n}.png'" for n in "fgh"
     ]
-    assert "scale it down" in found.skipped[2] and "not a PNG, JPEG or WebP picture" in found.skipped[1]
+    assert "scale it down" in found.skipped[2] and "not a PNG, JPEG or WebP image" in found.skipped[1]
     assert not any("\n" in line for line in found.skipped)
 
 
-def test_a_large_picture_is_refused_before_pil_would_refuse_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # PIL warns above it and refuses above twice as much
+def test_image_above_pil_limit_is_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # PIL warns above it and raises above twice as much
     draw(tmp_path / "a.png", (6, 4))
     draw(tmp_path / "b.png", (4, 4))
     found = read_image_folder(tmp_path)
     assert names(found) == ["b.png"] and "more than 20 pixels" in found.skipped[0]
 
 
-def test_a_link_to_a_picture_elsewhere_is_read(tmp_path):
+def test_symlinked_image_is_read(tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.png").symlink_to(draw(tmp_path / "elsewhere.png"))
     assert names(read_image_folder(tmp_path / "links")) == ["a.png"]
 
 
-def test_a_folder_must_be_there_and_hold_a_usable_picture(tmp_path):
-    assert "no such folder" in fails(tmp_path / "nowhere")
-    assert "no such folder" in fails(draw(tmp_path / "a" / "a.png"))
+def test_missing_and_empty_folders_are_rejected(tmp_path):
+    assert "folder not found" in error_of(tmp_path / "nowhere")
+    assert "folder not found" in error_of(draw(tmp_path / "a" / "a.png"))
     (tmp_path / "empty").mkdir()
-    assert "no usable picture there (want .png" in fails(tmp_path / "empty")
-    (tmp_path / "empty" / "a.png").write_text("no picture")
-    assert "1 cannot be read, first 'a.png'" in fails(tmp_path / "empty")
+    assert "no usable image in the folder (expected .png" in error_of(tmp_path / "empty")
+    (tmp_path / "empty" / "a.png").write_text("no image")
+    assert "1 unreadable, first 'a.png'" in error_of(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("write_mask", "message"),
     [
-        (lambda path: draw_mask(path, (5, 4)), "is 5 x 4 px"),
+        (lambda path: draw_mask(path, (5, 4)), "size 5 x 4 px"),
         (lambda path: path.write_text("no mask"), "not a PNG"),
         (draw, "has colours"),
         (lambda path: draw(path, mode="LA", colour=(255, 254)), "alpha channel"),
         (lambda path: draw_mask(path, level=0), "all black"),
     ],
 )
-def test_a_mask_that_does_not_fit_is_an_error_that_names_it(tmp_path, spoil, says):
+def test_invalid_mask_is_rejected(tmp_path, write_mask, message):
     draw(tmp_path / "a.png")
-    spoil(tmp_path / "a.mask.png")
-    message = fails(tmp_path)
-    assert says in message and "'a.mask.png' of 'a.png'" in message and "want greyscale of 6 x 4 px" in message
+    write_mask(tmp_path / "a.mask.png")
+    error = error_of(tmp_path)
+    assert message in error and "'a.mask.png' of 'a.png'" in error and "expected greyscale, 6 x 4 px" in error
 
 
 @pytest.mark.parametrize(
     ("mode", "level"),
     [("1", 1), ("L", 255), ("RGB", WHITE), ("I;16", 65535), ("LA", (255, 255)), ("RGBA", (*WHITE, 255))],
 )
-def test_a_white_mask_is_one_in_every_kind_of_grey(tmp_path, mode, level):
+def test_white_mask_is_one_in_every_mode(tmp_path, mode, level):
     draw(tmp_path / "a.png")
     draw(tmp_path / "a.mask.png", mode=mode, colour=level)
     assert (read_image_folder(tmp_path).examples[0].mask == 1).all()
 
 
-def test_a_caption_that_is_not_utf_8_is_an_error(tmp_path):
+def test_caption_that_is_not_utf8_is_rejected(tmp_path):
     draw(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    assert "'a.txt': cannot be read" in fails(tmp_path)
+    assert "'a.txt': cannot be read" in error_of(tmp_path)
 
 
-def test_a_list_names_pictures_captions_and_masks_in_its_order(tmp_path):
+def test_jsonl_lists_images_captions_and_masks_in_order(tmp_path):
     for name in ("a.png", "b.png", "c.png", "left out.png", "sub/d.png"):
         draw(tmp_path / name)
     draw_mask(tmp_path / "m.png", level=51)
     draw_mask(tmp_path / "a.mask.png")
     (tmp_path / "a.txt").write_text("from beside")
-    write_list(
+    write_metadata(
         tmp_path,
         {"file_name": "sub/../c.png", "text": "a line\u2028of two", "mask": "m.png"},
         "",
         {"file": "a.png", "caption": None, "other": 1},
-        {"file_name": "sub/d.png", "caption": " said "},
+        {"file_name": "sub/d.png", "caption": " own "},
     )
     found = read_image_folder(tmp_path).examples
     assert [example.name for example in found] == ["c.png", "a.png", "sub/d.png"]
-    assert [example.caption for example in found] == ["a line", "from beside", "said"]
+    assert [example.caption for example in found] == ["a line", "from beside", "own"]
     assert [example.mask is not None and round(float(example.mask[0, 0]), 1) for example in found] == [0.2, 1.0, False]
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
-        ("{", "line 2: not JSON"),
-        ("[" * 100_000, "line 2: not JSON"),
+        ("{", "line 2: invalid JSON"),
+        ("[" * 100_000, "line 2: invalid JSON"),
         ('["a.png"]', "is not an object"),
-        ({"text": "a woman"}, "names no picture"),
-        ({"file_name": ["a.png"]}, "file_name is ['a.png']; want text in quotes"),
-        ({"file_name": "a.png", "text": 0}, "text is 0; want text in quotes"),
+        ({"text": "a woman"}, "no file_name"),
+        ({"file_name": ["a.png"]}, "file_name is ['a.png']; must be a string"),
+        ({"file_name": "a.png", "text": 0}, "text is 0; must be a string"),
         ({"file_name": "a.png", "caption": 3}, "caption is 3"),
-        ({"file_name": "../a.png"}, "leads out of the folder"),
-        ({"file_name": "/etc/hosts"}, "leads out of the folder"),
-        ({"file_name": "a.png", "mask": "sub/../../m.png"}, "leads out of the folder"),
-        ({"file_name": "a.png", "mask": "m.png"}, "no file 'm.png'"),
-        ({"file_name": "a.mask.png"}, "is a mask by its name"),
-        ({"file_name": "nul\0.png"}, "no file"),
+        ({"file_name": "../a.png"}, "is outside the folder"),
+        ({"file_name": "/etc/hosts"}, "is outside the folder"),
+        ({"file_name": "a.png", "mask": "sub/../../m.png"}, "is outside the folder"),
+        ({"file_name": "a.png", "mask": "m.png"}, "file 'm.png' not found"),
+        ({"file_name": "a.mask.png"}, "is a mask file"),
+        ({"file_name": "nul\0.png"}, "not found in the folder"),
     ],
 )
-def test_a_line_of_a_list_that_makes_no_sense_is_an_error_that_names_it(tmp_path, line, says):
+def test_invalid_jsonl_line_is_rejected(tmp_path, line, message):
     draw(tmp_path / "a.png")
     draw_mask(tmp_path / "a.mask.png")
-    write_list(tmp_path, {"file_name": "a.png"}, line)
-    message = fails(tmp_path)
-    assert message.startswith("metadata.jsonl line 2: ") and says in message
+    write_metadata(tmp_path, {"file_name": "a.png"}, line)
+    error = error_of(tmp_path)
+    assert error.startswith("metadata.jsonl line 2: ") and message in error
 
 
-def test_two_lists_are_an_error(tmp_path):
+def test_two_jsonl_files_are_rejected(tmp_path):
     draw(tmp_path / "a.png")
     for name in ("a.jsonl", "b.jsonl"):
-        write_list(tmp_path, {"file_name": "a.png"}, name=name)
-    assert "2 lists, a.jsonl, b.jsonl; keep one" in fails(tmp_path)
+        write_metadata(tmp_path, {"file_name": "a.png"}, name=name)
+    assert "found 2 .jsonl files, a.jsonl, b.jsonl; keep one" in error_of(tmp_path)
 
 
-def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+def test_unreadable_folder_is_rejected(tmp_path, monkeypatch):
     def refused(_):
         raise PermissionError("denied")
 
     monkeypatch.setattr(os, "listdir", refused)
-    assert "denied" in fails(tmp_path)
+    assert "denied" in error_of(tmp_path)
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_break_the_reading(tmp_path_factory, data):
+def test_arbitrary_bytes_are_skipped(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("bytes")
     draw(folder / "a.png")
     (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)

@@ -1,6 +1,6 @@
-"""Captions for pictures that have none, by BLIP, BLIP-2 or Florence-2 through transformers.
+"""Caption images that have no caption, with BLIP, BLIP-2 or Florence-2 through transformers.
 
-OMG captions the pictures of a character by BLIP-2 (Kong et al. 2024, arXiv 2403.10983, section 4.1).
+OMG captions the training images of a character with BLIP-2 (Kong et al. 2024, arXiv 2403.10983, section 4.1).
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from PIL import Image
 from transformers import Florence2Processor
 
 from costars.errors import ModelError
-from costars.model.hub import PART, fetched, is_hub_id
-from costars.segment.checkpoint import Checkpoint, Kind, open_checkpoint
+from costars.model.hub import COMPONENT_PATTERNS, download_from_hub, is_hub_id
+from costars.segment.checkpoint import Checkpoint, CheckpointKind, open_checkpoint
 
-MAX_NEW_TOKENS = 40  # a caption of a sentence or two; what is longer CLIP's 77 tokens would cut off
-FLORENCE_TASK = "<CAPTION>"  # its shortest caption; the detailed ones are longer than MOST_TOKENS
+MAX_NEW_TOKENS = 40  # a sentence or two; CLIP truncates prompts at 77 tokens
+FLORENCE_TASK = "<CAPTION>"  # the shortest kind of caption; the detailed kinds exceed MAX_NEW_TOKENS
 _TOKENIZER = "PreTrainedTokenizerFast"
-BLIP = Kind(
+BLIP = CheckpointKind(
     "blip",
     "BlipForConditionalGeneration",
     "BlipImageProcessorPil",
     _TOKENIZER,
     "Salesforce/blip-image-captioning-large",
 )
-BLIP2 = Kind(
+BLIP2 = CheckpointKind(
     "blip-2", "Blip2ForConditionalGeneration", "BlipImageProcessorPil", _TOKENIZER, "Salesforce/blip2-opt-2.7b"
 )
-FLORENCE2 = Kind(
+FLORENCE2 = CheckpointKind(
     "florence2",
     "Florence2ForConditionalGeneration",
     "CLIPImageProcessorPil",
@@ -42,67 +42,65 @@ FLORENCE2 = Kind(
     "florence-community/Florence-2-base",
 )
 KINDS = {kind.model_type: kind for kind in (BLIP, BLIP2, FLORENCE2)}
-# Beams of each one's own example: BLIP's captioning demo, LAVIS for BLIP-2, Florence-2's model card.
-BEAMS = {BLIP.model_type: 3, BLIP2.model_type: 5, FLORENCE2.model_type: 3}
+# Beam counts from each model's own example: BLIP's captioning demo, LAVIS for BLIP-2, Florence-2's model card.
+NUM_BEAMS = {BLIP.model_type: 3, BLIP2.model_type: 5, FLORENCE2.model_type: 3}
 
 
 @dataclass(frozen=True)
 class Captioner:
-    """A loaded model that says what is to be seen; prepare makes its inputs of a picture, beams is of its search."""
+    """A loaded captioning model; preprocess turns an image into its inputs."""
 
     checkpoint: Checkpoint
-    prepare: Callable[..., Any]
-    beams: int
+    preprocess: Callable[..., Any]
+    num_beams: int
 
     def __call__(self, image: Image.Image) -> str:
-        """One line of at most MOST_TOKENS tokens, the same at every call; "" where the model says nothing."""
+        """Caption an image in one line of at most MAX_NEW_TOKENS tokens; deterministic, may be empty."""
         model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
-        inputs = self.prepare(images=image.convert("RGB")).to(model.device)
-        ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=self.beams)
+        inputs = self.preprocess(images=image.convert("RGB")).to(model.device)
+        ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=self.num_beams)
         return " ".join(tokenizer.decode(ids[0], skip_special_tokens=True).split())
 
 
-def load_captioner(
-    source: str, device: torch.device, dtype: torch.dtype, offline: bool = False, base: Path | None = None
-) -> Captioner:
-    """The model of a folder, a relative one beside base, or of a hub id (org/name or org/name@revision).
+def load_captioner(source: str, device: torch.device, dtype: torch.dtype, offline: bool = False) -> Captioner:
+    """Load a captioning model from a folder or a hub id (org/name or org/name@revision).
 
-    Safetensors only, and no code from outside. Raises ModelError if it is not there, is no captioning model
-    that costars knows, or is not whole.
+    Only safetensors weights are read, and no remote code is run. Raises ModelError if the model is missing,
+    incomplete or not a supported captioning model.
     """
-    folder = _folder(source, base, offline)
-    kind = _kind(folder, source)
+    folder = _find_folder(source, offline)
+    kind = _detect_kind(folder, source)
     checkpoint = open_checkpoint(kind, str(folder), device, dtype, offline=True)
-    return Captioner(checkpoint, _prepare(checkpoint, kind, source), BEAMS[kind.model_type])
+    return Captioner(checkpoint, _make_preprocess(checkpoint, kind, source), NUM_BEAMS[kind.model_type])
 
 
 def insert_trigger(caption: str, class_name: str, trigger: str) -> str:
-    """The caption with the trigger before the class word, where that is first named; before it all where it is not.
+    """Insert the trigger before the first class word, or at the start of a caption without the class word.
 
-    "a woman in a park" is "an ana woman in a park", "two people" is "an ana woman, two people"; a caption
-    with the trigger in it stays.
+    "a woman in a park" becomes "an ana woman in a park", "two people" becomes "an ana woman, two people".
+    A caption that contains the trigger is returned unchanged.
     """
     if contains_word(caption, trigger):
         return caption
-    found = re.search(_whole(class_name), caption, re.IGNORECASE) if class_name else None
+    found = re.search(_word_pattern(class_name), caption, re.IGNORECASE) if class_name else None
     if not found:
         return f"{_article(trigger)} {trigger} {class_name}".rstrip() + (f", {caption}" if caption else "")
     n = _article(trigger)[1:]
-    led = re.sub(r"\b(a)n?(\s+)$", rf"\g<1>{n}\g<2>", caption[: found.start()], flags=re.IGNORECASE)
-    return f"{led}{trigger} {caption[found.start() :]}"
+    before = re.sub(r"\b(a)n?(\s+)$", rf"\g<1>{n}\g<2>", caption[: found.start()], flags=re.IGNORECASE)
+    return f"{before}{trigger} {caption[found.start() :]}"
 
 
 def class_caption(class_name: str) -> str:
-    """What a picture of the class is called where nobody described it: "a woman"."""
+    """The default caption of a class image, e.g. "a woman"."""
     return f"{_article(class_name)} {class_name}"
 
 
 def contains_word(caption: str, word: str) -> bool:
-    """Whether the word stands in the caption as a whole one, in capitals or not."""
-    return re.search(_whole(word), caption, re.IGNORECASE) is not None
+    """Whether the caption contains the word as a whole word, ignoring case."""
+    return re.search(_word_pattern(word), caption, re.IGNORECASE) is not None
 
 
-def _whole(word: str) -> str:
+def _word_pattern(word: str) -> str:
     return rf"(?<![\w-]){re.escape(word)}(?![\w-])"
 
 
@@ -110,37 +108,37 @@ def _article(word: str) -> str:
     return "an" if word[:1].lower() in tuple("aeiou") else "a"
 
 
-def _folder(source: str, base: Path | None, offline: bool) -> Path:
-    folder = (base or Path()) / Path(source).expanduser()
+def _find_folder(source: str, offline: bool) -> Path:
+    folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if not is_hub_id(source):
-        raise ModelError(f"captioner {source!r}: no such folder; give one, or a hub id such as {BLIP2.example}")
-    return fetched(source, PART, offline=offline, what="captioner")
+        raise ModelError(f"captioner {source!r}: folder not found; give a folder or a hub id such as {BLIP2.example}")
+    return download_from_hub(source, COMPONENT_PATTERNS, offline=offline, what="captioner")
 
 
-def _kind(folder: Path, source: str) -> Kind:
-    want = f"give {', '.join(f'{kind.model_type} such as {kind.example}' for kind in KINDS.values())}"
+def _detect_kind(folder: Path, source: str) -> CheckpointKind:
+    supported = f"use {', '.join(f'{kind.model_type} such as {kind.example}' for kind in KINDS.values())}"
     try:
-        found = dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))).get("model_type")
+        model_type = dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))).get("model_type")
     except OSError:
-        raise ModelError(f"captioner {source!r}: no config.json there; {want}") from None
+        raise ModelError(f"captioner {source!r}: the folder has no config.json; {supported}") from None
     except (ValueError, TypeError):
-        raise ModelError(f"captioner {source!r}: its config.json is damaged; fetch it again") from None
-    if not isinstance(found, str) or found not in KINDS:
-        raise ModelError(f"captioner {source!r}: its model_type is {found!r}, known: {', '.join(KINDS)}; {want}")
-    return KINDS[found]
+        raise ModelError(f"captioner {source!r}: config.json is not valid JSON; download the model again") from None
+    if not isinstance(model_type, str) or model_type not in KINDS:
+        raise ModelError(f"captioner {source!r}: model_type {model_type!r} is not supported; {supported}")
+    return KINDS[model_type]
 
 
-def _prepare(checkpoint: Checkpoint, kind: Kind, source: str) -> Callable[..., Any]:
-    """What makes a model's inputs of a picture: BLIP sees the pixels, Florence-2 a task in words too."""
-    again = f"its files are older than transformers wants; give {kind.example}"
+def _make_preprocess(checkpoint: Checkpoint, kind: CheckpointKind, source: str) -> Callable[..., Any]:
+    """The function from an image to model inputs; Florence-2 also takes a task prompt."""
+    outdated = f"the files are too old for this version of transformers; use {kind.example}"
     if kind is BLIP2 and checkpoint.model.config.image_token_index is None:
-        raise ModelError(f"captioner {source!r}: its config.json has no image_token_index; {again}")
+        raise ModelError(f"captioner {source!r}: config.json has no image_token_index; {outdated}")
     if kind is not FLORENCE2:
-        return partial(checkpoint.images, return_tensors="pt")
+        return partial(checkpoint.image_processor, return_tensors="pt")
     try:
-        processor = Florence2Processor(checkpoint.images, checkpoint.tokenizer)
+        processor = Florence2Processor(checkpoint.image_processor, checkpoint.tokenizer)
     except AttributeError as error:
-        raise ModelError(f"captioner {source!r}: {' '.join(str(error).split())[:200]}; {again}") from error
+        raise ModelError(f"captioner {source!r}: {' '.join(str(error).split())[:200]}; {outdated}") from error
     return partial(processor, text=FLORENCE_TASK, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""From folders of pictures to what is taught: every caption with its trigger."""
+"""Load the training subjects of a config: images, captions with triggers, masks and class images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.config import Subject, TrainSpec, folder_of
-from costars.train.data.captioning import class_caption, told
+from costars.train.config import SubjectConfig, TrainConfig
+from costars.train.data.captioning import class_caption, insert_trigger
 from costars.train.data.folder import MASK_SUFFIX
 from costars.train.data.images import Example, ImageFolder, read_image_folder, read_mask
 from costars.train.data.subject import TrainingSubject, make_trigger
@@ -22,83 +22,99 @@ CaptionFunction = Callable[[Image.Image], str]
 
 @dataclass(frozen=True)
 class TrainingDataset:
-    """Teachings, and a line for each picture that could not be used."""
+    """The subjects of a config, and one line per image that was skipped, with the reason."""
 
-    teachings: tuple[TrainingSubject, ...]
+    subjects: tuple[TrainingSubject, ...]
     skipped: tuple[str, ...]
 
 
-def load_dataset(spec: TrainSpec, recipe: Recipe, base: Path | None, describe: CaptionFunction | None = None) -> TrainingDataset:
-    """The spec's concepts with their pictures read; describe captions a picture that nobody did.
+def load_dataset(config: TrainConfig, recipe: Recipe, describe: CaptionFunction | None = None) -> TrainingDataset:
+    """Read the images of all concepts of a config, whose paths are absolute; describe captions images without caption.
 
-    A picture that nobody and nothing describes is "a <trigger> <class>" (DreamBooth, section 3.1), one of the
-    class "a <class>". Raises TrainError for a concept without pictures.
+    Without describe, the caption is "a <trigger> <class>" (DreamBooth, section 3.1), and "a <class>" for class images.
+    Raises TrainError for a concept without images.
     """
-    teachings, skipped, known = [], dict[str, None](), [subject.name for subject in spec.concepts]
-    for subject in spec.concepts:
-        folder = _folder(subject, spec, base)
-        material = read_image_folder(folder)
-        skipped |= dict.fromkeys(material.skipped)
-        if recipe.num_new_tokens and subject.trigger is not None:
-            raise TrainError(
-                f"{subject.name}: trigger {subject.trigger!r}, but {spec.recipe} learns words of its own; leave it out"
-            )
-        trigger = (
-            make_trigger(subject.name, recipe.num_new_tokens) if recipe.num_new_tokens else subject.trigger or subject.name
-        )
+    subjects, skipped = [], dict[str, None]()
+    for concept in config.concepts:
+        folder = _images_folder(concept, config)
+        images, class_images = read_image_folder(folder), _read_class_images(concept)
+        skipped |= dict.fromkeys((*images.skipped, *class_images.skipped))
+        trigger = _make_trigger(concept, config, recipe)
         if recipe.em is None:
-            examples = tuple(_described(subject, trigger, material.examples, spec.add_trigger, describe))
+            examples = tuple(_add_captions(concept, trigger, images.examples, config.add_trigger, describe))
         else:
-            examples = tuple(_shared(subject, known, material.examples, folder))
+            examples = tuple(_select_group_examples(concept, config.names, images.examples, folder))
         if not examples:
-            raise TrainError(f"{subject.name}: no picture names {{{subject.name}}}; write it into a caption")
-        others = _others(subject, base)
-        skipped |= dict.fromkeys(others.skipped)
-        told_as = (subject.name, subject.class_name, trigger)
-        teachings.append(TrainingSubject(*told_as, examples, others.examples, subject.background))
-    return TrainingDataset(tuple(teachings), tuple(skipped))
+            raise TrainError(f"{concept.name}: no caption contains {{{concept.name}}}; add it to a caption")
+        subjects.append(
+            TrainingSubject(
+                name=concept.name,
+                class_name=concept.class_name,
+                trigger=trigger,
+                examples=examples,
+                class_examples=class_images.examples,
+                background=concept.background,
+            )
+        )
+    return TrainingDataset(tuple(subjects), tuple(skipped))
 
 
-def _folder(subject: Subject, spec: TrainSpec, base: Path | None) -> Path:
-    images = subject.images or spec.images
+def _images_folder(concept: SubjectConfig, config: TrainConfig) -> Path:
+    images = concept.images or config.images
     if images is None:
-        raise TrainError(f"{subject.name}: no pictures are named; give images, a folder of at least one")
-    return folder_of(images, base)
+        raise TrainError(f"{concept.name}: no images; set images to a folder of training images")
+    return Path(images)
 
 
-def _others(subject: Subject, base: Path | None) -> ImageFolder:
-    """The given pictures of the class; one without a caption is of the class and no more."""
-    if subject.class_images is None:
+def _make_trigger(concept: SubjectConfig, config: TrainConfig, recipe: Recipe) -> str:
+    if not recipe.num_new_tokens:
+        return concept.trigger or concept.name
+    if concept.trigger is not None:
+        raise TrainError(
+            f"{concept.name}: trigger {concept.trigger!r} is not used, {config.recipe} trains new words; remove it"
+        )
+    return make_trigger(concept.name, recipe.num_new_tokens)
+
+
+def _read_class_images(concept: SubjectConfig) -> ImageFolder:
+    """The class images of a concept, with "a <class>" where a caption is missing; empty without class_images."""
+    if concept.class_images is None:
         return ImageFolder((), ())
-    found, caption = read_image_folder(folder_of(subject.class_images, base)), class_caption(subject.class_name)
+    found, caption = read_image_folder(Path(concept.class_images)), class_caption(concept.class_name)
     return replace(found, examples=tuple(replace(e, caption=e.caption or caption) for e in found.examples))
 
 
-def _shared(subject: Subject, known: Sequence[str], examples: Sequence[Example], folder: Path) -> Iterator[Example]:
-    """The pictures that show a concept beside others, with its own mask from PICTURE.NAME.mask.png if it is there.
+def _select_group_examples(
+    concept: SubjectConfig, names: Sequence[str], examples: Sequence[Example], folder: Path
+) -> Iterator[Example]:
+    """The images that show the concept, with its mask from IMAGE.NAME.mask.png if there is one.
 
-    A caption says who is in a picture, as "{ana} and {bo}"; one without a caption shows everybody.
+    A caption names the concepts in the image, e.g. "{ana} and {bo}"; an image without a caption shows all of them.
     """
     for example in examples:
         named = re.findall(r"{(.*?)}", example.caption or "")
-        if example.caption is not None and (not named or set(named) - {*known}):
+        if example.caption is not None and (not named or set(named) - {*names}):
             raise TrainError(
-                f"{example.name}: its caption {example.caption!r} does not say who of {', '.join(known)} is in it; "
-                f"name them as {{{known[0]}}}, or leave the caption out where everybody is"
+                f"{example.name}: the caption {example.caption!r} must name the concepts in the image, of "
+                f"{', '.join(names)}; write {{{names[0]}}}, or remove the caption if the image shows all of them"
             )
-        if example.caption is None or f"{{{subject.name}}}" in example.caption:
-            path = (folder / example.name).with_suffix(f".{subject.name}{MASK_SUFFIX}")
+        if example.caption is None or f"{{{concept.name}}}" in example.caption:
+            path = (folder / example.name).with_suffix(f".{concept.name}{MASK_SUFFIX}")
             mask = read_mask(path, example.image, example.name) if path.exists() else None
             yield replace(example, mask=mask)
 
 
-def _described(
-    subject: Subject, trigger: str, examples: Sequence[Example], add_trigger: bool, describe: CaptionFunction | None
+def _add_captions(
+    concept: SubjectConfig,
+    trigger: str,
+    examples: Sequence[Example],
+    add_trigger: bool,
+    describe: CaptionFunction | None,
 ) -> Iterator[Example]:
     for example in examples:
         caption = example.caption
         if caption is None:
-            caption = told(describe(example.image) if describe else "", subject.class_name, trigger)
+            caption = insert_trigger(describe(example.image) if describe else "", concept.class_name, trigger)
         elif add_trigger:
-            caption = told(caption, subject.class_name, trigger)
+            caption = insert_trigger(caption, concept.class_name, trigger)
         yield replace(example, caption=caption)

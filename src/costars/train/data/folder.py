@@ -1,4 +1,4 @@
-"""Which pictures a folder holds to learn from, and what is said and drawn of each: files beside them, or a .jsonl."""
+"""List the training images of a folder with their captions and mask files, from sidecar files or a .jsonl."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from costars.errors import TrainError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MASK_SUFFIX = ".mask.png"
-WANTED = f"want {', '.join(SUFFIXES)}"
+EXPECTED_FILES = f"expected {', '.join(SUFFIXES)}"
 
 
 @dataclass(frozen=True)
 class ListedImage:
-    """A picture by its path in the folder, unread; caption is None where there is none, mask its file."""
+    """An image file that was not read yet: its path in the folder, its caption or None, its mask file or None."""
 
     name: str
     caption: str | None
@@ -25,23 +25,23 @@ class ListedImage:
 
 
 def list_images(folder: Path) -> list[ListedImage]:
-    """The folder's pictures by name, or what the lines of its .jsonl name; raises TrainError as `read_folder`."""
+    """The folder's images sorted by name, or the entries of its .jsonl; raises TrainError as `read_image_folder`."""
     if not folder.is_dir():
-        raise TrainError(f"pictures {str(folder)!r}: no such folder; give one with pictures, {WANTED}")
+        raise TrainError(f"images {str(folder)!r}: folder not found; give a folder of training images")
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
-        raise TrainError(f"pictures {str(folder)!r}: {one_line(error)}; let yourself read the folder") from error
-    lists = [name for name in names if name.lower().endswith(".jsonl")]
-    if len(lists) > 1:
-        raise TrainError(f"pictures {str(folder)!r}: {len(lists)} lists, {', '.join(lists)}; keep one .jsonl at most")
-    if lists:
-        return list(_lines(folder, folder / lists[0]))
-    return [_beside(folder, name) for name in names if name.lower().endswith(SUFFIXES) and not _is_mask(name)]
+        raise TrainError(f"images {str(folder)!r}: cannot list the folder ({one_line(error)})") from error
+    metadata = [name for name in names if name.lower().endswith(".jsonl")]
+    if len(metadata) > 1:
+        raise TrainError(f"images {str(folder)!r}: found {len(metadata)} .jsonl files, {', '.join(metadata)}; keep one")
+    if metadata:
+        return list(_read_metadata(folder, folder / metadata[0]))
+    return [_read_sidecars(folder, name) for name in names if name.lower().endswith(SUFFIXES) and not _is_mask(name)]
 
 
 def one_line(error: Exception) -> str:
-    """What a library says of its failure, short enough to stand in a message."""
+    """A library's error as one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -49,61 +49,62 @@ def _is_mask(name: str) -> bool:
     return name.lower().endswith(MASK_SUFFIX)
 
 
-def _beside(folder: Path, name: str) -> ListedImage:
+def _read_sidecars(folder: Path, name: str) -> ListedImage:
     caption, mask = ((folder / name).with_suffix(suffix) for suffix in (".txt", MASK_SUFFIX))
-    return ListedImage(name, _first_line(_text(caption)) if caption.exists() else None, mask if mask.exists() else None)
+    text = _first_line(_read_text(caption)) if caption.exists() else None
+    return ListedImage(name, text, mask if mask.exists() else None)
 
 
-def _lines(folder: Path, path: Path) -> Iterator[ListedImage]:
-    for number, line in enumerate(_text(path).split("\n"), 1):  # not splitlines: JSON may hold its other line ends
+def _read_metadata(folder: Path, path: Path) -> Iterator[ListedImage]:
+    for number, line in enumerate(_read_text(path).split("\n"), 1):  # splitlines would also split at U+2028 in strings
         if line.strip():
-            yield _line(folder, line, f"{path.name} line {number}")
+            yield _parse_line(folder, line, f"{path.name} line {number}")
 
 
-def _line(folder: Path, line: str, where: str) -> ListedImage:
+def _parse_line(folder: Path, line: str, where: str) -> ListedImage:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise TrainError(f"{where}: not JSON ({one_line(error)}); write one object on a line") from error
+        raise TrainError(f"{where}: invalid JSON ({one_line(error)}); write one object per line") from error
     if not isinstance(values, dict):
         raise TrainError(f'{where}: {line.strip()[:60]!r} is not an object; write {{"file_name": "NAME.png"}}')
-    name = _inside(folder, _word(values, where, "file_name", "file"), where)
+    name = _path_in_folder(folder, _text_value(values, where, "file_name", "file"), where)
     if name is None:
-        raise TrainError(f'{where}: names no picture; write "file_name": "NAME.png"')
+        raise TrainError(f'{where}: no file_name; write "file_name": "NAME.png"')
     if _is_mask(name):
-        raise TrainError(f'{where}: {name!r} is a mask by its name; name the picture, and the mask as "mask"')
-    beside, mask = _beside(folder, name), _inside(folder, _word(values, where, "mask"), where)
-    caption = _first_line(_word(values, where, "text", "caption") or "")
-    return ListedImage(name, caption or beside.caption, folder / mask if mask else beside.mask)
+        raise TrainError(f'{where}: file_name {name!r} is a mask file; name the image, and its mask as "mask"')
+    sidecars, mask = _read_sidecars(folder, name), _path_in_folder(folder, _text_value(values, where, "mask"), where)
+    caption = _first_line(_text_value(values, where, "text", "caption") or "")
+    return ListedImage(name, caption or sidecars.caption, folder / mask if mask else sidecars.mask)
 
 
-def _word(values: Mapping[str, object], where: str, *keys: str) -> str | None:
-    """The first of the keys that says something."""
+def _text_value(values: Mapping[str, object], where: str, *keys: str) -> str | None:
+    """The value of the first key that is set; None if none is."""
     key = next((key for key in keys if values.get(key) not in (None, "")), None)
     if key is None:
         return None
-    found = values[key]
-    if not isinstance(found, str):
-        raise TrainError(f"{where}: {key} is {found!r}; want text in quotes")
-    return found
+    value = values[key]
+    if not isinstance(value, str):
+        raise TrainError(f"{where}: {key} is {value!r}; must be a string")
+    return value
 
 
-def _inside(folder: Path, name: str | None, where: str) -> str | None:
+def _path_in_folder(folder: Path, name: str | None, where: str) -> str | None:
     if name is None:
         return None
-    plain = os.path.normpath(name)
-    if os.path.isabs(plain) or plain.split(os.sep)[0] == "..":
-        raise TrainError(f"{where}: {name!r} leads out of the folder; name a file in it")
-    if "\0" in plain or not (folder / plain).is_file():
-        raise TrainError(f"{where}: no file {name!r} in the folder; correct the name or take the line out")
-    return plain
+    path = os.path.normpath(name)
+    if os.path.isabs(path) or path.split(os.sep)[0] == "..":
+        raise TrainError(f"{where}: {name!r} is outside the folder; use a path inside it")
+    if "\0" in path or not (folder / path).is_file():
+        raise TrainError(f"{where}: file {name!r} not found in the folder; correct the name or remove the line")
+    return path
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TrainError(f"{path.name!r}: cannot be read ({one_line(error)}); save it as text in UTF-8") from error
+        raise TrainError(f"{path.name!r}: cannot be read ({one_line(error)}); save it as UTF-8 text") from error
 
 
 def _first_line(text: str) -> str | None:

@@ -1,8 +1,8 @@
-"""Pictures as a recipe trains on them: latents, sizes and masks, encoded once."""
+"""Encode training images once: latents, size conditioning and masks, grouped by bucket."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,42 +13,38 @@ from torch import Tensor
 from costars.errors import TrainError
 from costars.model.model import Model
 from costars.model.predict import make_size_ids
-from costars.train.data.aspect_buckets import bucket_sizes, crop_to_bucket, group_by_bucket
+from costars.train.data.aspect_buckets import Size, bucket_sizes, crop_to_bucket, group_by_bucket
 from costars.train.data.images import Example
 from costars.types import MaskArray
 
 
 @dataclass(frozen=True)
 class Batch:
-    """latents (b, c, h, w), the numbers of their captions, SDXL's size ids (b, 6), masks (b, 1, H, W) or None."""
+    """Latents (b, c, h, w), indices of their captions, SDXL's size ids (b, 6), and masks (b, 1, H, W) or None."""
 
     latents: Tensor
-    captions: tuple[int, ...]
+    caption_indices: tuple[int, ...]
     size_ids: Tensor
     masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class LatentDataset:
-    """Every picture encoded, by size: pictures of one batch are of one size."""
+    """All encoded images, one batch per bucket; a training batch comes from one bucket."""
 
     buckets: Sequence[Batch]
 
-    @property
-    def count(self) -> int:
-        """How many pictures there are."""
-        return sum(len(bucket.captions) for bucket in self.buckets)
-
-    def draw(self, size: int, generator: torch.Generator) -> Batch:
-        """A batch of one bucket, every picture of all as likely as another."""
-        sizes = [len(bucket.captions) for bucket in self.buckets]
-        which = 0
+    def sample_batch(self, size: int, generator: torch.Generator) -> Batch:
+        """Draw `size` images of one bucket with replacement; all images are equally likely."""
+        sizes = [len(bucket.caption_indices) for bucket in self.buckets]
+        index = 0
         if len(sizes) > 1:
-            which = int(torch.multinomial(torch.tensor(sizes, dtype=torch.float), 1, generator=generator))
-        bucket = self.buckets[which]
-        pick = torch.randint(len(bucket.captions), (size,), generator=generator)
+            index = int(torch.multinomial(torch.tensor(sizes, dtype=torch.float), 1, generator=generator))
+        bucket = self.buckets[index]
+        pick = torch.randint(len(bucket.caption_indices), (size,), generator=generator)
         masks = None if bucket.masks is None else bucket.masks[pick]
-        return Batch(bucket.latents[pick], tuple(bucket.captions[i] for i in pick), bucket.size_ids[pick], masks)
+        captions = tuple(bucket.caption_indices[i] for i in pick)
+        return Batch(bucket.latents[pick], captions, bucket.size_ids[pick], masks)
 
 
 def encode_examples(
@@ -59,57 +55,63 @@ def encode_examples(
     max_aspect_ratio: float = 2.0,
     size_conditioning: bool = True,
 ) -> LatentDataset:
-    """The pictures in buckets of the model's size, sides at most 1 : max_aspect_ratio; each twice with
-    flip_augmentation.
+    """Encode examples in aspect-ratio buckets of the model's native area; the caption index is the example's index.
 
-    With size_conditioning SDXL is told of each picture's own size, else of the bucket's.
-
-    A picture without a mask counts as all of its concept where others have one. Raises TrainError for an
-    encoder that gives no finite number.
+    With flip_augmentation each image is encoded a second time, mirrored. With size_conditioning the size ids hold each
+    image's original size and crop, else the bucket's size. If any example has a mask, examples without one get a mask
+    of ones. Raises TrainError for a mask that the crop leaves empty, and for non-finite latents.
     """
-    cells = 8 if max(model.facts.size_px) >= 512 else 4  # the UNet halves the latents three times, or twice
-    sizes = bucket_sizes(max(model.facts.size_px), cells * model.facts.cell_px, max_aspect_ratio)
-    masked = any(example.mask is not None for example in examples)
+    multiple = 8 if max(model.info.size_px) >= 512 else 4  # the UNet halves latents three times, or twice
+    sizes = bucket_sizes(max(model.info.size_px), multiple * model.info.cell_px, max_aspect_ratio)
+    with_masks = any(example.mask is not None for example in examples)
     buckets = []
     for size, members in group_by_bucket(examples, sizes).items():
-        latents, captions, ids, masks = [], list[int](), [], []
+        latents, captions, size_ids, masks = [], list[int](), [], []
         for i in members:
-            for example in _sides(examples[i]) if flip_augmentation else (examples[i],):
-                shown, (height, width, top, left) = crop_to_bucket(example, size)
-                if shown.mask is not None and not shown.mask.any():
-                    raise TrainError(
-                        f"{example.name}: nothing of its mask is left in {size[0]} x {size[1]} px; cut the picture to "
-                        "what it shows, or allow longer ones with max_aspect_ratio"
-                    )
-                latents.append(_latent(model, shown))
+            for example in _with_mirrored(examples[i]) if flip_augmentation else (examples[i],):
+                cropped, ids = _crop(example, size, size_conditioning)
+                latents.append(_encode_image(model, cropped))
                 captions.append(i)
-                target = (size[1], size[0])
-                original, crop = ((height, width), (top, left)) if size_conditioning else (target, (0, 0))
-                ids.append(make_size_ids(original, crop, target))
-                masks.append(_mask(shown))
-        stacked = torch.stack(masks) if masked else None
-        buckets.append(
-            Batch(torch.cat(latents), tuple(captions), torch.stack(ids).to(model.device, model.dtype), stacked)
-        )
+                size_ids.append(ids)
+                masks.append(_mask_tensor(cropped))
+        stacked_ids = torch.stack(size_ids).to(model.device, model.dtype)
+        stacked_masks = torch.stack(masks) if with_masks else None
+        buckets.append(Batch(torch.cat(latents), tuple(captions), stacked_ids, stacked_masks))
     return LatentDataset(buckets)
 
 
-def _sides(example: Example) -> tuple[Example, Example]:
+def _crop(example: Example, size: Size, size_conditioning: bool) -> tuple[Example, Tensor]:
+    """Crop an example to its bucket and make its size ids (6,)."""
+    cropped, (height, width, top, left) = crop_to_bucket(example, size)
+    if cropped.mask is not None and not cropped.mask.any():
+        raise TrainError(
+            f"{example.name}: its mask is empty after the crop to {size[0]} x {size[1]} px; crop the image to the "
+            "concept, or raise max_aspect_ratio"
+        )
+    target = (size[1], size[0])
+    original, crop = ((height, width), (top, left)) if size_conditioning else (target, (0, 0))
+    return cropped, make_size_ids(original, crop, target)
+
+
+def _with_mirrored(example: Example) -> Iterator[Example]:
     mask: MaskArray | None = None if example.mask is None else np.ascontiguousarray(example.mask[:, ::-1])
-    return example, replace(example, image=ImageOps.mirror(example.image), mask=mask)
+    yield example
+    yield replace(example, image=ImageOps.mirror(example.image), mask=mask)
 
 
-def _mask(example: Example) -> Tensor:
+def _mask_tensor(example: Example) -> Tensor:
+    """(1, H, W), ones without a mask."""
     if example.mask is None:
         return torch.ones(1, example.image.height, example.image.width)
     return torch.from_numpy(np.asarray(example.mask, dtype=np.float32))[None]
 
 
 @torch.no_grad()
-def _latent(model: Model, example: Example) -> Tensor:
+def _encode_image(model: Model, example: Example) -> Tensor:
+    """(1, c, h, w) float32, the scaled mean of the VAE's posterior."""
     pixels = torch.from_numpy(np.array(example.image)).permute(2, 0, 1)[None].float().div(127.5).sub(1)
-    mean = model.vae.encode_examples(pixels.to(model.device, model.vae.dtype)).latent_dist.mean
+    mean = model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist.mean
     if not bool(mean.isfinite().all()):
-        raise TrainError(f"{example.name or 'a picture'}: its latent is not finite; use float32, or another VAE")
+        raise TrainError(f"{example.name or 'an image'}: non-finite latent; use float32 or another VAE")
     scaled: Tensor = mean.float() * model.vae.config["scaling_factor"]
     return scaled
