@@ -1,54 +1,47 @@
-"""The table of contents: what a scene may name, and what does it. To add one, add a line."""
+"""The table of contents: what a scene may name, and where it is implemented. To add one, add a line.
+
+The tables hold import paths, so that reading a scene loads neither torch nor a method. A method is a package with
+`options.py` (`OPTIONS`, what a scene may set) and `method.py` (`METHOD`, a `costars.methods.method.Method`); a
+segmenter is a function `open(machine, **options)` that returns a `costars.types.Segmenter`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from costars.methods.method import Method
+    from costars.scene.value import MethodOptions
+    from costars.types import Segmenter
 
-from costars.builtin.segmenter import load_segmenter
-from costars.methods import multi_lora
-from costars.methods.omg import stages as two_stage
-from costars.model.model import Model
-from costars.segment.cross_attention import AttentionSegmenter
-from costars.segment.grounded_sam import ClipSeg, GroundedSam, OwlSam
-from costars.types import Job, Layout, Plan, Segmenter, Step
-
-
-@dataclass(frozen=True)
-class Method:
-    """How a picture is made: with a plan drawn first (layout, personalise), or at once (sample)."""
-
-    draw_layout: Callable[[Model, Job, Any], Generator[Step, None, Layout]] | None
-    personalise: Callable[[Model, Plan, Job, Any], Generator[Step, None, Tensor]] | None = None
-    sample: Callable[[Model, Job, Any], Generator[Step, None, Tensor]] | None = None
-
-
-METHODS: Mapping[str, Method] = {
-    "two_stage": Method(two_stage.draw_layout, two_stage.personalise),
-    "multi_lora": Method(None, sample=multi_lora.sample),
+METHODS: Mapping[str, str] = {
+    "two_stage": "costars.methods.omg",
+    "multi_lora": "costars.methods.multi_lora",
+}
+SEGMENTERS: Mapping[str, str] = {
+    "world": "costars.builtin.segmenter:open_segmenter",
+    "attention": "costars.segment.cross_attention:open_segmenter",
+    "grounded_sam": "costars.segment.grounded_sam:open_grounded_sam",
+    "owl_sam": "costars.segment.grounded_sam:open_owl_sam",
+    "clipseg": "costars.segment.clipseg:open_clipseg",
 }
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where the shipped weights are, and what to run on."""
-
-    shipped: Path
-    device: torch.device
-    dtype: torch.dtype
-    offline: bool
+def method_options() -> dict[str, type[MethodOptions]]:
+    """{method: the class of its options}."""
+    return {name: import_module(f"{package}.options").OPTIONS for name, package in METHODS.items()}
 
 
-# Each is given the machine, and the options that a scene sets.
-SEGMENTERS: Mapping[str, Callable[..., Segmenter]] = {
-    "world": lambda on: load_segmenter(on.shipped / "segmenter" / "model.safetensors", on.device),
-    "attention": lambda on: AttentionSegmenter(),
-    "grounded_sam": lambda on, **options: GroundedSam(on.device, on.dtype, on.offline, **options),
-    "owl_sam": lambda on, **options: OwlSam(on.device, on.dtype, on.offline, **options),
-    "clipseg": lambda on, **options: ClipSeg(on.device, on.dtype, on.offline, **options),
-}
+def load_method(name: str) -> Method:
+    """The implementation of a method."""
+    method: Method = import_module(f"{METHODS[name]}.method").METHOD
+    return method
+
+
+def load_segmenter(name: str) -> Callable[..., Segmenter]:
+    """The function that opens a segmenter."""
+    module, _, function = SEGMENTERS[name].partition(":")
+    opened: Callable[..., Segmenter] = getattr(import_module(module), function)
+    return opened

@@ -9,15 +9,15 @@ from typing import NamedTuple
 from costars.errors import ConceptError, SceneError
 from costars.methods.prompts import global_prompt, member_nouns, member_prompt, own_words
 from costars.model.families import count_cross_layers
-from costars.model.lora import changes, fit, matched
+from costars.model.lora import group_by_layer, select_layers, weight_changes
 from costars.model.model import Model
-from costars.model.prompt_weighting import read
-from costars.model.schedulers import scheduler_of
+from costars.model.prompt_weighting import parse_prompt
+from costars.model.schedulers import make_scheduler
 from costars.model.text_encoder import vector_counts
 from costars.resolved_scene import Member, ResolvedScene
 from costars.scene.defaults import fill_defaults
 from costars.scene.scene import Scene
-from costars.segment.match_cast import check_where
+from costars.segment.mask_files import check_mask_files
 from costars.types import Concept
 
 SHOWN = 3  # names of layers in a note
@@ -25,14 +25,14 @@ _STYLE = "{style}"  # how messages name the style; no member can have this name
 
 
 def resolve_scene(
-    scene: Scene, model: Model, concepts: Mapping[str, Concept], style: Concept | None
+    scene: Scene, model: Model, concepts: Mapping[str, Concept], style: Concept | None = None
 ) -> ResolvedScene:
     """The scene with its members resolved and what it leaves open filled in; concepts {member: concept}.
 
     Raises SceneError or ConceptError for what does not fit together, before anything is drawn.
     """
     scene = fill_defaults(scene)
-    scheduler = scheduler_of(scene.scheduler, model.scheduler)
+    scheduler = make_scheduler(scene.scheduler, model.scheduler)
     named = {**concepts, **({_STYLE: style} if style else {})}
     matched_concepts, notes, layer_counts = match_concepts(named, model)
     style = matched_concepts.pop(_STYLE, None)
@@ -40,9 +40,9 @@ def resolve_scene(
         if member.trigger:
             matched_concepts[name] = replace(matched_concepts[name], trigger=member.trigger)
     _check_nouns(scene, matched_concepts)
-    size_px = scene.size or model.facts.size_px
+    size_px = scene.size or model.info.size_px
     model.latent_size(size_px)
-    check_where(scene.cast, size_px)
+    check_mask_files(scene.cast, size_px)
     members = _resolve_members(scene, matched_concepts)
     prompt = global_prompt(scene, {name: member.noun for name, member in members.items()})
     _check_prompts(scene, members, prompt, style, model)
@@ -57,7 +57,7 @@ def resolve_scene(
         lowest_score=scene.lowest_score or 0.0,
         options=scene.method,
         style=style,
-        notes=(*model.facts.notes, *notes, *_triggerless_notes(members)),
+        notes=(*model.info.notes, *notes, *_triggerless_notes(members)),
         layer_counts=layer_counts,
     )
 
@@ -99,20 +99,20 @@ def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConc
     modules = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
     taken, notes, layer_counts = {}, [], {}
     for name, concept in concepts.items():
-        if concept.family not in ("", model.facts.family):
+        if concept.family not in ("", model.info.family):
             raise ConceptError(
-                f"concept {concept.source!r} is for {concept.family}, the model {model.facts.name!r} is "
-                f"{model.facts.family}; use a concept or a model of the other's family"
+                f"concept {concept.source!r} is for {concept.family}, the model {model.info.name!r} is "
+                f"{model.info.family}; use a concept or a model of the other's family"
             )
         if not concept.family:
             notes.append(
                 f"{name}: {concept.source!r} does not say which base model it is for; its layers are in this one"
             )
-        whole = {**concept.adapter, **changes(concept.weights, modules, concept.source)}
-        adapter, left = matched(whole, modules)
+        whole = {**concept.adapter, **weight_changes(concept.weights, modules, concept.source)}
+        adapter, left = select_layers(whole, modules)
         if left and not adapter:
             raise ConceptError(
-                f"concept {concept.source!r}: none of its {len(left)} layers is in the model {model.facts.name!r} "
+                f"concept {concept.source!r}: none of its {len(left)} layers is in the model {model.info.name!r} "
                 f"({', '.join(left[:SHOWN])}); it was made for another model"
             )
         if left:
@@ -121,7 +121,7 @@ def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConc
                 f"and are left out ({', '.join(left[:SHOWN])}{', ...' if len(left) > SHOWN else ''})"
             )
         for part, module in modules.items():
-            fit(module, f"{part}.", {concept.source: adapter})
+            group_by_layer(module, f"{part}.", {concept.source: adapter})
         _check_words(concept, model)
         taken[name] = replace(concept, adapter=adapter, weights={})
         layer_counts[name] = f"{len(adapter)} of {len(whole)} layers"
@@ -138,7 +138,7 @@ def _check_words(concept: Concept, model: Model) -> None:
             if shape is None or shape[2] != width or shape[0] not in (1, layers):
                 raise ConceptError(
                     f"concept {concept.source!r}: its word {word!r} is {shape or 'not there'} for {encoder.name} "
-                    f"(layers, vectors, width), the model {model.facts.name!r} wants 1 or {layers} layers of width "
+                    f"(layers, vectors, width), the model {model.info.name!r} wants 1 or {layers} layers of width "
                     f"{width}; it was made for another model"
                 )
 
@@ -159,14 +159,16 @@ def _check_prompts(
     prompts = [prompt, scene.negative_prompt, *(members[name].prompt for name in scene.cast)]
     prompts += [members[name].negative_prompt or "" for name in scene.cast]
     for each in prompts:
-        read(model.encoders[0].tokenizer, each)
+        parse_prompt(model.encoders[0].tokenizer, each)
     for member in (members[name] for name in scene.cast):
         _check_learned_words(f"cast.{member.name}", member.prompt, member.concept, model)
     if style is not None:
         _check_learned_words("style", prompt, style, model)
     deepest = min(encoder.module.config.num_hidden_layers for encoder in model.encoders)
     if (scene.clip_skip or 1) > deepest:
-        raise SceneError(f"clip_skip {scene.clip_skip}: the model's text encoders have {deepest} layers; want 1 to {deepest}")
+        raise SceneError(
+            f"clip_skip {scene.clip_skip}: the model's text encoders have {deepest} layers; want 1 to {deepest}"
+        )
 
 
 def _triggerless_notes(members: Mapping[str, Member]) -> tuple[str, ...]:
@@ -181,7 +183,9 @@ def _triggerless_notes(members: Mapping[str, Member]) -> tuple[str, ...]:
 
 def _check_learned_words(field: str, prompt: str, concept: Concept, model: Model) -> None:
     """Raises SceneError where a prompt lacks a learned word of the concept: it would be drawn without it."""
-    found = {word for _, word, _ in read(model.encoders[0].tokenizer, prompt, vector_counts(concept.words)).learned}
+    found = {
+        word for _, word, _ in parse_prompt(model.encoders[0].tokenizer, prompt, vector_counts(concept.words)).learned
+    }
     for word in concept.words.keys() - found:
         raise SceneError(
             f"{field}: {concept.source!r} has the learned word {word!r}, which the prompt {prompt!r} lacks; "

@@ -1,4 +1,4 @@
-"""What the world's own small networks share: their block of layers, and how their weights are read."""
+"""The convolution block and the weight loading shared by the built-in networks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from costars.errors import ModelError
 N = TypeVar("N", bound=nn.Module)
 
 
-def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Two convolutions, each with group norm and SiLU; the first may halve the picture."""
+def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Two 3 x 3 convolutions, each followed by group norm and SiLU; the first has the stride."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
         nn.GroupNorm(8, outputs),
@@ -27,11 +27,14 @@ def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def loaded(net: N, weights: Path, what: str, device: torch.device) -> N:
-    """The network with its shipped weights, ready to use. Raises ModelError if the file is missing or damaged."""
+def load_weights(net: N, weights: Path, name: str, device: torch.device) -> N:
+    """Load a network's shipped weights and return it on the device, in eval mode.
+
+    Raises ModelError if the file is missing or damaged.
+    """
     try:
         net.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]
-        raise ModelError(f"{what}: {weights.name} cannot be loaded ({line}); install costars again") from None
+        raise ModelError(f"{name}: {weights.name} cannot be loaded ({line}); reinstall costars") from None
     return net.to(device).eval()

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' vision models: a folder or a hub id, safetensors only, no code from outside."""
+"""Loads vision models of transformers from a folder or a hub id; safetensors only, no remote code."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ from torch import Tensor
 from transformers.utils import logging
 
 from costars.errors import ModelError, SceneError
-from costars.model.components import part_of
-from costars.model.hub import PART, fetched, is_hub_id
+from costars.model.components import load_component
+from costars.model.hub import COMPONENT_PATTERNS, download_from_hub, is_hub_id
 
-Numbers = NDArray[np.float32]
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a checkpoint must hold: its model_type, and the names of transformers' classes that read it.
+class CheckpointKind:
+    """The model_type of a checkpoint and the transformers classes that load it.
 
-    images is a `...Pil` class, the others need torchvision; example is the hub id that errors name.
+    image_processor is a `...Pil` class, because the others need torchvision. example is the hub id that error
+    messages name.
     """
 
     model_type: str
     model: str
-    images: str
+    image_processor: str
     tokenizer: str | None
     example: str
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model, what makes its pixels, and its tokenizer (None where it reads no text)."""
+    """A loaded model with its image processor and its tokenizer (None if the model reads no text)."""
 
     model: Any
-    images: Any
+    image_processor: Any
     tokenizer: Any
 
     def run(self, **inputs: Any) -> Any:
-        """The model's output; tensors are moved to its device, floating ones to its dtype."""
+        """Call the model; tensors are moved to its device and floating-point tensors to its dtype."""
         device, dtype = self.model.device, self.model.dtype
         moved = {
             name: value.to(device, dtype if value.is_floating_point() else None) if isinstance(value, Tensor) else value
@@ -54,73 +55,78 @@ class Checkpoint:
         return self.model(**moved)
 
 
-def open_checkpoint(kind: Kind, where: str, device: torch.device, dtype: torch.dtype, *, offline: bool) -> Checkpoint:
-    """The model of a folder or a hub id (org/name or org/name@revision), in eval mode.
+def open_checkpoint(
+    kind: CheckpointKind, source: str, device: torch.device, dtype: torch.dtype, *, offline: bool
+) -> Checkpoint:
+    """Load a model from a folder or a hub id (org/name or org/name@revision), in eval mode.
 
-    Raises ModelError if it is not there, is of another kind, has no safetensors weights or is not whole.
+    Raises ModelError if it is missing, incomplete, of another kind, or has no safetensors weights.
     """
-    folder = check_checkpoint(kind, where, offline=offline)
+    folder = check_checkpoint(kind, source, offline=offline)
     logging.disable_progress_bar()
     try:
-        model = part_of(getattr(transformers, kind.model), folder, dtype)
-        images, tokenizer = (
+        model = load_component(getattr(transformers, kind.model), folder, dtype)
+        image_processor, tokenizer = (
             name and getattr(transformers, name).from_pretrained(folder, local_files_only=True)
-            for name in (kind.images, kind.tokenizer)
+            for name in (kind.image_processor, kind.tokenizer)
         )
-    except Exception as error:  # whatever the libraries raise over a damaged folder, and they raise many kinds
+    except Exception as error:  # the libraries raise many types for a damaged folder
         line = " ".join(str(error).split())[:300]
-        raise ModelError(f"model {where!r}: cannot be loaded ({line}); fetch it again") from error
-    return Checkpoint(model.to(device), images, tokenizer)
+        raise ModelError(f"model {source!r}: cannot be loaded ({line}); download it again") from error
+    return Checkpoint(model.to(device), image_processor, tokenizer)
 
 
-def check_checkpoint(kind: Kind, where: str, *, offline: bool) -> Path:
-    """The checkpoint's folder, nothing loaded yet; raises ModelError as open_checkpoint, for what can be seen so."""
-    folder = _folder(where, kind, offline)
-    _check(folder, where, kind)
+def check_checkpoint(kind: CheckpointKind, source: str, *, offline: bool) -> Path:
+    """Return the checkpoint's folder without loading it.
+
+    Raises ModelError if it is missing, of another kind, or has no safetensors weights.
+    """
+    folder = _find_folder(source, kind, offline)
+    _check_files(folder, source, kind)
     return folder
 
 
 def tokenize(checkpoint: Checkpoint, texts: Sequence[str], limit: int) -> Mapping[str, Tensor]:
-    """Token ids (texts, limit) and their attention mask; raises SceneError for a text of more tokens."""
+    """Tokenize texts to ids (texts, limit) with an attention mask; raises SceneError for a text of more tokens."""
     for text in texts:
         count = len(checkpoint.tokenizer(text)["input_ids"])
         if count > limit:
-            raise SceneError(f"phrase {text!r}: {count} tokens, the model reads at most {limit}; write a shorter one")
+            raise SceneError(f"phrase {text!r}: {count} tokens, the model reads at most {limit}; use a shorter phrase")
     tokens: Mapping[str, Tensor] = checkpoint.tokenizer(
         list(texts), padding="max_length", max_length=limit, return_tensors="pt"
     )
     return tokens
 
 
-def numbers(values: Tensor) -> Numbers:
-    """The same on the CPU; raises ModelError if one is not finite, as half precision may leave it."""
+def to_numpy(values: Tensor) -> FloatArray:
+    """Convert to a float32 array; raises ModelError for non-finite values, which half precision can produce."""
     if not values.isfinite().all():
-        raise ModelError(f"a segmenting model gave numbers that are not finite in {values.dtype}; use float32")
-    plain: Numbers = values.float().cpu().numpy()
-    return plain
+        raise ModelError(f"a segmentation model returned non-finite values in {values.dtype}; use float32")
+    array: FloatArray = values.float().cpu().numpy()
+    return array
 
 
-def _folder(where: str, kind: Kind, offline: bool) -> Path:
-    """The folder itself, or the hub id's in the Hugging Face cache, which is filled first unless offline."""
-    folder = Path(where).expanduser()
+def _find_folder(source: str, kind: CheckpointKind, offline: bool) -> Path:
+    """Return the folder, or that of a hub id in the Hugging Face cache; downloads it first unless offline."""
+    folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    if not is_hub_id(where):
-        raise ModelError(f"model {where!r}: no such folder; give one, or a hub id such as {kind.example}")
-    return fetched(where, PART, offline=offline)
+    if not is_hub_id(source):
+        raise ModelError(f"model {source!r}: no such folder; give a folder or a hub id such as {kind.example}")
+    return download_from_hub(source, COMPONENT_PATTERNS, offline=offline)
 
 
-def _check(folder: Path, where: str, kind: Kind) -> None:
-    want = f"a {kind.model_type} checkpoint such as {kind.example}"
+def _check_files(folder: Path, source: str, kind: CheckpointKind) -> None:
+    expected = f"use a {kind.model_type} checkpoint such as {kind.example}"
     try:
         found = dict(json.loads((folder / "config.json").read_text())).get("model_type")
     except OSError:
-        raise ModelError(f"model {where!r}: no config.json there; give {want}") from None
+        raise ModelError(f"model {source!r}: it has no config.json; {expected}") from None
     except (ValueError, TypeError):
-        raise ModelError(f"model {where!r}: its config.json is damaged; fetch it again") from None
+        raise ModelError(f"model {source!r}: its config.json is damaged; download it again") from None
     if found != kind.model_type:
-        raise ModelError(f"model {where!r}: its model_type is {found}, want {kind.model_type}; give {want}")
+        raise ModelError(f"model {source!r}: its model_type is {found}, expected {kind.model_type}; {expected}")
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-        other = f", only {', '.join(pickles)}, and pickles are not read" if pickles else ""
-        raise ModelError(f"model {where!r}: no .safetensors weights there{other}; give {want}")
+        only = f", only {', '.join(pickles)} (pickles are not read)" if pickles else ""
+        raise ModelError(f"model {source!r}: it has no .safetensors weights{only}; {expected}")

@@ -1,4 +1,4 @@
-"""From how strongly each pixel is somebody's to what one may believe of it."""
+"""Turns score maps into label probabilities by a threshold for each map."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SOFTNESS = 0.1  # of belief around a map's threshold, of the map's height; tried on the built-in world
+SOFTNESS = 0.1  # width of the soft step at a map's threshold, as a share of its range; tuned on the built-in world
 
 
-def soft_labels(maps: Tensor, softness: float = SOFTNESS, above: float = 0.0) -> Tensor:
-    """(n, h, w) maps to (1 + n, h, w) probabilities, first that a pixel is nobody's.
+def compute_soft_labels(maps: Tensor, softness: float = SOFTNESS, above: float = 0.0) -> Tensor:
+    """Convert score maps (n, h, w) to label probabilities (1 + n, h, w); label 0 is background.
 
-    Each map is parted so much of its height above its own threshold (Otsu 1979), softly; what is nobody's is
-    what no map claims.
+    Each map is min-max normalised and compared softly with its Otsu threshold plus above. A pixel is background as
+    far as no map claims it.
     """
-    scores = raised(maps)
-    levels = torch.tensor([otsu(one.numpy()) for one in scores]).view(-1, 1, 1)
-    own = torch.sigmoid((scores - levels - above) / softness)
-    labels = torch.cat([(1 - own).prod(dim=0, keepdim=True), own])
+    scores = min_max_normalize(maps)
+    thresholds = torch.tensor([otsu_threshold(one.numpy()) for one in scores]).view(-1, 1, 1)
+    foreground = torch.sigmoid((scores - thresholds - above) / softness)
+    labels = torch.cat([(1 - foreground).prod(dim=0, keepdim=True), foreground])
     return (labels / labels.sum(dim=0)).float()
 
 
-def raised(maps: Tensor) -> Tensor:
-    """Each of (n, h, w) maps on a scale from its lowest, 0, to its highest, 1."""
-    low = maps - maps.amin(dim=(1, 2), keepdim=True)
-    return low / low.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+def min_max_normalize(maps: Tensor) -> Tensor:
+    """Scale each of (n, h, w) maps to [0, 1]."""
+    shifted = maps - maps.amin(dim=(1, 2), keepdim=True)
+    return shifted / shifted.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
 
 
-def otsu(values: NDArray[np.floating[Any]], bins: int = 64) -> float:
-    """The level that parts a histogram best in two (Otsu 1979)."""
+def otsu_threshold(values: NDArray[np.floating[Any]], bins: int = 64) -> float:
+    """Return the threshold with the largest between-class variance of the histogram (Otsu 1979)."""
     counts, edges = np.histogram(values, bins)
     below, moment = np.cumsum(counts)[:-1], np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)
     above = counts.sum() - below

@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from costars.segment.thresholds import otsu
-from costars.train.em.estep_masks import EStepConfig, Evidence, propagate_maps, estimate_masks, compute_log_likelihoods, mean_iou
+from costars.segment.thresholds import otsu_threshold
+from costars.train.em.estep_masks import (
+    EStepConfig,
+    Evidence,
+    propagate_maps,
+    estimate_masks,
+    compute_log_likelihoods,
+    mean_iou,
+)
 
 HOW = EStepConfig(crf_size_px=32)
 SIZE = (64, 48)
@@ -136,7 +143,7 @@ def test_crumbs_are_dropped():
 
 def test_otsu_parts_two_heaps():
     values = np.concatenate([np.full(300, 0.1), np.full(50, 0.9)]) + np.linspace(0, 0.01, 350)
-    assert 0.1 < otsu(values) < 0.9
+    assert 0.1 < otsu_threshold(values) < 0.9
 
 
 def test_mean_iou_counts_each_concept_alike():

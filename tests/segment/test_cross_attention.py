@@ -1,4 +1,4 @@
-"""Masks from attention: one region for each figure that a word looked at."""
+"""Attention maps become one region for each figure."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from costars.errors import RegionError
 from costars.segment.cross_attention import AttentionSegmenter, split_instances
-from costars.segment.match_cast import mask_iou
-from costars.types import Layout
+from costars.segment.overlap import mask_iou
+from costars.types import Layout, RegionError
 
 COLOURS = [(210, 40, 40), (40, 60, 200), (60, 180, 60)]
 
@@ -19,23 +18,23 @@ COLOURS = [(210, 40, 40), (40, 60, 200), (60, 180, 60)]
 def scene(figures: list[tuple[str, tuple[int, int, int, int]]], size: int = 64) -> tuple[Layout, list[np.ndarray]]:
     """A picture of coloured boxes (left, top, right, bottom), and blurred 8 x 8 maps of their words."""
     image = np.full((size, size, 3), 235, dtype=np.uint8)
-    looked: dict[str, np.ndarray] = {}
+    attention: dict[str, np.ndarray] = {}
     truth = []
     for i, (word, (left, top, right, bottom)) in enumerate(figures):
         mask = np.zeros((size, size), dtype=np.float32)
         mask[top:bottom, left:right] = 1
         image[mask > 0] = COLOURS[i]
         truth.append(mask)
-        looked[word] = looked.get(word, 0) + mask
+        attention[word] = attention.get(word, 0) + mask
     cell = size // 8
     maps = {
         f"{word} 0": ndimage.gaussian_filter(m, 4).reshape(8, cell, 8, cell).mean(axis=(1, 3)).astype(np.float32) * 0.02
-        for word, m in looked.items()
+        for word, m in attention.items()
     }
     return Layout(Image.fromarray(image), torch.zeros(1), maps, "", 0), truth
 
 
-def test_two_figures_of_one_class_are_two_regions_and_another_class_is_its_own():
+def test_two_figures_of_one_class_are_two_regions():
     figures = [("woman", (4, 8, 20, 56)), ("woman", (44, 8, 60, 50)), ("dog", (26, 34, 40, 60))]
     layout, truth = scene(figures)
     regions = AttentionSegmenter()(layout, ["woman", "dog", "woman"])
@@ -46,28 +45,28 @@ def test_two_figures_of_one_class_are_two_regions_and_another_class_is_its_own()
         assert 0.3 < region.score <= 1
 
 
-def test_who_stands_lower_in_the_picture_is_nearer():
+def test_lower_figures_are_nearer():
     layout, _ = scene([("man", (4, 8, 24, 44)), ("dog", (40, 30, 60, 62))])
     depths = {r.class_name: r.depth for r in AttentionSegmenter()(layout, ["man", "dog"])}
     assert depths == {"dog": 0, "man": 1}
 
 
-def test_regions_have_the_size_of_the_picture(monkeypatch):
-    monkeypatch.setattr("costars.segment.cross_attention.GRID_PX", 32)  # the kernel of 128 x 128 takes seconds
+def test_regions_have_the_size_of_the_image(monkeypatch):
+    monkeypatch.setattr("costars.segment.cross_attention.GRID_PX", 32)  # the kernel of 128 x 128 px takes seconds
     layout, truth = scene([("man", (40, 40, 120, 180))], size=256)
     (region,) = AttentionSegmenter()(Layout(layout.image, layout.latents, layout.maps, "", 0), ["man"])
     assert region.mask.shape == (256, 256)
     assert mask_iou(region.mask, truth[0]) > 0.8
 
 
-def test_a_class_that_was_not_in_the_prompt_names_what_was():
+def test_class_without_a_map_is_rejected():
     layout, _ = scene([("man", (4, 8, 24, 44))])
     with pytest.raises(RegionError, match="no attention map for 'cat'; it has man 0"):
         AttentionSegmenter()(layout, ["cat"])
 
 
 @given(st.integers(0, 10_000), st.integers(1, 4), st.sampled_from([0.0, 0.01, 0.05]))
-def test_instances_are_apart_within_the_mask_large_enough_and_left_to_right(seed, count, smallest):
+def test_instances_are_disjoint_large_and_ordered(seed, count, smallest):
     noise = np.random.default_rng(seed).standard_normal((24, 24))
     mask = ndimage.gaussian_filter(noise, 2) > 0.05
     parts = split_instances(mask, count, smallest)
@@ -80,7 +79,7 @@ def test_instances_are_apart_within_the_mask_large_enough_and_left_to_right(seed
     assert middles == sorted(middles)
 
 
-def test_two_figures_that_touch_are_cut_between_their_middles():
+def test_touching_figures_are_cut_between_their_centres():
     mask = np.zeros((20, 40), dtype=bool)
     mask[4:18, 4:18] = mask[4:18, 20:36] = mask[15:17, 18:20] = True
     left, right = split_instances(mask, 2, 0.01)
@@ -88,7 +87,7 @@ def test_two_figures_that_touch_are_cut_between_their_middles():
     assert left[:, 22:].sum() == 0 and right[:, :17].sum() == 0
 
 
-def test_a_speck_is_no_figure():
+def test_speck_is_not_a_figure():
     mask = np.zeros((20, 20), dtype=bool)
     mask[3, 3] = True
     assert split_instances(mask, 1, 0.01) == []

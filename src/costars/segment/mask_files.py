@@ -1,0 +1,61 @@
+"""Mask files that a scene gives as a member's `where`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from costars.errors import SceneError, nearest
+from costars.images.masks import same_aspect_ratio, to_grey_levels
+from costars.scene.scene import CastMember
+from costars.types import MaskArray
+
+SIDES = ("left", "right")
+
+
+def has_mask_file(member: CastMember) -> bool:
+    """Whether the member's `where` is a mask file."""
+    return isinstance(member.where, str) and member.where not in SIDES
+
+
+def load_mask(member: CastMember, size_px: tuple[int, int]) -> MaskArray:
+    """Load a member's mask file as (h, w) of 0 and 1, resized to (width, height); raises SceneError as check_mask."""
+    with Image.open(check_mask(member, size_px)) as image:
+        mask = Image.fromarray(to_grey_levels(image)).resize(size_px, Image.Resampling.BILINEAR)
+    return (np.asarray(mask) >= 0.5).astype(np.float32)
+
+
+def check_mask(member: CastMember, size_px: tuple[int, int]) -> Path:
+    """Return the path of a member's mask file.
+
+    Raises SceneError if it is missing, not a grey image, or not of the picture's aspect ratio.
+    """
+    path = Path(str(member.where))
+    try:
+        with Image.open(path) as image:
+            to_grey_levels(image)
+    except (OSError, SyntaxError) as error:
+        problem = "not found" if isinstance(error, FileNotFoundError) else "not an image"
+        hint = "" if path.suffix else f"; {nearest(str(member.where), SIDES)}"
+        raise SceneError(
+            f"where: {member.where!r} is not left, right, a point, a box or a mask file ({path}: {problem}){hint}"
+        ) from None
+    except ValueError as error:
+        raise SceneError(f"where: {member.where!r} {error}; use white on black") from None
+    if not same_aspect_ratio(image.size, size_px):
+        width, height = image.size
+        raise SceneError(
+            f"where: {member.where!r} is {width} x {height} px, the picture {size_px[0]} x {size_px[1]} px; "
+            "use a mask with the picture's aspect ratio"
+        )
+    return path
+
+
+def check_mask_files(cast: Mapping[str, CastMember], size_px: tuple[int, int]) -> None:
+    """Check the mask files of all members for a picture of (width, height); raises SceneError."""
+    for member in cast.values():
+        if has_mask_file(member):
+            check_mask(member, size_px)
