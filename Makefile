@@ -1,4 +1,4 @@
-# One command each. Every target but clean first makes or updates .venv.
+# Every target except clean first creates or updates .venv.
 PYTHON ?= python3
 STAMP := .venv/.installed
 
@@ -23,7 +23,7 @@ bench: $(STAMP)
 	.venv/bin/python bench/sdxl.py --tiny
 	.venv/bin/python bench/training.py --tiny
 
-# What was built or cached; the environment and your own pictures stay.
+# Removes build and cache folders; .venv and your own pictures in out/ are kept.
 clean:
 	rm -rf build dist out/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -34,8 +34,8 @@ clean:
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q uv
 
-# uv does not read pip's settings. Folders of wheels that pip was told of (a CPU build of torch, say)
-# are passed on; pip parts them by spaces, uv by commas. With none, Linux gets the CUDA build.
+# uv ignores pip's settings. Pass on the wheel folders of PIP_FIND_LINKS (for example with a CPU build of torch):
+# pip separates them by spaces, uv by commas. Without any, Linux gets the CUDA build of torch.
 $(STAMP): pyproject.toml | .venv/bin/uv
 	UV_FIND_LINKS="$${UV_FIND_LINKS-$$(echo $$PIP_FIND_LINKS | tr ' ' ',')}" \
 		.venv/bin/uv pip install --python .venv/bin/python -e '.[dev]'
