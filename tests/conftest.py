@@ -26,6 +26,7 @@ from costars.concepts.load import load_concept
 from costars.model.hub import Source
 from costars.model.load import load_model
 from costars.model.model import Model
+from costars.scene.defaults import fill_defaults
 from costars.scene.scene import Scene, parse_scene
 from costars.types import Concept, Region
 
@@ -205,7 +206,7 @@ def make_scene() -> Callable[..., Scene]:
             "steps": 10,
             "segmenter": "attention",
         }
-        return parse_scene(data | changes).settled()
+        return fill_defaults(parse_scene(data | changes))
 
     return make
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from costars.scene.scene_files import load_scene
 from PIL import Image
 
 import costars
@@ -19,8 +20,7 @@ from costars.records.png_metadata import write_picture
 from costars.retry import retried
 from costars.sample.loop import denoise, sampler
 from costars.scene.scene import parse_scene
-from costars.scene.scene_files import load_scene
-from costars.types import Path as DenoisingPath
+from costars.types import DenoisingPath
 from costars_world.render.identity import identity_from_seed
 from costars_world.render.world import sample_picture
 from costars_world.training.concepts import PACK
@@ -172,7 +172,7 @@ def test_two_women_are_two_regions():
     right = 0
     for seed in range(10):
         cast = [identity_from_seed(seed, "woman"), identity_from_seed(100 + seed, "woman")]
-        regions = segmenter.regions(sample_picture(3000 + seed, cast=cast).image, ["woman"])
+        regions = segmenter.find_regions(sample_picture(3000 + seed, cast=cast).image, ["woman"])
         right += [r.class_name for r in regions] == ["woman", "woman"]
     assert right >= 9
 

@@ -7,10 +7,8 @@ import sys
 import pytest
 
 import costars
-from costars.catalog import METHODS, SEGMENTERS
-from costars.errors import SceneError
-from costars.model.schedulers import SAMPLERS, scheduler_of
-from costars.scene.options import SEGMENTER_KINDS, MultiLora, TwoStage
+from costars.catalog import METHODS, SEGMENTERS, load_method, load_segmenter, method_options
+from costars.scene.options import SEGMENTER_KINDS
 from costars.scene.scene import Scene
 
 
@@ -42,48 +40,19 @@ def test_every_error_is_a_costars_error_and_nothing_else():
 
 def test_every_segmenter_and_method_of_a_scene_is_in_the_catalog():
     assert {kind.model_fields["name"].default for kind in SEGMENTER_KINDS} == set(SEGMENTERS)
-    assert {kind.model_fields["name"].default for kind in (TwoStage, MultiLora)} == set(METHODS)
+    assert {options.model_fields["name"].default for options in method_options().values()} == set(METHODS)
     assert set(Scene.model_json_schema()["properties"]["method"]["discriminator"]["mapping"]) == set(METHODS)
 
 
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_every_segmenter_of_the_catalog_is_there(name):
+    assert callable(load_segmenter(name))
+
+
 def test_a_method_either_draws_a_layout_and_personalises_it_or_samples_at_once():
-    for method in METHODS.values():
+    for method in map(load_method, METHODS):
         assert (method.draw_layout is None) == (method.personalise is None)
         assert (method.sample is None) != (method.personalise is None)
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_every_scheduler_is_made_from_the_checkpoints_own(tiny, name):
-    made = scheduler_of(name, tiny.scheduler)
-    made.set_timesteps(5)
-    assert len(made.timesteps) >= 5
-    assert made.config["beta_schedule"] == "scaled_linear" and made.config["steps_offset"] == 1
-
-
-def test_a_name_says_all_of_a_scheduler_but_its_noise_levels(tiny):
-    own = scheduler_of("DPM++ 2M SDE Karras", tiny.scheduler)
-    plain = scheduler_of("DPM++ 2M", own).config
-    assert plain["algorithm_type"] == "dpmsolver++" and not plain["use_karras_sigmas"]
-    spaced = scheduler_of("DPM++ 2M Exponential", own).config
-    assert spaced["use_exponential_sigmas"] and not spaced["use_karras_sigmas"]
-    assert scheduler_of("checkpoint", own) is own
-
-
-def test_a_spacing_may_follow_the_samplers_name(tiny):
-    assert scheduler_of("DPM++ 2M Karras", tiny.scheduler).config["use_karras_sigmas"]
-    assert scheduler_of("Euler SGM Uniform", tiny.scheduler).config["timestep_spacing"] == "trailing"
-    assert type(scheduler_of("EulerAncestralDiscreteScheduler", tiny.scheduler)) is type(
-        scheduler_of("Euler a", tiny.scheduler)
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("eular", "'eular' is not known; did you mean 'euler'"), ("DDIM Karras", "'ddim' has no karras spacing")],
-)
-def test_a_scheduler_that_is_not_there_is_refused(tiny, name, said):
-    with pytest.raises(SceneError, match=said):
-        scheduler_of(name, tiny.scheduler)
 
 
 def test_the_schema_describes_every_field_that_a_person_writes():

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from costars.methods.omg.stages import draw_layout, personalise
-from costars.methods.paths import stage1_path, stage2_paths
-from costars.model.schedulers import scheduler_of
+from costars.methods.omg.stages import draw_layout, personalise, stage2_paths
+from costars.methods.paths import global_path
+from costars.scene.defaults import fill_defaults
 from costars.scene.scene import parse_scene
 from costars.studio import open_studio
 from costars.types import Plan, Region
@@ -74,27 +74,26 @@ def scene_of(told):
         "member_weight": scale * styled,
     }
     height, width = (int(v) for v in told["time_ids"][:2])
-    return parse_scene(
-        {
-            "prompt": prompt,
-            "cast": cast,
-            "negative_prompt": asked["negative_prompt"],
-            "model": str(FOLDER / "tiny-sdxl"),
-            "method": {
-                "name": "two_stage",
-                "overlap": "sum",
-                "self_attention_share": controller["self_replace_steps"][1] / steps if fits else 0,
-            },
-            "scheduler": asked["scheduler"],
-            "size": (width, height),
-            "steps": steps,
-            "guidance_scale": asked["cfg"],
-            "start": first_blended / steps,
-            "seed": asked["seed"],
-            "style": style,
-            "controls": [control] if control else [],
-        }
-    ).settled()
+    data = {
+        "prompt": prompt,
+        "cast": cast,
+        "negative_prompt": asked["negative_prompt"],
+        "model": str(FOLDER / "tiny-sdxl"),
+        "method": {
+            "name": "two_stage",
+            "overlap": "sum",
+            "self_replace_steps": controller["self_replace_steps"][1] / steps if fits else 0,
+        },
+        "scheduler": asked["scheduler"],
+        "size": (width, height),
+        "steps": steps,
+        "guidance_scale": asked["cfg"],
+        "start": first_blended / steps,
+        "seed": asked["seed"],
+        "style": style,
+        "controls": [control] if control else [],
+    }
+    return fill_defaults(parse_scene(data))
 
 
 def region_of(name: str, class_name: str) -> Region:
@@ -121,11 +120,11 @@ def test_both_stages_equal_the_official_code(studio, finish, case):
         pytest.skip("records a defect that costars does not have")
     numbers = load_file(FOLDER / f"{case}.safetensors")
     scene = scene_of(told)
-    job, model = studio.resolve(scene), studio.model(scene.model)
-    scheduler = scheduler_of(scene.scheduler, model.scheduler)
+    resolved = studio.resolve(scene)
+    model = resolved.model
 
-    assert_texts(stage1_path(model, job), numbers, "global")
-    layout, step = finish(draw_layout(model, job, scheduler))
+    assert_texts(global_path(resolved, resolved.prompt), numbers, "global")
+    layout, step = finish(draw_layout(resolved))
     assert near(layout.latents[:1], numbers["stage1.initial_latents"], 1e-4)
     assert near(step.latent, numbers["stage1.final_latents"][:1], 2e-4)
     captured = sorted(int(k.rpartition(".")[2]) for k in numbers if re.fullmatch(r"stage2\.latents\.\d+", k))
@@ -137,12 +136,12 @@ def test_both_stages_equal_the_official_code(studio, finish, case):
         for name, mask in zip(scene.cast, told["settings"]["masks"], strict=False)
         if mask is not None
     }
-    paths, _ = stage2_paths(model, job, layout.prompt, regions, layout.latents)
+    paths, _ = stage2_paths(resolved, Plan(scene, layout, regions), layout.latents)
     for k, name in enumerate(scene.cast):
         for own in (p for p in paths if p.name == name):
             assert_texts(own, numbers, f"region{k}")
     latents = {}
-    for step in personalise(model, Plan(scene, layout, regions), job, scheduler):
+    for step in personalise(resolved, Plan(scene, layout, regions)):
         latents[step.index] = step.latent
     start = round(scene.start * scene.steps)
     assert list(latents) == list(range(start, scene.steps))
@@ -165,9 +164,8 @@ def test_where_the_official_code_leaves_a_hole_ours_keeps_the_global_noise(studi
         pytest.skip("no such case")
     told = json.loads((FOLDER / f"{found[0]}.json").read_text())
     scene = scene_of(told)
-    job, model = studio.resolve(scene), studio.model(scene.model)
-    scheduler = scheduler_of(scene.scheduler, model.scheduler)
-    layout, step = finish(draw_layout(model, job, scheduler))
-    latent, _ = finish(personalise(model, Plan(scene, layout, {}), job, scheduler))
+    resolved = studio.resolve(scene)
+    layout, step = finish(draw_layout(resolved))
+    latent, _ = finish(personalise(resolved, Plan(scene, layout, {})))
     assert near(latent, step.latent, 2e-4)
     assert replace(layout, rows=0).prompt == told["settings"]["prompt"]

@@ -15,6 +15,7 @@ from costars.files.output_folder import check_output_folder
 from costars.records.layout_inputs import with_scene
 from costars.records.plan import read_plan, write_plan
 from costars.records.png_metadata import dump, png, write_failure, write_picture
+from costars.scene.files import anchor_paths
 from costars.scene.scene import parse_scene
 from costars.types import Layout, Picture, Plan, RegionError
 
@@ -79,8 +80,8 @@ def test_a_plan_finds_what_lay_beside_its_scene(plan, tmp_path):
     (tmp_path / "pose.png").touch()
     controls = [{"model": "left", "image": "pose.png"}]
     cast = {"a": {"concept": "char_a", "where": "left"}, "b": {"concept": "char_b"}}
-    scene = plan.scene.model_copy(update=dict(parse_scene({**dump(plan.scene), "controls": controls, "cast": cast})))
-    write_plan(replace(plan, scene=scene), tmp_path / "plan", tmp_path)
+    scene = parse_scene({**dump(plan.scene), "controls": controls, "cast": cast})
+    write_plan(replace(plan, scene=anchor_paths(scene, tmp_path)), tmp_path / "plan")
     told = json.loads((tmp_path / "plan" / "plan.json").read_text())["scene"]
     assert told["controls"][0]["model"] == str(tmp_path / "left")
     assert told["controls"][0]["image"] == str(tmp_path / "pose.png")
@@ -164,7 +165,7 @@ def test_a_plan_finds_the_files_beside_its_scene_wherever_it_lies(plan, tmp_path
         (tmp_path / "scene" / name).write_bytes(b"")
     member = plan.scene.cast["a"].model_copy(update={"concept": "mine.safetensors", "where": "left.png"})
     scene = plan.scene.model_copy(update={"cast": plan.scene.cast | {"a": member}})
-    write_plan(replace(plan, scene=scene), tmp_path / "plan", tmp_path / "scene")
+    write_plan(replace(plan, scene=anchor_paths(scene, tmp_path / "scene")), tmp_path / "plan")
     back = read_plan(tmp_path / "plan").scene.cast
     assert back["a"].concept == str(tmp_path / "scene" / "mine.safetensors")
     assert back["a"].where == str(tmp_path / "scene" / "left.png")
@@ -173,7 +174,8 @@ def test_a_plan_finds_the_files_beside_its_scene_wherever_it_lies(plan, tmp_path
 
 def test_the_built_in_model_is_not_a_folder_of_that_name(plan, tmp_path):
     (tmp_path / "builtin").mkdir()
-    write_plan(replace(plan, scene=plan.scene.model_copy(update={"model": "builtin"})), tmp_path / "plan", tmp_path)
+    scene = anchor_paths(plan.scene.model_copy(update={"model": "builtin"}), tmp_path)
+    write_plan(replace(plan, scene=scene), tmp_path / "plan")
     assert read_plan(tmp_path / "plan").scene.model == "builtin"
 
 
@@ -203,8 +205,8 @@ def test_a_picture_holds_its_scene_and_what_others_read(picture):
 
 
 def test_the_record_tells_how_much_of_each_concept_is_in_the_model(picture, tmp_path):
-    write_picture(replace(picture, fits={"a": "12 of 12 layers"}), tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["fits"] == {"a": "12 of 12 layers"}
+    write_picture(replace(picture, layer_counts={"a": "12 of 12 layers"}), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["layer_counts"] == {"a": "12 of 12 layers"}
 
 
 def test_a_picture_without_a_plan_has_neither_layout_nor_masks(picture, tmp_path):

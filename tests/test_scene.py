@@ -10,9 +10,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from costars.errors import SceneError, nearest
-from costars.scene.options import MultiLora, TwoStage
+from costars.methods.multi_lora.options import MultiLora
+from costars.methods.omg.options import TwoStage
+from costars.scene.defaults import fill_defaults
+from costars.scene.files import load_scene, with_settings
 from costars.scene.scene import CastMember, parse_scene
-from costars.scene.scene_files import load_scene, with_settings
 
 DATA = {"prompt": "{ana} in front of {bo}", "cast": {"ana": {"concept": "builtin/ana"}, "bo": {"concept": "bo"}}}
 
@@ -26,35 +28,35 @@ def cast(**changes):
 
 
 def test_defaults_are_those_of_the_official_code():
-    scene = parse_scene(DATA | {"model": "my-sdxl"}).settled()
+    scene = fill_defaults(parse_scene(DATA | {"model": "my-sdxl"}))
     assert (scene.steps, scene.start) == (50, 16 / 50)
     method = scene.method
     assert isinstance(method, TwoStage) and method.own_words_share == method.other_words_share == 0
-    assert (method.layout_strength, method.self_attention_share, method.self_attention_cell_px) == (1.0, 0.4, 32)
+    assert (method.cross_replace_steps, method.self_replace_steps, method.self_attention_cell_px) == (1.0, 0.4, 32)
     assert method.blend and method.feather_cells == 0
 
 
 def test_the_built_in_model_has_defaults_of_its_own_and_what_is_given_stays():
     scene = parse_scene(DATA)
     assert (scene.model, scene.start) == ("builtin", None)
-    settled = scene.settled()
+    settled = fill_defaults(scene)
     assert (settled.start, settled.method) == (0.12, TwoStage(own_words_share=1.0, other_words_share=1.0))
     assert settled.lowest_score == 0.3
     method = {"name": "two_stage", "own_words_share": 0.25, "other_words_share": 0.5}
     given = parse_scene(DATA | {"start": 0.5, "method": method, "lowest_score": 0.2})
-    assert given.settled() == given
-    assert parse_scene(DATA | {"method": "multi_lora"}).settled().method == MultiLora()
+    assert fill_defaults(given) == given
+    assert fill_defaults(parse_scene(DATA | {"method": "multi_lora"})).method == MultiLora()
 
 
 def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
-    settled = parse_scene(DATA).settled()
-    assert with_settings(settled, ["model=my-sdxl"]).settled().start == 16 / 50
-    assert with_settings(settled, ["model=my-sdxl"]).settled().method == TwoStage(
+    settled = fill_defaults(parse_scene(DATA))
+    assert fill_defaults(with_settings(settled, ["model=my-sdxl"])).start == 16 / 50
+    assert fill_defaults(with_settings(settled, ["model=my-sdxl"])).method == TwoStage(
         own_words_share=0.0, other_words_share=0.0
     )
-    chosen = parse_scene(DATA | {"start": 0.5}).settled()
+    chosen = fill_defaults(parse_scene(DATA | {"start": 0.5}))
     assert with_settings(chosen, ["model=my-sdxl"]).start == 0.5
-    stricter = parse_scene(DATA | {"lowest_score": 0.6}).settled()
+    stricter = fill_defaults(parse_scene(DATA | {"lowest_score": 0.6}))
     assert with_settings(stricter, ["model=my-sdxl"]).lowest_score == 0.6
     assert with_settings(settled, ["seed=4"]).start == 0.12
 
@@ -254,7 +256,7 @@ def test_several_pictures_are_scenes_with_seeds_that_follow_one_another():
 
 def test_a_segmenter_by_phrase_has_options_and_a_threshold_of_its_own():
     data = DATA | {"segmenter": {"name": "grounded_sam", "box_threshold": 0.4}}
-    scene = parse_scene(data).settled()
+    scene = fill_defaults(parse_scene(data))
     assert (scene.segmenter.box_threshold, scene.lowest_score) == (0.4, 0.0)
     assert parse_scene(DATA | {"segmenter": "clipseg"}).segmenter.name == "clipseg"
 
@@ -334,8 +336,8 @@ def test_what_is_no_text_takes_the_place_of_text(setting, key, value):
 
 
 def test_another_segmenter_brings_its_own_threshold():
-    settled = parse_scene(DATA).settled()
-    assert with_settings(settled, ["segmenter=owl_sam"]).settled().lowest_score == 0.0
+    settled = fill_defaults(parse_scene(DATA))
+    assert fill_defaults(with_settings(settled, ["segmenter=owl_sam"])).lowest_score == 0.0
 
 
 def test_a_control_that_never_acts_is_refused():

@@ -6,12 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from costars import studio as studio_module
-from costars.errors import ConceptError, ModelError, RegionError, SceneError
-from costars.retry import last, retried
-from costars.segment.match_cast import lost_members
+from costars.errors import ConceptError, ModelError, SceneError
+from costars.retry import last, retry_seeds
+from costars.segment.region_checks import find_lost_members
 from costars.studio import open_studio
-from costars.types import Picture, Plan, Step
+from costars.types import Picture, Plan, RegionError, Step
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def studio(library):
 def halves(make_region, monkeypatch):
     """A segmenter that finds a man on the left and a woman on the right."""
     found = [make_region("man", (0, 0, 0.5, 1)), make_region("woman", (0.5, 0, 1, 1))]
-    monkeypatch.setitem(studio_module.SEGMENTERS, "attention", lambda machine: lambda layout, names: found)
+    monkeypatch.setattr("costars.segment.cross_attention.open_segmenter", lambda machine: lambda layout, names: found)
 
 
 def test_steps_come_one_by_one_and_the_picture_last(studio, make_scene, halves):
@@ -90,13 +89,13 @@ def test_bfloat16_draws_a_picture_too(library, make_scene):
 def test_retries_take_the_next_seeds_until_everyone_is_there(make_scene, retries, tried):
     seeds = []
 
-    def steps(scene, base):
+    def steps(scene):
         seeds.append(scene.seed)
         if scene.seed < 10:
             raise RegionError(f"nobody with seed {scene.seed}")
         yield Plan(scene, None, {})
 
-    events = retried(steps, make_scene(seed=7), retries)
+    events = retry_seeds(steps, make_scene(seed=7), retries)
     if tried[-1] < 10:
         before = f"seeds 7 to {tried[-1]} were tried, this is the last: " if retries else ""
         with pytest.raises(RegionError, match=f"^{before}nobody with seed {tried[-1]}$"):
@@ -109,7 +108,7 @@ def test_retries_take_the_next_seeds_until_everyone_is_there(make_scene, retries
 def lossy(make_region, losses):
     """Renders that lose a member on these seeds."""
 
-    def steps(scene, base):
+    def steps(scene):
         yield "a step"
         lost = ("a",) if scene.seed in losses else ()
         yield Picture(None, scene, None, {}, {}, {}, {}, lost=lost)
@@ -119,22 +118,22 @@ def lossy(make_region, losses):
 
 @pytest.mark.parametrize(("losses", "seed"), [((0,), 1), ((0, 1, 2), 0), ((), 0)])
 def test_a_picture_that_lost_a_member_is_given_only_if_no_seed_does_better(make_scene, make_region, losses, seed):
-    picture = last(retried(lossy(make_region, losses), make_scene(seed=0), 2), Picture)
+    picture = last(retry_seeds(lossy(make_region, losses), make_scene(seed=0), 2), Picture)
     assert picture.scene.seed == seed and bool(picture.lost) == (0 in losses and seed == 0)
 
 
 def test_who_is_lost_is_told_by_class_and_place(make_region):
     plan = {"a": make_region("man", (0, 0, 0.5, 1)), "b": make_region("woman", (0.5, 0, 1, 1))}
-    assert lost_members(plan, list(plan.values())) == ()
-    assert lost_members(plan, [make_region("man", (0, 0, 0.5, 1)), make_region("man", (0.5, 0, 1, 1))]) == ("b",)
-    assert lost_members(plan, [make_region("man", (0.4, 0, 0.9, 1)), plan["b"]]) == ("a",)
+    assert find_lost_members(plan, list(plan.values())) == ()
+    assert find_lost_members(plan, [make_region("man", (0, 0, 0.5, 1)), make_region("man", (0.5, 0, 1, 1))]) == ("b",)
+    assert find_lost_members(plan, [make_region("man", (0.4, 0, 0.9, 1)), plan["b"]]) == ("a",)
 
 
 def test_a_mask_of_another_shape_is_found_out_before_anything_is_drawn(studio, make_scene, tmp_path):
     Image.new("L", (128, 64), 255).save(tmp_path / "wide.png")
-    cast = {"a": {"concept": "char_a", "where": "wide.png"}, "b": {"concept": "char_b"}}
-    with pytest.raises(SceneError, match=r"wide\.png' is 128 x 64 px, the picture 64 x 64; give a mask of the"):
-        studio.resolve(make_scene(cast=cast), tmp_path)
+    cast = {"a": {"concept": "char_a", "where": str(tmp_path / "wide.png")}, "b": {"concept": "char_b"}}
+    with pytest.raises(SceneError, match=r"wide\.png' is 128 x 64 px, the picture 64 x 64 px; use a mask with"):
+        studio.resolve(make_scene(cast=cast))
 
 
 @pytest.mark.parametrize("name", ["grounded_sam", "owl_sam"])
@@ -153,6 +152,6 @@ def test_a_plan_whose_masks_or_members_no_longer_fit_it_is_refused(studio, make_
     with pytest.raises(RegionError, match="a and b would share one figure"):
         studio.render(replace(plan, regions={**plan.regions, "b": twice}))
     with pytest.raises(
-        SceneError, match=r"cast\.b: the layout has a woman there, b is now a man; plan the scene again"
+        SceneError, match=r"cast\.b: the plan.s region is a woman, but b is now a man; plan the scene again"
     ):
         studio.render(replace(plan, scene=make_scene(steps=4, cast={"a": {"concept": "char_a"}, "b": "char_a"})))

@@ -4,25 +4,27 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from costars.errors import ConceptError, CostarsError, ModelError, RegionError, SceneError
+    from costars.errors import ConceptError, CostarsError, ModelError, SceneError
+    from costars.methods.multi_lora.options import MultiLora
+    from costars.methods.omg.options import TwoStage
     from costars.records.png_metadata import write_picture
-    from costars.scene.options import MultiLora, TwoStage
+    from costars.scene.files import load_scene
     from costars.scene.scene import CastMember, Scene
-    from costars.scene.scene_files import load_scene
     from costars.studio import Studio, open_studio
-    from costars.types import Layout, Picture, Plan, Region, Step
+    from costars.types import Layout, Picture, Plan, Region, RegionError, Step
 
 __version__ = _version("costars")
 
 # Loaded when first used: importing torch takes seconds, and `costars schema` needs none of it.
 _HOMES = {
-    "errors": ("ConceptError", "CostarsError", "ModelError", "RegionError", "SceneError"),
-    "options": ("MultiLora", "TwoStage"),
-    "records.pictures": ("write_picture",),
-    "scene": ("CastMember", "Scene"),
-    "scene_files": ("load_scene",),
+    "errors": ("ConceptError", "CostarsError", "ModelError", "SceneError"),
+    "methods.multi_lora.options": ("MultiLora",),
+    "methods.omg.options": ("TwoStage",),
+    "records.png_metadata": ("write_picture",),
+    "scene.scene": ("CastMember", "Scene"),
+    "scene.files": ("load_scene",),
     "studio": ("Studio", "open_studio"),
-    "types": ("Layout", "Picture", "Plan", "Region", "Step"),
+    "types": ("Layout", "Picture", "Plan", "Region", "RegionError", "Step"),
 }
 __all__ = [
     "CastMember",

@@ -1,38 +1,36 @@
-"""What is done with the steps of a plan or a render: run to the end, tried again, or started anew with less memory."""
+"""Run step iterators: to their end, again with other seeds, or again with less memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
-from costars.errors import ModelError, RegionError, ran_out_of_memory
+from costars.errors import ModelError, ran_out_of_memory
 from costars.scene.scene import Scene
-from costars.types import Picture, Step
+from costars.types import Picture, RegionError, Step
 
 T = TypeVar("T")
 
 
 def last(events: Iterator[object], kind: type[T]) -> T:
-    """Run a step iterator to its end and return what it made."""
+    """Run a step iterator to its end and return the result, which is the first event of this kind."""
     for event in events:
         if isinstance(event, kind):
             return event
     raise RuntimeError(f"the iterator ended without a {kind.__name__}")
 
 
-def retried(
-    steps: Callable[[Scene, Path | None], Iterator[Step | T]], scene: Scene, retries: int, base: Path | None = None
-) -> Iterator[Step | T]:
-    """plan_steps or render_steps with up to this many further seeds while someone is missing.
+def retry_seeds(steps: Callable[[Scene], Iterator[Step | T]], scene: Scene, retries: int) -> Iterator[Step | T]:
+    """plan_steps or render_steps, with up to this many further seeds while a member is missing.
 
-    A picture in which a member was lost is given only if no seed does better.
+    A picture in which a member is not visible is yielded only if no seed does better. Raises RegionError of the
+    last seed where none shows the cast.
     """
     second_best: Step | T | None = None
     for attempt in range(retries + 1):
         try:
-            for event in steps(scene.model_copy(update={"seed": scene.seed + attempt}), base):
+            for event in steps(scene.model_copy(update={"seed": scene.seed + attempt})):
                 if isinstance(event, Picture) and event.lost:
                     second_best = second_best or event
                     break
@@ -47,27 +45,27 @@ def retried(
         yield second_best
 
 
-def spared(steps: Callable[[], Iterator[T]], lowered: Callable[[], bool]) -> Iterator[T]:
-    """The steps; where the memory runs out, once more from the start after lowered() made room.
+def retry_with_less_memory(steps: Callable[[], Iterator[T]], lower_memory: Callable[[], bool]) -> Iterator[T]:
+    """The steps; where memory runs out, once more from the start after lower_memory() made room.
 
     Raises ModelError where that is not enough either.
     """
-    with _memory_running_out():
+    with _end_when_out_of_memory():
         yield from steps()
         return
-    if lowered():
-        with _memory_running_out():
+    if lower_memory():
+        with _end_when_out_of_memory():
             yield from steps()
             return
     raise ModelError(
-        "out of memory, also with less of the model in it; set a smaller size, --max-rows 2, --memory sequential, "
-        "checkpoint.tiles=true for the decoder, method.attention_cache=replay, or run on another device"
+        "out of memory, also with less of the model on the device; set a smaller size, --max-rows 2, --memory "
+        "sequential, checkpoint.tiles=true for the decoder, method.attention_cache=replay, or use another device"
     )
 
 
 @contextmanager
-def _memory_running_out() -> Iterator[None]:
-    """The block ends, where the memory runs out in it, as if it had come to its end."""
+def _end_when_out_of_memory() -> Iterator[None]:
+    """End the block, without an error, where memory runs out in it."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import Module
 
+from costars.errors import CostarsError
 from costars.scene.scene import Scene
 
 MaskArray = NDArray[np.float32]
@@ -84,8 +86,8 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Path:
-    """One way through the denoising: a pair of rows (uncond, cond), or one replayed row.
+class DenoisingPath:
+    """One path of the denoising: a pair of rows (uncond, cond), or one replayed row.
 
     adapter names an adapter of the `one_adapter_per_row` block around the loop, None the base model.
     replay holds the stored latents (s + 1, c, h, w) that the path follows instead of the common one;
@@ -178,7 +180,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Picture:
-    """The result, with all it was made from; plan is None for a method that needs none, notes and fits are the job's.
+    """The result, with all it was made from; plan is None for a method that needs none.
 
     hashes are the sha256 of what the scene names, by its place there (cast.ana.concept), and of the plan's masks;
     max_rows is how many rows a UNet call had at most; lost are members of the plan who cannot be seen in
@@ -196,7 +198,7 @@ class Picture:
     memory: str = "full"
     max_rows: int = 0
     lost: tuple[str, ...] = ()
-    fits: Mapping[str, str] = field(default_factory=dict)
+    layer_counts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,21 +218,23 @@ class ControlNet:
     image_sha256: str = ""
 
 
+class RegionError(CostarsError):
+    """The layout does not show every member of the cast; carries the layout and the regions that were found."""
+
+    def __init__(self, message: str, layout: Layout | None = None, regions: tuple[Region, ...] = ()) -> None:
+        super().__init__(message)
+        self.layout = layout
+        self.regions = regions
+
+
 @dataclass(frozen=True)
-class Job:
-    """A scene with its concepts looked up; concepts {member: concept}, style one for the whole picture.
+class Machine:
+    """Where the shipped weights are, and what to run on."""
 
-    notes are lines for the user: what the model's files do not say, what of the concepts it cannot use;
-    fits {member: "12 of 12 layers"} is how much of each concept is in the model.
-    """
-
-    scene: Scene
-    concepts: Mapping[str, Concept]
-    base: FilePath | None = None
-    style: Concept | None = None
-    controls: tuple[ControlNet, ...] = ()
-    notes: tuple[str, ...] = ()
-    fits: Mapping[str, str] = field(default_factory=dict)
+    weights: Path
+    device: torch.device
+    dtype: torch.dtype
+    offline: bool
 
 
 class Segmenter(Protocol):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from costars.methods.multi_lora import sample
-from costars.types import Job
+from costars.methods.multi_lora.method import sample
+from costars.resolve import resolve_scene
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def scene(make_scene):
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # of diffusers, on loading a second
 def test_it_equals_the_pipeline_of_diffusers_with_both_adapters(tiny, pipeline, golden, concepts, scene, finish):
-    latent, step = finish(sample(tiny, Job(scene, concepts), tiny.scheduler))
+    latent, step = finish(sample(resolve_scene(scene, tiny, concepts)))
     for name in "ab":
         pipeline.load_lora_weights(golden / f"char_{name}.safetensors", adapter_name=name)
     pipeline.set_adapters(["a", "b"], adapter_weights=[0.7, 0.9])
@@ -35,8 +35,8 @@ def test_it_equals_the_pipeline_of_diffusers_with_both_adapters(tiny, pipeline, 
 
 def test_the_adapters_decide_the_result_and_are_gone_after_it(tiny, concepts, scene, finish, trace):
     before = trace(tiny.unet)
-    latent, _ = finish(sample(tiny, Job(scene, concepts), tiny.scheduler))
+    latent, _ = finish(sample(resolve_scene(scene, tiny, concepts)))
     off = {n: m.model_copy(update={"weight": 0.0}) for n, m in scene.cast.items()}
-    plain, _ = finish(sample(tiny, Job(scene.model_copy(update={"cast": off}), concepts), tiny.scheduler))
+    plain, _ = finish(sample(resolve_scene(scene.model_copy(update={"cast": off}), tiny, concepts)))
     assert (latent - plain).abs().max() > 1e-2
     assert trace(tiny.unet) == before

@@ -1,21 +1,15 @@
-"""A scene's prompt as each path reads it."""
+"""The prompt of each path, made from the scene's."""
 
 import pytest
 import torch
 
 from costars.errors import SceneError
-from costars.methods.omg.attention import members_words
-from costars.methods.prompts import (
-    article,
-    class_names,
-    global_prompt,
-    member_prompt,
-    own_tokens,
-    own_words,
-)
-from costars.model.prompt_weighting import read
+from costars.methods.omg.attention import limited_words
+from costars.methods.prompts import member_nouns, own_tokens, own_words, with_article
+from costars.model.prompt_weighting import parse_prompt
+from costars.resolve import resolve_scene
 from costars.scene.scene import parse_scene
-from costars.types import Concept, Job
+from costars.types import Concept
 
 
 def concept(trigger: str, class_name: str) -> Concept:
@@ -30,13 +24,18 @@ def scene(**members):
     return parse_scene({"prompt": "{rex} before {ana}, {io} above", "cast": cast})
 
 
-def test_every_slot_is_its_class_for_the_layout():
-    classes = class_names(scene(), CONCEPTS)
-    assert global_prompt(scene(), classes) == "a dog before a woman, an owl above"
+@pytest.fixture
+def resolve(tiny):
+    """A scene resolved on the tiny model, its concepts without layers."""
+    return lambda made, concepts=CONCEPTS: resolve_scene(made, tiny, {name: concepts[name] for name in made.cast})
 
 
-def test_classes_come_in_the_prompts_order_and_the_scene_may_change_them():
-    changed = class_names(scene(rex={"class_name": "wolf"}), CONCEPTS)
+def test_layout_prompt_has_class_words_only(resolve):
+    assert resolve(scene()).prompt == "a dog before a woman, an owl above"
+
+
+def test_nouns_are_in_prompt_order_and_the_scene_overrides_the_concept():
+    changed = member_nouns(scene(rex={"class_name": "wolf"}), CONCEPTS)
     assert list(changed.items()) == [("rex", "wolf"), ("ana", "woman"), ("io", "owl")]
 
 
@@ -48,95 +47,89 @@ def test_classes_come_in_the_prompts_order_and_the_scene_may_change_them():
         ("io", "a dog before a woman, an io owl above"),
     ],
 )
-def test_a_members_own_prompt_names_only_the_member(member, prompt):
-    made = scene()
-    assert member_prompt(made, member, class_names(made, CONCEPTS), CONCEPTS[member]) == prompt
+def test_member_prompt_has_the_trigger_of_that_member_only(resolve, member, prompt):
+    assert resolve(scene()).members[member].prompt == prompt
 
 
-def test_a_members_prompt_may_be_given_and_stays_as_it_is():
-    made = scene(ana={"prompt": "photo of {her}"})
-    assert member_prompt(made, "ana", class_names(made, CONCEPTS), CONCEPTS["ana"]) == "photo of {her}"
+def test_given_member_prompt_is_used_unchanged(resolve):
+    made = resolve(scene(ana={"prompt": "photo of {her}"}))
+    assert made.members["ana"].prompt == "photo of {her}" and made.members["ana"].given_prompt
 
 
 def test_articles_and_own_words():
-    assert [article(w) for w in ("owl", "Elf", "woman")] == ["an owl", "an Elf", "a woman"]
+    assert [with_article(w) for w in ("owl", "Elf", "woman")] == ["an owl", "an Elf", "a woman"]
     assert own_words(CONCEPTS["rex"], "dog") == "dog"
     assert own_words(CONCEPTS["ana"], "woman") == "zxa woman"
 
 
-def positions(tiny, made, member):
+def positions(tiny, resolved, member):
     tokenizer = tiny.encoders[0].tokenizer
-    tokens = own_tokens(tokenizer, made, member, class_names(made, CONCEPTS), CONCEPTS[member], {})
-    ids = tokenizer(member_prompt(made, member, class_names(made, CONCEPTS), CONCEPTS[member])).input_ids
+    tokens = own_tokens(tokenizer, resolved, resolved.members[member], {})
+    ids = tokenizer(resolved.members[member].prompt).input_ids
     return tokens, tokenizer.decode([ids[i] for i in tokens]).replace(" ", "")
 
 
 @pytest.mark.parametrize(("member", "words"), [("ana", "zxawoman"), ("rex", "dog"), ("io", "ioowl")])
-def test_a_members_own_words_are_found_in_its_prompt(tiny, member, words):
-    assert positions(tiny, scene(), member)[1] == words
+def test_own_words_are_located_in_the_member_prompt(tiny, resolve, member, words):
+    assert positions(tiny, resolve(scene()), member)[1] == words
 
 
-def test_another_of_the_same_class_before_a_member_is_not_meant(tiny):
+def test_own_words_of_an_earlier_member_of_the_same_class_are_not_counted(tiny, resolve):
     cast = {name: {"concept": name} for name in ("rex", "ana")} | {"io": {"concept": "io", "class_name": "dog"}}
-    nameless = {**CONCEPTS, "io": concept("", "owl")}
-    made = parse_scene({"prompt": "{rex} and {io} before {ana}", "cast": cast})
-    classes, tokenizer = class_names(made, nameless), tiny.encoders[0].tokenizer
-    first, second = (own_tokens(tokenizer, made, n, classes, nameless[n], {}) for n in ("rex", "io"))
+    no_trigger = {**CONCEPTS, "io": concept("", "owl")}
+    made = resolve(parse_scene({"prompt": "{rex} and {io} before {ana}", "cast": cast}), no_trigger)
+    first, second = (own_tokens(tiny.encoders[0].tokenizer, made, made.members[n], {}) for n in ("rex", "io"))
     assert len(first) == len(second) and max(first) < min(second)
 
 
-def test_the_others_class_words_are_found_where_they_are_of_another_class(tiny):
-    job = Job(parse_scene(scene().model_dump() | {"model": "builtin"}).settled(), CONCEPTS)
-    tokenizer, classes = tiny.encoders[0].tokenizer, class_names(job.scene, CONCEPTS)
-    words = members_words(tiny, job)["ana"]
-    ids = tokenizer(member_prompt(job.scene, "ana", classes, CONCEPTS["ana"])).input_ids
+def test_limited_words_are_own_words_and_class_words_of_other_classes(tiny, resolve):
+    resolved = resolve(scene())
+    tokenizer, words = tiny.encoders[0].tokenizer, limited_words(resolved)["ana"]
+    ids = tokenizer(resolved.members["ana"].prompt).input_ids
     assert tokenizer.decode([ids[i] for i in words.own]).replace(" ", "") == "zxawoman"
-    nouns = [noun for noun in classes.values() if noun != "woman"]
+    nouns = [noun for noun in resolved.nouns.values() if noun != "woman"]
     assert tokenizer.decode([ids[i] for i in words.others]).split() == nouns == ["dog", "owl"]
     women = {name: {"concept": name, "class_name": "woman"} for name in CONCEPTS}
-    alike = parse_scene({"prompt": scene().prompt, "cast": women}).settled()
-    assert all(words.own and not words.others for words in members_words(tiny, Job(alike, CONCEPTS)).values())
+    alike = resolve(parse_scene({"prompt": scene().prompt, "cast": women}))
+    assert all(words.own and not words.others for words in limited_words(alike).values())
 
 
-def test_in_a_given_prompt_every_occurrence_counts_and_none_is_an_error(tiny):
-    tokens, words = positions(tiny, scene(ana={"prompt": "a zxa woman, the zxa woman"}), "ana")
+def test_every_occurrence_counts_in_a_given_prompt_and_none_is_an_error(tiny, resolve):
+    tokens, words = positions(tiny, resolve(scene(ana={"prompt": "a zxa woman, the zxa woman"})), "ana")
     assert words == "zxawoman" * 2 and len(set(tokens)) == len(tokens)
-    with pytest.raises(
-        SceneError, match=r"cast.ana.prompt: 'a lady' does not hold the words 'zxa woman'.*own_words_share=0"
-    ):
-        positions(tiny, scene(ana={"prompt": "a lady"}), "ana")
+    with pytest.raises(SceneError, match=r"cast.ana.prompt: 'a lady' does not contain 'zxa woman'.*own_words_share=0"):
+        positions(tiny, resolve(scene(ana={"prompt": "a lady"})), "ana")
 
 
-def test_a_slot_that_is_no_word_of_its_own_is_told_of_the_scenes_prompt(tiny):
-    made = parse_scene({"prompt": "two {rex}s", "cast": {"rex": {"concept": "rex"}}})
-    with pytest.raises(SceneError, match=r"^prompt: 'two a dogs' .* let \{rex\} stand as a word of its own"):
+def test_a_slot_inside_a_word_is_rejected(tiny, resolve):
+    made = resolve(parse_scene({"prompt": "two {rex}s", "cast": {"rex": {"concept": "rex"}}}))
+    with pytest.raises(SceneError, match=r"^prompt: 'two a dogs' .* write \{rex\} as a word of its own"):
         positions(tiny, made, "rex")
 
 
-def test_braces_in_a_prompt_are_no_slots(tiny):
-    made = parse_scene({"prompt": "{{rex}} {rex}", "cast": {"rex": {"concept": "rex"}}})
+def test_escaped_braces_are_not_slots(tiny, resolve):
+    made = resolve(parse_scene({"prompt": "{{rex}} {rex}", "cast": {"rex": {"concept": "rex"}}}))
     tokens, words = positions(tiny, made, "rex")
     assert words == "dog" and len(tokens) < len(tiny.encoders[0].tokenizer("{rex} a dog").input_ids) - 3
 
 
-def test_brackets_in_names_are_brackets_not_emphasis(tiny):
-    concept = Concept("saber", "woman", "saber (fate)", "sdxl", {}, "saber", "0")
-    made = parse_scene({"prompt": "{saber} in the forest", "cast": {"saber": "saber"}})
-    classes = class_names(made, {"saber": concept})
-    prompt = member_prompt(made, "saber", classes, concept)
-    assert prompt == r"a saber \(fate\) woman in the forest"
-    tokens = own_tokens(tiny.encoders[0].tokenizer, made, "saber", classes, concept, {})
+def test_brackets_in_triggers_are_not_emphasis(tiny, resolve):
+    saber = Concept("saber", "woman", "saber (fate)", "sdxl", {}, "saber", "0")
+    made = resolve(parse_scene({"prompt": "{saber} in the forest", "cast": {"saber": "saber"}}), {"saber": saber})
+    member = made.members["saber"]
+    assert member.prompt == r"a saber \(fate\) woman in the forest"
+    tokens = own_tokens(tiny.encoders[0].tokenizer, made, member, {})
     assert len(tokens) == len(tiny.encoders[0].tokenizer("saber (fate) woman").input_ids) - 2
-    weights = read(tiny.encoders[0].tokenizer, prompt).weights
+    weights = parse_prompt(tiny.encoders[0].tokenizer, member.prompt).weights
     assert bool((weights == 1).all())
 
 
-def test_own_words_are_found_beside_a_style_that_was_taught_as_a_word(tiny):
+def test_own_words_are_located_beside_a_learned_style_word(tiny, resolve):
     learned = {"inkwash": {e.name: torch.zeros(1, 4, e.module.config.hidden_size) for e in tiny.encoders}}
-    made = parse_scene({"prompt": "inkwash of {ana} in the forest", "cast": {"ana": "ana"}})
-    concept = Concept("ana", "woman", "ana", "sdxl", {}, "ana", "0")
-    classes = class_names(made, {"ana": concept})
-    text = tiny.encode_text(member_prompt(made, "ana", classes, concept), ["ana woman"], learned=learned)
-    tokens = own_tokens(tiny.encoders[0].tokenizer, made, "ana", classes, concept, learned)
+    ana = Concept("ana", "woman", "ana", "sdxl", {}, "ana", "0")
+    made = resolve(parse_scene({"prompt": "inkwash of {ana} in the forest", "cast": {"ana": "ana"}}), {"ana": ana})
+    member = made.members["ana"]
+    text = tiny.encode_text(member.prompt, ["ana woman"], learned=learned)
+    tokens = own_tokens(tiny.encoders[0].tokenizer, made, member, learned)
     assert tokens == list(text.spans["ana woman"][0])
-    assert tokens != own_tokens(tiny.encoders[0].tokenizer, made, "ana", classes, concept, {})
+    assert tokens != own_tokens(tiny.encoders[0].tokenizer, made, member, {})

@@ -12,12 +12,13 @@ from rich.console import Console
 
 from costars.cli.concepts import concepts_app
 from costars.cli.train import train
-from costars.errors import CostarsError, RegionError, SceneError, ran_out_of_memory
+from costars.errors import CostarsError, SceneError, ran_out_of_memory
 from costars.scene.scene import Scene
-from costars.scene.scene_files import load_scene, with_settings
+from costars.scene.files import load_scene, with_settings
 from costars.settings import Device, Dtype, Memory
 
 if TYPE_CHECKING:
+    from costars.jobs import PlanJob, RenderJob
     from costars.studio import Studio
     from costars.types import Picture, Plan
 
@@ -74,19 +75,17 @@ def plan(
     memory: InMemory = None,
     offline: Offline = None,
 ) -> None:
-    """Draw the layout and find who is where; edit the masks, then render the folder."""
-    from costars.files.output_folder import check_folder
-    from costars.records.plan import write_plan
-    from costars.types import Plan
+    """Draw the layout and find each member's region. Edit the masks, then render the folder."""
+    scene = _apply_settings(load_scene(scene_file), set_, seed, scene_file.parent)
+    from costars.jobs import PlanJob, check_job
 
-    scene = _changed(load_scene(scene_file), set_, seed)
-    check_folder(out, "plan")
-    studio = _studio(device, dtype, memory=memory, offline=offline)
-    made = _run(studio, scene, scene_file.parent, retries, out, Plan)
-    write_plan(made, out, scene_file.parent)
+    job = PlanJob(scene=scene, out=out, retries=retries)
+    check_job(job)
+    made: Plan = _run(job, _open_studio(device, dtype, memory=memory, offline=offline))
+    _print_seed(made.scene, scene)
     order = sorted(made.regions, key=lambda name: made.regions[name].depth)
     found = ", ".join(f"{name} ({made.regions[name].class_name}, {made.regions[name].area:.0%})" for name in order)
-    console.print(f"from front to back: {found}; render {out} to finish it", highlight=False, soft_wrap=True)
+    _print(f"from front to back: {found}; to finish it: costars render {out}")
     typer.echo(out / "plan.json")
 
 
@@ -104,53 +103,70 @@ def render(
     offline: Offline = None,
 ) -> None:
     """Render a scene, a plan that you may have edited, or a picture again."""
-    from costars.files.output_folder import check_folder
-    from costars.records.layout_inputs import with_scene
-    from costars.records.plan import read_plan
-    from costars.records.png_metadata import write_picture
-    from costars.types import Picture
+    jobs = _render_jobs(source, out, set_, seed, retries)
+    from costars.jobs import check_job
 
-    check_folder(out, "picture")
-    what: Scene | Plan
+    for job in jobs:
+        check_job(job)
+    studio = _open_studio(device, dtype, max_rows=max_rows, memory=memory, offline=offline)
+    for job in jobs:
+        picture: Picture = _run(job, studio)
+        if job.plan_folder is None:
+            _print_seed(picture.scene, job.scene)
+        _print_summary(picture)
+        typer.echo(job.out / "picture.png")
+
+
+def _render_jobs(source: Path, out: Path, settings: list[str], seed: int | None, retries: int) -> list[RenderJob]:
+    """One job for each picture of the source; several are written into folders named by their seed."""
     if source.is_dir():
         if seed is not None or retries:
             raise SceneError(f"{source}: a plan has its seed; render the scene to use --seed or --retries")
-        before = read_plan(source)
-        what = with_scene(before, with_settings(before.scene, set_))
-    else:
-        what = _changed(load_scene(source), set_, seed)
-    studio = _studio(device, dtype, max_rows=max_rows, memory=memory, offline=offline)
-    several = isinstance(what, Scene) and what.count > 1
-    if several and retries:
+        from costars.files.output_folder import check_output_folder
+        from costars.jobs import RenderJob
+        from costars.records.plan import read_plan
+
+        check_output_folder(out, "picture")
+        scene = with_settings(read_plan(source).scene, settings, source.parent)
+        return [RenderJob(scene=scene, out=out, plan_folder=source)]
+    scene = _apply_settings(load_scene(source), settings, seed, source.parent)
+    if scene.count > 1 and retries:
         raise SceneError("--retries would draw some seeds of a scene with a count twice; use one or the other")
-    each: list[Scene | Plan] = [*what.each()] if isinstance(what, Scene) else [what]
-    folders = [out / str(one.seed) if several and isinstance(one, Scene) else out for one in each]
-    for folder in folders:
-        check_folder(folder, "picture")
-    for folder, one in zip(folders, each, strict=True):
-        picture = _run(studio, one, source.parent, retries, folder, Picture)
-        write_picture(picture, folder)
-        _told(picture)
-        typer.echo(folder / "picture.png")
+    from costars.jobs import RenderJob
+
+    scenes = scene.each()
+    folders = [out / str(one.seed) if len(scenes) > 1 else out for one in scenes]
+    return [RenderJob(scene=one, out=folder, retries=retries) for one, folder in zip(scenes, folders, strict=True)]
 
 
-def _told(picture: Picture) -> None:
+def _print_seed(drawn: Scene, asked: Scene) -> None:
+    if drawn.seed != asked.seed:
+        missed = ", ".join(map(str, range(asked.seed, drawn.seed)))
+        _print(f"this is seed {drawn.seed}; seeds {missed} left a member out")
+
+
+def _print_summary(picture: Picture) -> None:
     for note in picture.notes:
-        console.print(note, highlight=False)
+        _print(note)
     for name in picture.lost:
         edited = picture.plan is not None and picture.plan.edited
-        mend = "see to its mask and depth in the plan" if edited else "try another seed or --retries"
-        console.print(f"{name} cannot be seen where the plan has {name}; {mend}", style="bold")
-    rows, seconds = picture.rows, picture.seconds
-    spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + f"; memory: {picture.memory}"
-    spent += f", {picture.max_rows} rows at once"
-    told = f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}; seconds: {spent}"
-    console.print(told, highlight=False, soft_wrap=True)
+        remedy = "check its mask and depth in the plan" if edited else "try another seed or --retries"
+        _print(f"{name} is not visible where the plan has {name}; {remedy}", style="bold")
+    rows = picture.rows
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in picture.seconds.items())
+    _print(
+        f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}, at most {picture.max_rows} per call; "
+        f"seconds: {seconds}; memory: {picture.memory}"
+    )
     if picture.plan is not None and not rows["stage2"]:
-        start = picture.scene.start
-        console.print(
-            f"no identity takes part: start {start} leaves no step for them; this is the layout", style="bold"
+        _print(
+            f"no identity takes part: start {picture.scene.start} leaves no step for them; this is the layout",
+            style="bold",
         )
+
+
+def _print(line: str, style: str | None = None) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True, style=style)
 
 
 @app.command()
@@ -171,40 +187,24 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def _studio(device: Device | None, dtype: Dtype | None, **options: Any) -> Studio:
+def _open_studio(device: Device | None, dtype: Dtype | None, **options: Any) -> Studio:
     with console.status("loading"):
         from costars.studio import open_studio
 
         return open_studio(device, dtype, **options)
 
 
-def _changed(scene: Scene, settings: list[str], seed: int | None) -> Scene:
-    scene = with_settings(scene, settings)
+def _apply_settings(scene: Scene, settings: list[str], seed: int | None, folder: Path) -> Scene:
+    scene = with_settings(scene, settings, folder)
     return scene if seed is None else with_settings(scene, [f"seed={seed}"], origin="--seed")
 
 
-def _run(studio: Studio, what: Any, base: Path, retries: int, out: Path, kind: type[Any]) -> Any:
-    """Run the steps under one progress bar per stage; saves what was seen if someone is missing."""
-    from costars.cli.progress import shown
-    from costars.retry import retried
-    from costars.types import Plan
+def _run(job: PlanJob | RenderJob, studio: Studio) -> Any:
+    """Run a job under one progress bar per stage; returns the plan or picture that was written."""
+    from costars.cli.progress import show_progress
+    from costars.jobs import run_job
 
-    planning = kind is Plan
-    if isinstance(what, Scene):
-        events = retried(studio.plan_steps if planning else studio.render_steps, what, retries, base)
-    else:
-        events = studio.render_steps(what, base)
-    try:
-        made = shown(events, console, kind)
-    except RegionError as error:
-        from costars.records.png_metadata import write_failure
-
-        seen = write_failure(error, out)
-        raise RegionError(f"{error}; see {seen}/layout.png and {seen}/masks/") from None
-    if isinstance(what, Scene) and made.scene.seed != what.seed:
-        missed = ", ".join(map(str, range(what.seed, made.scene.seed)))
-        console.print(f"this is seed {made.scene.seed}: {missed} left someone out", highlight=False)
-    return made
+    return show_progress(run_job(job, studio), console)
 
 
 def main() -> None:
@@ -212,27 +212,27 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == STOPPED:  # typer has caught Ctrl-C itself
-            _said("stopped", STOPPED)
+            _fail("stopped", STOPPED)
     except CostarsError as error:
-        code = _said(str(error), 2)
+        code = _fail(str(error), 2)
     except typer.exceptions.TyperException as error:
-        code = _said(f"{_words(error) or 'no command was given'}; see costars --help", 2)
+        code = _fail(f"{_message(error) or 'no command was given'}; see costars --help", 2)
     except OSError as error:
-        code = _said(f"{error.filename or 'a file'}: {error.strerror or error}; check the disk and the folder", 2)
+        code = _fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the disk and the folder", 2)
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        code = _said(f"out of memory ({' '.join(str(error).split())[:200]}); use --max-rows 2 or a smaller size", 2)
+        code = _fail(f"out of memory ({' '.join(str(error).split())[:200]}); use --max-rows 2 or a smaller size", 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = _said("stopped", STOPPED)
+        code = _fail("stopped", STOPPED)
     sys.exit(code or 0)
 
 
-def _words(error: typer.exceptions.TyperException) -> str:
-    spoken = getattr(error, "format_message", None)
-    return " ".join(str(spoken() if spoken else error).split()).replace("Value error, ", "").rstrip(".")
+def _message(error: typer.exceptions.TyperException) -> str:
+    formatted = getattr(error, "format_message", None)
+    return " ".join(str(formatted() if formatted else error).split()).replace("Value error, ", "").rstrip(".")
 
 
-def _said(line: str, code: int) -> int:
+def _fail(line: str, code: int) -> int:
     print(f"costars: {line}", file=sys.stderr)
     return code

@@ -11,16 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from costars.types import Step
 
 
-def shown(events: Iterable[Any], console: Console, kind: type[Any]) -> Any:
-    """Draw the bars while the iterator runs; returns what it made at its end."""
+def show_progress(events: Iterable[Any], console: Console) -> Any:
+    """Show the steps of an iterator as bars, one per stage; returns its last event, which is the result."""
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    event = None
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         tasks: dict[str, Any] = {}
         for event in events:
-            if isinstance(event, kind):
-                return event
             if isinstance(event, Step):
                 if event.stage not in tasks:
                     tasks[event.stage] = progress.add_task(event.stage, total=event.of)
                 progress.update(tasks[event.stage], completed=event.index + 1)
-    raise RuntimeError(f"the iterator ended without a {kind.__name__}")
+    return event

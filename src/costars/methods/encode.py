@@ -1,43 +1,62 @@
-"""What every method reads off a scene: its sampler, and the text that guidance steers away from."""
+"""What every method reads off a scene: its sampler, and its encoded prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from costars.model.model import Model
-from costars.model.text_encoder import NOTHING_LEARNED
+from torch import Tensor
+
+from costars.errors import SceneError
+from costars.model.text_encoder import NO_LEARNED_WORDS
+from costars.resolved_scene import Member, ResolvedScene
 from costars.sample.loop import Sampler, sampler
-from costars.scene.scene import Scene
-from costars.types import LearnedWords, Text
+from costars.types import Concept, LearnedWords, Text
 
 
-def size_px(model: Model, scene: Scene) -> tuple[int, int]:
-    """(width, height) of the scene's picture."""
-    return scene.size or model.facts.size_px
-
-
-def sampler_of(model: Model, scene: Scene, scheduler: Any, start: int = 0) -> Sampler:
+def make_sampler(resolved: ResolvedScene, start: int = 0) -> Sampler:
     """The scene's sampler, ready to take the steps from start on."""
-    size, seed = size_px(model, scene), scene.seed
-    return sampler(scheduler, scene.steps, model.device, size, scene.guidance_scale, seed=seed, start=start)
+    scene = resolved.scene
+    return sampler(
+        resolved.scheduler,
+        scene.steps,
+        resolved.model.device,
+        resolved.size_px,
+        scene.guidance_scale,
+        seed=scene.seed,
+        start=start,
+    )
 
 
-def negative_text(
-    model: Model, scene: Scene, prompt: str | None = None, learned: LearnedWords = NOTHING_LEARNED
-) -> Text | None:
-    """The encoded negative prompt (the scene's own unless given); None where there is no guidance."""
-    if scene.guidance_scale <= 1:
-        return None
-    return encoded(model, scene, scene.negative_prompt if prompt is None else prompt, learned=learned)
-
-
-def encoded(
-    model: Model,
-    scene: Scene,
-    prompt: str,
-    words: Sequence[str] = (),
-    learned: LearnedWords = NOTHING_LEARNED,
+def encode_prompt(
+    resolved: ResolvedScene, prompt: str, words: Sequence[str] = (), learned: LearnedWords = NO_LEARNED_WORDS
 ) -> Text:
-    """A prompt as this scene has it read, with the words that concepts were taught as."""
-    return model.encode_text(prompt, words, scene.clip_skip, learned)
+    """A prompt in the model's text encoders, with the positions of these words and the embeddings of learned ones."""
+    return resolved.model.encode_text(prompt, words, resolved.scene.clip_skip, learned)
+
+
+def encode_negative(
+    resolved: ResolvedScene, prompt: str | None = None, learned: LearnedWords = NO_LEARNED_WORDS
+) -> Text | None:
+    """The encoded negative prompt (the scene's unless given); None without guidance."""
+    if resolved.scene.guidance_scale <= 1:
+        return None
+    return encode_prompt(resolved, resolved.scene.negative_prompt if prompt is None else prompt, learned=learned)
+
+
+def learned_words(resolved: ResolvedScene, *members: Member) -> LearnedWords:
+    """The learned words of these members and of the style.
+
+    Raises SceneError where one word has two meanings in one prompt.
+    """
+    learned: dict[str, Mapping[str, Tensor]] = {}
+    owners: dict[str, Concept] = {}
+    concepts = [member.concept for member in members] + ([resolved.style] if resolved.style else [])
+    for concept in concepts:
+        for word, parts in concept.words.items():
+            if word in owners and owners[word].sha256 != concept.sha256:
+                raise SceneError(
+                    f"the word {word!r} is defined by {owners[word].source!r} and by {concept.source!r}, which share "
+                    "a prompt; import one of them again with another --trigger"
+                )
+            learned[word], owners[word] = parts, concept
+    return learned

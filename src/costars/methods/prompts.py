@@ -1,4 +1,4 @@
-"""A scene's prompt, as each path reads it."""
+"""The prompt of each path, made from the scene's."""
 
 from __future__ import annotations
 
@@ -8,88 +8,82 @@ from string import Formatter
 from transformers import CLIPTokenizer
 
 from costars.errors import SceneError
-from costars.model.prompt_weighting import unemphasised
+from costars.model.prompt_weighting import escape_brackets
 from costars.model.text_encoder import word_spans
+from costars.resolved_scene import Member, ResolvedScene
 from costars.scene.scene import Scene
 from costars.types import Concept, LearnedWords
 
 
-def article(noun: str) -> str:
+def with_article(noun: str) -> str:
     """The noun with "a" or "an"."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
-def class_names(scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, str]:
-    """What each member is to the base model, in the prompt's order."""
+def member_nouns(scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, str]:
+    """{member: what it is to the base model}, in the prompt's order."""
     return {name: scene.cast[name].class_name or concepts[name].class_name for name in scene.slots()}
 
 
-def global_prompt(scene: Scene, classes: Mapping[str, str]) -> str:
-    """Every slot as "a <class>": no identity is known to the base model (OMG, section 3.3)."""
-    return scene.prompt.format_map({name: article(unemphasised(noun)) for name, noun in classes.items()})
+def own_words(concept: Concept, noun: str) -> str:
+    """How a prompt calls a concept: its trigger and its noun."""
+    return f"{concept.trigger} {noun}".strip()
 
 
-def member_prompt(scene: Scene, member: str, classes: Mapping[str, str], concept: Concept) -> str:
-    """The global prompt with the member's own slot as "a <trigger> <class>", or what the scene says."""
+def global_prompt(scene: Scene, nouns: Mapping[str, str]) -> str:
+    """Every slot as "a <noun>": the base model knows no identity (OMG, section 3.3)."""
+    return scene.prompt.format_map({name: with_article(escape_brackets(noun)) for name, noun in nouns.items()})
+
+
+def member_prompt(scene: Scene, member: str, nouns: Mapping[str, str], words: str) -> str:
+    """The prompt that the scene gives the member, else the global one with its slot as "a <trigger> <noun>"."""
     given = scene.cast[member].prompt
     if given is not None:
         return given
-    named = {name: article(unemphasised(noun)) for name, noun in classes.items()}
-    own = unemphasised(own_words(concept, classes[member]))
-    return scene.prompt.format_map(named | {member: article(own)})
+    slots = {name: with_article(escape_brackets(noun)) for name, noun in nouns.items()}
+    return scene.prompt.format_map(slots | {member: with_article(escape_brackets(words))})
 
 
-def everyone_prompt(scene: Scene, classes: Mapping[str, str], concepts: Mapping[str, Concept]) -> str:
-    """Every slot as "a <trigger> <class>": one prompt for all adapters at once."""
-    own = {name: unemphasised(own_words(concepts[name], noun)) for name, noun in classes.items()}
-    return scene.prompt.format_map({name: article(words) for name, words in own.items()})
+def everyone_prompt(resolved: ResolvedScene) -> str:
+    """Every slot as "a <trigger> <noun>": one prompt for all adapters at once."""
+    slots = {name: with_article(escape_brackets(member.words)) for name, member in resolved.members.items()}
+    return resolved.scene.prompt.format_map(slots)
 
 
-def own_words(concept: Concept, class_name: str) -> str:
-    """How a concept is called in a prompt: its trigger and its class."""
-    return f"{concept.trigger} {class_name}".strip()
+def own_tokens(tokenizer: CLIPTokenizer, resolved: ResolvedScene, member: Member, learned: LearnedWords) -> list[int]:
+    """Token positions of a member's own words in its own prompt.
 
-
-def own_tokens(
-    tokenizer: CLIPTokenizer,
-    scene: Scene,
-    member: str,
-    classes: Mapping[str, str],
-    concept: Concept,
-    learned: LearnedWords,
-) -> list[int]:
-    """The token positions of a member's own words in its own prompt, where these words were learned.
-
-    Where another of its class stands before it, that one's words are not meant; in a prompt that the
-    scene gives, every occurrence is. Raises SceneError where there is none.
+    In a derived prompt only the occurrence in the member's slot counts, in a given one every occurrence.
+    Raises SceneError where there is none.
     """
-    words, prompt = own_words(concept, classes[member]), member_prompt(scene, member, classes, concept)
-    spans, given = word_spans(tokenizer, prompt, words, learned), scene.cast[member].prompt is not None
-    if not given:
-        first = len(word_spans(tokenizer, _before(scene, member, classes), words, learned))
+    spans = word_spans(tokenizer, member.prompt, member.words, learned)
+    if not member.given_prompt:
+        before = _prompt_before(resolved.scene, member.name, resolved.nouns)
+        first = len(word_spans(tokenizer, before, member.words, learned))
         spans = spans[first : first + 1]
     tokens = [i for span in spans for i in span]
     if not tokens:
-        mend = "write them there" if given else f"let {{{member}}} stand as a word of its own"
-        where = f"cast.{member}.prompt" if given else "prompt"
+        given = member.given_prompt
+        remedy = "write them there" if given else f"write {{{member.name}}} as a word of its own"
+        where = f"cast.{member.name}.prompt" if given else "prompt"
         raise SceneError(
-            f"{where}: {prompt!r} does not hold the words {words!r}, so they cannot be kept to {member}'s place; "
-            f"{mend}, or set method.own_words_share=0"
+            f"{where}: {member.prompt!r} does not contain {member.words!r}, so these words cannot be limited to "
+            f"{member.name}'s mask; {remedy}, or set method.own_words_share=0"
         )
     return tokens
 
 
-def tokens_of(tokenizer: CLIPTokenizer, prompt: str, nouns: Iterable[str], learned: LearnedWords) -> list[int]:
-    """The token positions of every occurrence of these words in a prompt, in its order."""
+def word_tokens(tokenizer: CLIPTokenizer, prompt: str, nouns: Iterable[str], learned: LearnedWords) -> list[int]:
+    """Token positions of every occurrence of these words in a prompt, in ascending order."""
     return sorted({i for noun in nouns for span in word_spans(tokenizer, prompt, noun, learned) for i in span})
 
 
-def _before(scene: Scene, member: str, classes: Mapping[str, str]) -> str:
-    """The global prompt as far as the member's slot."""
+def _prompt_before(scene: Scene, member: str, nouns: Mapping[str, str]) -> str:
+    """The global prompt up to the member's slot."""
     text = ""
     for literal, name, _, _ in Formatter().parse(scene.prompt):
         text += literal
         if name == member:
             break
-        text += "" if name is None else article(unemphasised(classes[name]))
+        text += "" if name is None else with_article(escape_brackets(nouns[name]))
     return text

@@ -9,7 +9,7 @@ from typing import Any
 
 from costars.errors import SceneError
 from costars.scene.scene import Scene
-from costars.segment.match_cast import depth_order
+from costars.segment.match_cast import order_by_depth
 from costars.types import Plan
 
 # What the layout and its regions were made from: to change one of these, plan the scene again.
@@ -63,7 +63,7 @@ def with_scene(plan: Plan, scene: Scene) -> Plan:
         raise SceneError(f"model: the plan was drawn by {plan.scene.model!r}; plan the scene again")
     check_drawn_from(json.loads(json.dumps(drawn_from(plan.scene))), scene)
     if any(member.depth is not None for member in scene.cast.values()):
-        order = depth_order(plan.regions, scene.cast)
+        order = order_by_depth(plan.regions, scene.cast)
         regions = {name: replace(region, depth=order.index(name)) for name, region in plan.regions.items()}
         return replace(plan, scene=scene, regions=regions)
     return replace(plan, scene=scene)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -12,21 +11,20 @@ from safetensors.torch import save as save_tensors
 from torch import from_numpy
 
 from costars.errors import SceneError
-from costars.files.output_folder import whole_folder
+from costars.files.output_folder import atomic_folder
 from costars.records.layout_inputs import check_drawn_from, drawn_from
 from costars.records.regions import masks_hash, read_region, region_facts, rounded, write_masks
-from costars.scene.scene import Scene, parse_scene
-from costars.scene.scene_files import FILES_ALONE, with_files
+from costars.scene.files import anchor_paths
+from costars.scene.scene import parse_scene
 from costars.types import Layout, Plan
 
 
-def write_plan(plan: Plan, out: Path, base: Path | None = None) -> None:
+def write_plan(plan: Plan, out: Path) -> None:
     """plan.json, layout.png, layout.safetensors (latents, maps) and masks/NAME.png.
 
-    base is the folder that the scene's relative paths are beside; the plan has them absolute, so
-    that it works wherever it lies.
+    The scene's paths are absolute there, so the plan works wherever it lies.
     """
-    layout, scene = plan.layout, _anchored(plan.scene, base or Path())
+    layout, scene = plan.layout, anchor_paths(plan.scene, Path()).model_dump(mode="json", exclude_none=True)
     facts = {
         "scene": scene,
         "layout": {"prompt": layout.prompt, "rows": layout.rows, "drawn_from": drawn_from(parse_scene(scene))},
@@ -35,7 +33,7 @@ def write_plan(plan: Plan, out: Path, base: Path | None = None) -> None:
         "seconds": rounded(plan.seconds),
     }
     maps = {f"map/{word}": from_numpy(array) for word, array in layout.maps.items()}
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         (folder / "plan.json").write_text(json.dumps(facts, indent=2) + "\n")
         layout.image.save(folder / "layout.png")
         (folder / "layout.safetensors").write_bytes(save_tensors({"latents": layout.latents.cpu(), **maps}))
@@ -72,14 +70,3 @@ def read_plan(folder: Path) -> Plan:
         raise SceneError(f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}")
     check_drawn_from(before, scene, f"{folder.name}/plan.json: ")
     return Plan(scene, layout, regions, seconds, edited=facts.get("masks_sha256") != masks_hash(regions))
-
-
-def _anchored(scene: Scene, base: Path) -> dict[str, Any]:
-    """The scene as plain data, its relative files made absolute."""
-
-    def found(key: str, name: str) -> str:
-        path = base / Path(name).expanduser()
-        there = path.is_file() or (key not in FILES_ALONE and name != "builtin" and path.is_dir())
-        return str(path.resolve()) if there else name
-
-    return with_files(scene, found)

@@ -10,13 +10,12 @@ from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
 
-from costars.errors import RegionError
-from costars.files.output_folder import KINDS, whole_folder
-from costars.images.contact_sheet import sheet
+from costars.files.output_folder import KINDS, atomic_folder
+from costars.images.contact_sheet import make_contact_sheet
 from costars.records.regions import region_facts, rounded, write_masks
+from costars.scene.files import map_paths
 from costars.scene.scene import Scene
-from costars.scene.scene_files import with_files
-from costars.types import Picture
+from costars.types import Picture, RegionError
 
 
 def write_picture(picture: Picture, out: str | Path) -> None:
@@ -25,12 +24,12 @@ def write_picture(picture: Picture, out: str | Path) -> None:
     Raises SceneError where out cannot be written, or holds what costars did not write.
     """
     plan = picture.plan
-    with whole_folder(Path(out)) as folder:
+    with atomic_folder(Path(out)) as folder:
         (folder / "picture.png").write_bytes(png(picture))
         if plan is not None:
             plan.layout.image.save(folder / "layout.png")
             write_masks(plan.regions, folder)
-        sheet(picture).save(folder / "sheet.png")
+        make_contact_sheet(picture).save(folder / "sheet.png")
         regions = [region_facts(name, region) for name, region in plan.regions.items()] if plan else []
         facts = {
             "scene": dump(picture.scene),
@@ -42,7 +41,7 @@ def write_picture(picture: Picture, out: str | Path) -> None:
             "hashes": dict(picture.hashes),
             "memory": picture.memory,
             "max_rows": picture.max_rows,
-            **({"fits": dict(picture.fits)} if picture.fits else {}),
+            **({"layer_counts": dict(picture.layer_counts)} if picture.layer_counts else {}),
             **({"lost": list(picture.lost)} if picture.lost else {}),
             **({"notes": list(picture.notes)} if picture.notes else {}),
         }
@@ -57,7 +56,7 @@ def write_failure(error: RegionError, out: Path) -> Path | None:
     if error.layout is None:
         return None
     place = out / "missing" if any((out / names[-1]).is_file() for names in KINDS.values()) else out
-    with whole_folder(place) as folder:
+    with atomic_folder(place) as folder:
         error.layout.image.save(folder / "layout.png")
         found = {f"{i}-" + re.sub(r"[^\w-]", "_", r.class_name): r for i, r in enumerate(error.regions)}
         write_masks(found, folder)
@@ -98,7 +97,7 @@ def parameters(picture: Picture) -> str:
 
 def dump(scene: Scene) -> dict[str, Any]:
     """The scene as plain data, absolute paths cut to their file names."""
-    return with_files(scene, lambda _, name: _without_folders(name))
+    return map_paths(scene, lambda _, name: _without_folders(name))
 
 
 def _without_folders(value: str) -> str:

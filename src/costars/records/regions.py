@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from costars.errors import SceneError
-from costars.images.masks import grey_levels
+from costars.images.masks import to_grey_levels
 from costars.types import Region
 
 
@@ -43,7 +43,7 @@ def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -
         with Image.open(path) as image:
             if image.size != size:
                 raise SceneError(f"{path}: is {image.width} x {image.height} px; {want}")
-            mask = grey_levels(image)
+            mask = to_grey_levels(image)
     except OSError as error:
         raise SceneError(f"{path}: {error.strerror or 'cannot be read as a picture'}; {want}") from None
     except ValueError as error:

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from costars.errors import SceneError, nearest
-from costars.scene.scene import Scene, parse_scene
+from costars.scene.defaults import reopen_defaults
+from costars.scene.scene import BUILTIN, SIDES, Scene, parse_scene
 
-# Where a scene names files and folders: keys, * for each of several.
-FILE_PLACES = (
+# The fields of a scene that may name a file or folder; * stands for every key or index.
+PATH_FIELDS = (
     ("model",),
     ("checkpoint", "vae"),
     ("checkpoint", "config"),
@@ -30,13 +31,35 @@ FILE_PLACES = (
 )
 
 
-FILES_ALONE = ("concept", "where", "image")  # a folder of that name is not meant
+def anchor_paths(scene: Scene, folder: Path) -> Scene:
+    """The scene with its relative paths made absolute, as seen from a folder.
+
+    Names of the library and of the hub stay as they are.
+    """
+
+    def anchored(field: str, name: str) -> str:
+        path = (folder / Path(name).expanduser()).absolute()
+        return str(path) if _is_path(field, name, path) else name
+
+    return Scene.model_validate(map_paths(scene, anchored))
 
 
-def with_files(scene: Scene, change: Callable[[str, str], str]) -> dict[str, Any]:
-    """The scene as plain data, every (key, name) of a file or folder in it changed."""
+def _is_path(field: str, name: str, path: Path) -> bool:
+    match field:
+        case "image":
+            return True
+        case "where":
+            return name not in SIDES
+        case "concept":
+            return name.endswith(".safetensors")
+        case _:
+            return name != BUILTIN and (path.exists() or name.endswith(".safetensors"))
+
+
+def map_paths(scene: Scene, change: Callable[[str, str], str]) -> dict[str, Any]:
+    """The scene as plain data, with change(field, value) in place of every value that may be a path."""
     data = scene.model_dump(mode="json", exclude_none=True)
-    for place in FILE_PLACES:
+    for place in PATH_FIELDS:
         _change(data, place, change)
     return data
 
@@ -54,7 +77,10 @@ def _change(here: Any, place: tuple[str, ...], change: Callable[[str, str], str]
 
 
 def load_scene(path: Path) -> Scene:
-    """A scene from a .yaml, .toml or .json file, or from a picture that costars wrote."""
+    """A scene from a .yaml, .toml or .json file, or from a picture that costars wrote; its paths are made absolute.
+
+    Relative paths are those beside the file. Raises SceneError for a file that cannot be read or holds no scene.
+    """
     readers: dict[str, Callable[[str], Any]] = {
         ".yaml": yaml.safe_load,
         ".yml": yaml.safe_load,
@@ -62,7 +88,7 @@ def load_scene(path: Path) -> Scene:
         ".json": json.loads,
     }
     if path.suffix == ".png":
-        return _scene_in_picture(path)
+        return anchor_paths(_scene_in_picture(path), path.parent)
     if path.suffix not in readers:
         raise SceneError(f"{path}: a scene is a .yaml, .toml or .json file, or a .png that costars wrote")
     try:
@@ -71,7 +97,7 @@ def load_scene(path: Path) -> Scene:
         raise SceneError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise SceneError(f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}") from None
-    return parse_scene(data, str(path))
+    return anchor_paths(parse_scene(data, str(path)), path.parent)
 
 
 def _scene_in_picture(path: Path) -> Scene:
@@ -107,10 +133,16 @@ def _value(text: str, before: Any) -> Any:
     return text if isinstance(before, str) and (plain or not text) else value
 
 
-def with_settings(scene: Scene, settings: list[str], origin: str = "scene with --set") -> Scene:
-    """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML."""
-    settles_anew = any(setting.partition("=")[0].partition(".")[0] in ("model", "segmenter") for setting in settings)
-    data = (scene.unsettled() if settles_anew else scene).model_dump(mode="json")
+def with_settings(
+    scene: Scene, settings: list[str], folder: Path | None = None, origin: str = "scene with --set"
+) -> Scene:
+    """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML.
+
+    Relative paths among the values are those beside folder, or in the working folder. Raises SceneError for a
+    setting that does not exist or is not allowed.
+    """
+    reopens = any(setting.partition("=")[0].partition(".")[0] in ("model", "segmenter") for setting in settings)
+    data = (reopen_defaults(scene) if reopens else scene).model_dump(mode="json")
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
@@ -124,4 +156,4 @@ def with_settings(scene: Scene, settings: list[str], origin: str = "scene with -
                 raise SceneError(f"--set {setting}: {parent!r} has no parts; set it as a whole, {parent}=...")
             here = here[parent]
         here[last] = _value(value, here.get(last))
-    return parse_scene(data, origin)
+    return anchor_paths(parse_scene(data, origin), folder or Path())

@@ -1,20 +1,13 @@
-"""What a scene may set beside its cast: method, segmenter, style, controls, and how the model's files are read."""
+"""What a scene may set beside its cast: segmenter, style, controls, and how the model's files are read."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from costars.errors import nearest
-
-Unit = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Value(BaseModel):
-    """What a person may write: nothing but its fields, and never changed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from costars.scene.value import Unit, Value
 
 
 class Style(Value):
@@ -60,52 +53,6 @@ class Checkpoint(Value):
     prediction: Literal["epsilon", "v_prediction"] | None = Field(
         None, description="what the UNet predicts; default: as its files say"
     )
-
-
-class TwoStage(Value):
-    """OMG: draw the layout with class words, find who is where, then put each identity in place."""
-
-    name: Literal["two_stage"] = "two_stage"
-    blend: bool = Field(
-        True, description="blend the concepts' noise by the masks (Eq. 6 of OMG); false: all adapters on one path"
-    )
-    feather_cells: float = Field(0.0, ge=0.0, le=8.0, description="soft mask edge, in latent cells (OMG: 0)")
-    overlap: Literal["front", "sum"] = Field(
-        "front",
-        description="a cell that several masks cover, as edited or given ones may: "
-        "the front figure has it, or their noise is summed (official code)",
-    )
-    layout_strength: Unit = Field(
-        1.0, description="share of the steps in which the layout's cross-attention is kept (OMG, official code: 1)"
-    )
-    self_attention_share: Unit = Field(
-        0.4, description="share of the steps in which its self-attention is kept too (OMG, official code: 0.4)"
-    )
-    self_attention_cell_px: int = Field(
-        32, ge=1, description="coarsest cell, in px, from which self-attention is kept (official code: 32 x 32 at 1024)"
-    )
-    attention_cache: Literal["replay", "device", "host"] = Field(
-        "replay",
-        description="where the layout's cross-attention comes from once its self-attention is no longer borrowed: "
-        "computed again beside the others, or kept from stage 1 on the device or in the host's memory "
-        "(240 MB a step for SDXL at 1024 px); the picture is the same",
-    )
-    own_words_share: Unit | None = Field(
-        None,
-        description="share of the steps, counted from the first, in which a member's own words reach only its mask, "
-        "where noise is blended; default: 1 on the built-in model, 0 on any other (official code)",
-    )
-    other_words_share: Unit | None = Field(
-        None,
-        description="share of the steps, counted from the first, in which the others' class words, where they are of "
-        "another class, do not reach a member's mask; default: as own_words_share",
-    )
-
-
-class MultiLora(Value):
-    """The baseline: every adapter at once on one path."""
-
-    name: Literal["multi_lora"] = "multi_lora"
 
 
 class World(Value):
@@ -167,14 +114,3 @@ def _segmenter_named(value: Any) -> Any:
 Segmenter = Annotated[
     World | Attention | GroundedSam | OwlSam | ClipSeg, Field(discriminator="name"), BeforeValidator(_segmenter_named)
 ]
-
-
-def _method_named(value: Any) -> Any:
-    value = {"name": value} if isinstance(value, str) else value
-    names = [kind.model_fields["name"].default for kind in (TwoStage, MultiLora)]
-    if isinstance(value, dict) and value.get("name") not in names:
-        raise ValueError(f"no method {value.get('name')!r}; {nearest(str(value.get('name')), names)}")
-    return value
-
-
-Method = Annotated[TwoStage | MultiLora, Field(discriminator="name"), BeforeValidator(_method_named)]

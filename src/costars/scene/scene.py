@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import re
 from string import Formatter
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from costars.catalog import METHODS, method_options
 from costars.errors import SceneError, nearest
-from costars.scene.options import (
-    BY_PHRASE,
-    SEGMENTER_KINDS,
-    Checkpoint,
-    Control,
-    Method,
-    MultiLora,
-    Segmenter,
-    Style,
-    TwoStage,
-    Unit,
-    Value,
-)
+from costars.scene.options import BY_PHRASE, SEGMENTER_KINDS, Checkpoint, Control, Segmenter, Style
+from costars.scene.value import MethodOptions, Unit, Value
 
 Side = Annotated[int, Field(ge=64, le=8192)]  # px
 Point = tuple[Unit, Unit]
@@ -31,20 +21,30 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>", re.IGNORECASE)
 
 
-class Defaults(NamedTuple):
-    """What a scene gets where it leaves the choice to its model."""
-
-    start: float
-    words_share: float  # of own and of others' words
-
-
-WORDS_SHARES = ("own_words_share", "other_words_share")
-LOWEST_SCORE = 0.3  # chosen on the built-in world's held-out renders
-OFFICIAL = Defaults(start=16 / 50, words_share=0.0)  # OMG's code, made for SDXL
-MEASURED = {"builtin": Defaults(start=0.12, words_share=1.0)}  # docs/results.md
+DEFAULT_METHOD = "two_stage"
+BUILTIN = "builtin"  # the model that ships with costars
+SIDES = ("left", "right")  # values of `where` that are not a mask file
+_OPTIONS = method_options()
 
 
-def _placed(value: Any) -> Any:
+def _parse_method(value: Any) -> Any:
+    value = {"name": value} if isinstance(value, str) else value
+    if isinstance(value, dict) and value.get("name") not in METHODS:
+        raise ValueError(f"no method {value.get('name')!r}; {nearest(str(value.get('name')), METHODS)}")
+    return value
+
+
+if TYPE_CHECKING:
+    AnyMethod = MethodOptions
+else:
+    AnyMethod = Annotated[
+        Union[tuple(_OPTIONS.values())],  # noqa: UP007 - the catalog's classes are not known here
+        Field(discriminator="name"),
+        BeforeValidator(_parse_method),
+    ]
+
+
+def _parse_place(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
     numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
@@ -67,7 +67,7 @@ class CastMember(Value):
         None, min_length=1, description="the words that call the concept, default: as its file says"
     )
     weight: float = Field(1.0, ge=0.0, le=4.0, description="scale of the concept's adapter")
-    where: Annotated[Literal["left", "right"] | Rectangle | Point | str | None, BeforeValidator(_placed)] = Field(
+    where: Annotated[Literal["left", "right"] | Rectangle | Point | str | None, BeforeValidator(_parse_place)] = Field(
         None,
         description="left, right, a point (x, y) to be nearest to, a box (left, top, right, bottom), both in [0, 1], "
         "or a .png mask file",
@@ -104,12 +104,12 @@ class Scene(Value):
     )
     negative_prompt: str = ""
     model: str = Field(
-        "builtin",
+        BUILTIN,
         description="builtin, a diffusers folder, a .safetensors checkpoint, or a hub id org/name[@revision]; "
         "SD 1.5, SD 2 or SDXL",
     )
     checkpoint: Checkpoint = Checkpoint()
-    method: Method = TwoStage()
+    method: AnyMethod = Field(default_factory=_OPTIONS[DEFAULT_METHOD], validate_default=True)
     segmenter: Segmenter | None = Field(
         None, description="default: world for the built-in model, attention for any other"
     )
@@ -187,29 +187,6 @@ class Scene(Value):
                 )
         return self
 
-    def settled(self) -> Scene:
-        """The scene with what it leaves to its model filled in."""
-        wants, method = MEASURED.get(self.model, OFFICIAL), self.method
-        if isinstance(method, TwoStage):
-            left = {name: wants.words_share for name in WORDS_SHARES if getattr(method, name) is None}
-            method = method.model_copy(update=left)
-        start = wants.start if self.start is None else self.start
-        score = self._least_score() if self.lowest_score is None else self.lowest_score
-        return self.model_copy(update={"start": start, "method": method, "lowest_score": score})
-
-    def unsettled(self) -> Scene:
-        """The scene with what its model would fill in left open, so that another model fills in its own."""
-        wants, method = MEASURED.get(self.model, OFFICIAL), self.method
-        if isinstance(method, TwoStage):
-            same = {name: None for name in WORDS_SHARES if getattr(method, name) == wants.words_share}
-            method = method.model_copy(update=same)
-        start = None if self.start == wants.start else self.start
-        score = None if self.lowest_score == self._least_score() else self.lowest_score
-        return self.model_copy(update={"start": start, "method": method, "lowest_score": score})
-
-    def _least_score(self) -> float:
-        return 0.0 if isinstance(self.segmenter, BY_PHRASE) else LOWEST_SCORE
-
     def each(self) -> list[Scene]:
         """One scene for each of its pictures, every one as if it were asked for alone."""
         return [self.model_copy(update={"seed": self.seed + i, "count": 1}) for i in range(self.count)]
@@ -268,10 +245,8 @@ def _class_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     match location:
         case ("cast", *_):
             return CastMember
-        case ("method", "multi_lora", *_):
-            return MultiLora
-        case ("method", *_):
-            return TwoStage
+        case ("method", name, *_):
+            return _OPTIONS.get(str(name), _OPTIONS[DEFAULT_METHOD])
         case ("segmenter", name, *_):
             return next((kind for kind in SEGMENTER_KINDS if kind.model_fields["name"].default == name), Scene)
         case ("style", *_):

@@ -1,89 +1,172 @@
-"""OMG's two stages: a layout with strangers, then every identity in its place (ECCV 2024)."""
+"""OMG's two stages: a layout without identities, then each identity in its place (ECCV 2024)."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from costars.errors import RegionError, SceneError
-from costars.methods.encode import sampler_of, size_px
-from costars.methods.omg.attention import keeping, members_words, rule_of, stretches
-from costars.methods.paths import stage1_path, stage2_paths, style_adapter
+from costars.errors import SceneError
+from costars.methods.encode import make_sampler
+from costars.methods.omg.attention import (
+    attention_cache,
+    denoising_segments,
+    limited_words,
+    stage2_rule,
+)
+from costars.methods.omg.options import TwoStage
+from costars.methods.paths import (
+    EVERYONE,
+    everyone_adapter,
+    everyone_path,
+    global_path,
+    member_adapter,
+    member_path,
+    style_adapter,
+)
 from costars.model.lora import one_adapter_per_row
-from costars.model.model import Model
-from costars.model.schedulers import history
+from costars.model.schedulers import count_history
+from costars.resolved_scene import ResolvedScene
 from costars.sample.attention_rules import RecordWords, both
 from costars.sample.batch import positions_in
 from costars.sample.loop import Sampler, denoise
 from costars.sample.mask_blending import blended, cell_masks, with_rest
-from costars.scene.options import TwoStage
-from costars.scene.scene import Scene
-from costars.types import AttentionRule, Job, Layout, Path, Plan, Region, Step
+from costars.types import Adapter, AttentionRule, DenoisingPath, Layout, Plan, RegionError, Step
 
+# Word maps are read from layers whose cells are this large, in pictures of at least this size: 16 x 16 cells of
+# SD 1.5's 512 px, where words are located best (Hertz et al. 2022), and 32 x 32 of SDXL's 1024 px.
 WORD_CELL_PX, WORD_LEAST_PX = 32, 512
 
 
-def draw_layout(model: Model, job: Job, scheduler: object) -> Generator[Step, None, Layout]:
-    """Stage 1: the scene with class words only; keeps every step's latent and the words' attention."""
-    scene = job.scene
-    _check_rows(model, scene)
-    method = scene.method
-    assert isinstance(method, TwoStage)
-    members_words(model, job)  # a prompt without them is found out before anything is drawn
-    with model.reading():
-        path = stage1_path(model, job)
-    steps = sampler_of(model, scene, scheduler)
-    latents, rows = [steps.noise(model)], 0
-    size = model.latent_size(steps.size_px)
-    tokens = word_tokens(steps.size_px)
-    words = RecordWords(row=0, columns=_columns(path), size=size, tokens=tokens, even=tokens is None)
-    of = len(steps.timesteps)
-    keep = keeping(method, model, first_step(scene, of), of)
-    rule = words if keep is None else both(keep, words)
-    for step in _stage1(model, job, path, steps, latents[0], rule):
+def draw_layout(resolved: ResolvedScene) -> Generator[Step, None, Layout]:
+    """Stage 1: draw the scene with class words only; record every latent and the words' attention."""
+    _check_max_rows(resolved)
+    limited_words(resolved)  # raises before anything is drawn
+    model = resolved.model
+    with model.text_encoders_on_device():
+        path = _layout_path(resolved)
+    sampler = make_sampler(resolved)
+    latents, rows = [sampler.noise(model)], 0
+    tokens = word_map_tokens(sampler.size_px)
+    size = model.latent_size(sampler.size_px)
+    words = RecordWords(row=0, columns=_word_columns(path), size=size, tokens=tokens, even=tokens is None)
+    of = len(sampler.timesteps)
+    cache = attention_cache(resolved, first_step(resolved.start, of), of)
+    rule = words if cache is None else both(cache, words)
+    for step in _draw_stage1(resolved, path, sampler, latents[0], rule):
         latents.append(step.latent)
         rows = step.rows
         yield step
     image = model.decode(latents[-1])
-    kept = {} if keep is None else keep.kept
-    return Layout(image, torch.cat(latents), words.means(), path.text.prompt, rows, kept)
+    cached = {} if cache is None else cache.kept
+    return Layout(image, torch.cat(latents), words.means(), path.text.prompt, rows, cached)
 
 
-def _stage1(
-    model: Model, job: Job, path: Path, steps: Sampler, latent: Tensor, rule: AttentionRule | None = None
-) -> Generator[Step, None, None]:
-    with model.drawing(job.controls), one_adapter_per_row(model.unet, "unet.", style_adapter(job)) as adapters:
-        yield from denoise(
-            model, latent, [path], steps, rule=rule, adapters=adapters, controls=job.controls, stage="layout"
-        )
+def personalise(resolved: ResolvedScene, plan: Plan) -> Generator[Step, None, Tensor]:
+    """Stage 2: from the layout's own latent at the start step, with one more path per member.
 
-
-def _check_rows(model: Model, scene: Scene) -> None:
-    method = scene.method
-    if model.max_rows == 1 and isinstance(method, TwoStage) and method.layout_strength > 0:
-        raise SceneError(
-            "max_rows 1: the layout's row and the one that borrows its attention must be in one call; "
-            "use at least 2, or 0 for no bound, or method.layout_strength=0"
-        )
-
-
-def word_tokens(size_px: tuple[int, int]) -> int | None:
-    """Queries of the layers that say where words are; None where all layers of a small picture must serve.
-
-    One cell of 32 px: 16 x 16 of SD 1.5's 512 px, where words are known to be found best (Hertz et al. 2022),
-    and 32 x 32 of SDXL's 1024 px.
+    Before that step nothing differs from stage 1, so nothing is computed for it. The layout's conditional row runs
+    beside the others on its stored latents, and the global path uses its attention (OMG section 3.3); the paths'
+    noise is blended by the masks (Eq. 6).
     """
+    _check_max_rows(resolved)
+    model, options = resolved.model, resolved.options
+    latents = plan.layout.latents.to(model.device, model.dtype)
+    shares = with_rest(_member_shares(plan, options, model.latent_size(resolved.size_px))).to(model.device)
+    with model.text_encoders_on_device():
+        paths, adapters = stage2_paths(resolved, plan, latents)
+    words, cached = limited_words(resolved), plan.layout.attention
+    of = len(latents) - 1
+    start = first_step(resolved.start, of)
+    latent = latents[start : start + 1]
+    segments = denoising_segments(options, paths, start, of, cached)
+    sampler, used = _sampler_after_stage1(resolved, latents, start)
+    with model.unet_on_device(resolved.controls), one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
+        for segment_paths, first, stop in segments:
+            steps = denoise(
+                model,
+                latent,
+                segment_paths,
+                replace(sampler, start=first, stop=stop),
+                combine=lambda noise: blended(noise, shares),
+                rule=stage2_rule(resolved, segment_paths, words, shares[1:], cached),
+                adapters=row_adapters,
+                controls=resolved.controls,
+                stage="personalise",
+            )
+            before = used
+            for step in steps:
+                latent, used = step.latent, before + step.rows
+                yield replace(step, rows=used)
+    return latent
+
+
+def stage2_paths(
+    resolved: ResolvedScene, plan: Plan, latents: Tensor
+) -> tuple[list[DenoisingPath], dict[str, Adapter]]:
+    """The layout's replay, the global path, then one path for each member; and the adapters that they name.
+
+    latents (s + 1, c, h, w) are the layout's.
+    """
+    adapters, whole = style_adapter(resolved), global_path(resolved, plan.layout.prompt)
+    layout = replace(whole, name="layout", negative=None, replay=latents)
+    paths = [layout] if uses_layout_attention(resolved.options) else []
+    if not resolved.options.blend:
+        everyone = everyone_adapter(resolved)
+        return [*paths, everyone_path(resolved, everyone)], {**adapters, EVERYONE: everyone}
+    paths.append(whole)
+    for name in plan.regions:
+        member = resolved.members[name]
+        adapters[name] = member_adapter(resolved, member)
+        paths.append(member_path(resolved, member, adapters[name]))
+    return paths, adapters
+
+
+def uses_layout_attention(options: TwoStage) -> bool:
+    """Whether stage 2 replaces any attention by the layout's."""
+    return max(options.cross_replace_steps, options.self_replace_steps) > 0
+
+
+def first_step(start: float, of: int) -> int:
+    """The first of so many steps in which identities take part."""
+    return min(of, round(start * of))
+
+
+def word_map_tokens(size_px: tuple[int, int]) -> int | None:
+    """Queries of the layers that the word maps are read from; None to use all layers of a small picture."""
     width, height = size_px
     if min(size_px) < WORD_LEAST_PX:
         return None
     return -(-width // WORD_CELL_PX) * -(-height // WORD_CELL_PX)
 
 
-def _columns(path: Path) -> dict[str, list[int]]:
-    """Token positions of every occurrence of a word, under "word 0", "word 1", ..."""
+def _layout_path(resolved: ResolvedScene) -> DenoisingPath:
+    """The global path with class words only, in the scene's style."""
+    return global_path(resolved, resolved.prompt, sorted(set(resolved.nouns.values())))
+
+
+def _draw_stage1(
+    resolved: ResolvedScene, path: DenoisingPath, sampler: Sampler, latent: Tensor, rule: AttentionRule | None = None
+) -> Generator[Step, None, None]:
+    model, controls = resolved.model, resolved.controls
+    with model.unet_on_device(controls), one_adapter_per_row(model.unet, "unet.", style_adapter(resolved)) as adapters:
+        yield from denoise(
+            model, latent, [path], sampler, rule=rule, adapters=adapters, controls=controls, stage="layout"
+        )
+
+
+def _check_max_rows(resolved: ResolvedScene) -> None:
+    if resolved.model.max_rows == 1 and uses_layout_attention(resolved.options):
+        raise SceneError(
+            "max_rows 1: the layout's row and the global row, which uses its attention, must be in one UNet call; "
+            "use at least 2, or 0 for no limit, or set method.cross_replace_steps=0 and method.self_replace_steps=0"
+        )
+
+
+def _word_columns(path: DenoisingPath) -> dict[str, list[int]]:
+    """Token positions of each occurrence of a word, under "word 0", "word 1", ..."""
     return {
         f"{word} {i}": positions_in([path], path.text, span)
         for word, spans in path.text.spans.items()
@@ -91,83 +174,36 @@ def _columns(path: Path) -> dict[str, list[int]]:
     }
 
 
-def personalise(model: Model, plan: Plan, job: Job, scheduler: object) -> Generator[Step, None, Tensor]:
-    """Stage 2: from the layout's own latent at the start step, with one more path per concept.
+def _sampler_after_stage1(resolved: ResolvedScene, latents: Tensor, start: int) -> tuple[Sampler, int]:
+    """A sampler in the state that stage 1 left at the start step, and the UNet rows that this took.
 
-    Before that step nothing differs from stage 1, so nothing is computed for it. The layout's
-    conditional row runs beside the others on its stored latents, and the global path borrows its
-    attention (OMG section 3.3); the paths' noise is blended by the masks (Eq. 6).
+    A scheduler with memory must have seen the steps before: they are taken again on stage 1's latents.
     """
-    scene, method = job.scene, job.scene.method
-    assert isinstance(method, TwoStage)
-    _check_rows(model, scene)
-    size = size_px(model, scene)
-    latents = plan.layout.latents.to(model.device, model.dtype)
-    shares = with_rest(_shares(plan, method, model.latent_size(size))).to(model.device)
-    with model.reading():
-        paths, adapters = stage2_paths(model, job, plan.layout.prompt, plan.regions, latents)
-    words, kept = members_words(model, job), plan.layout.attention
-    of = len(latents) - 1
-    start = first_step(scene, of)
-    latent = latents[start : start + 1]
-    runs = stretches(method, paths, start, of, kept)
-    steps, used = _sampler(model, job, scheduler, latents, start)
-    with model.drawing(job.controls), one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
-        for some, first, stop in runs:
-            mixed = denoise(
-                model,
-                latent,
-                some,
-                replace(steps, start=first, stop=stop),
-                combine=lambda noise: blended(noise, shares),
-                rule=rule_of(method, size, some, words, shares[1:], kept),
-                adapters=row_adapters,
-                controls=job.controls,
-                stage="personalise",
-            )
-            before = used
-            for step in mixed:
-                latent, used = step.latent, before + step.rows
-                yield replace(step, rows=used)
-    return latent
-
-
-def _sampler(model: Model, job: Job, scheduler: object, latents: Tensor, start: int) -> tuple[Sampler, int]:
-    """A sampler that stands at start as stage 1 left it, and the UNet rows that took.
-
-    A scheduler that remembers must have seen the steps before: they are taken again on stage 1's latents.
-    """
-    seen = history(scheduler, start)
+    seen = count_history(resolved.scheduler, start)
     if not seen:
-        return sampler_of(model, job.scene, scheduler, start), 0
+        return make_sampler(resolved, start), 0
     first = start - seen
-    steps = sampler_of(model, job.scene, scheduler, first)
-    with model.reading():
-        path = stage1_path(model, job)
-    again = _stage1(model, job, path, replace(steps, stop=start), latents[first : first + 1])
+    sampler = make_sampler(resolved, first)
+    with resolved.model.text_encoders_on_device():
+        path = _layout_path(resolved)
+    again = _draw_stage1(resolved, path, replace(sampler, stop=start), latents[first : first + 1])
     rows = max(step.rows for step in again)
-    return replace(steps, start=start), rows
+    return replace(sampler, start=start), rows
 
 
-def first_step(scene: Scene, steps: int) -> int:
-    """The first of so many steps in which identities take part."""
-    assert scene.start is not None, "a scene is settled before it is drawn"
-    return min(steps, round(scene.start * steps))
-
-
-def _shares(plan: Plan, method: TwoStage, size: tuple[int, int]) -> Tensor:
-    """(k, h, w) shares of the concepts' noise on the latent grid, in the cast's order."""
-    if not method.blend or not plan.regions:
+def _member_shares(plan: Plan, options: TwoStage, size: tuple[int, int]) -> Tensor:
+    """(k, h, w) shares of the members' noise on the latent grid, in the order of the plan's regions."""
+    if not options.blend or not plan.regions:
         return torch.zeros(0, *size)
-    regions: Mapping[str, Region] = plan.regions
+    regions = plan.regions
     by_depth = sorted(regions, key=lambda name: regions[name].depth)
     masks = [regions[name].mask for name in by_depth]
-    shares = cell_masks(masks, size, method.feather_cells, disjoint=method.overlap == "front")
+    shares = cell_masks(masks, size, options.feather_cells, disjoint=options.overlap == "front")
     for name, share in zip(by_depth, shares, strict=True):
         if not share.any():
             raise RegionError(
                 f"{name}'s mask fills no cell of the latent grid ({size[1]} x {size[0]}), so {name} could not appear; "
-                "give a larger mask, or a smaller depth if someone stands in front",
+                "give a larger mask, or a smaller depth if another member stands in front",
                 plan.layout,
                 tuple(regions.values()),
             )

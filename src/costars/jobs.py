@@ -1,0 +1,74 @@
+"""A plan or a picture to make, as a value: what a command line, a server or a remote worker runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from costars.errors import SceneError
+from costars.files.output_folder import check_output_folder
+from costars.records.layout_inputs import with_scene
+from costars.records.plan import read_plan, write_plan
+from costars.records.png_metadata import write_failure, write_picture
+from costars.retry import retry_seeds
+from costars.scene.scene import Scene
+from costars.studio import Studio
+from costars.types import Picture, Plan, RegionError, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanJob:
+    """Plan a scene into a folder; retries further seeds are tried while a member is missing."""
+
+    scene: Scene
+    out: Path
+    retries: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderJob:
+    """Render a scene into a folder: from its beginning, or from the plan in a folder.
+
+    retries further seeds are tried while a member is missing; a plan has its seed.
+    """
+
+    scene: Scene
+    out: Path
+    plan_folder: Path | None = None
+    retries: int = 0
+
+
+def check_job(job: PlanJob | RenderJob) -> None:
+    """Raises SceneError for a job that cannot write its result, or whose settings contradict each other."""
+    check_output_folder(job.out, "plan" if isinstance(job, PlanJob) else "picture")
+    if isinstance(job, RenderJob) and job.plan_folder is not None and job.retries:
+        raise SceneError(f"{job.plan_folder}: a plan has its seed; render the scene to use --retries")
+
+
+def run_job(job: PlanJob | RenderJob, studio: Studio) -> Iterator[Step | Plan | Picture]:
+    """Run a job and write its result; yields every step, then the plan or picture that was written.
+
+    Raises RegionError where the layout does not show the cast; the layout and the regions that were found are
+    written before.
+    """
+    check_job(job)
+    try:
+        for event in _steps(job, studio):
+            if isinstance(event, Plan):
+                write_plan(event, job.out)
+            elif isinstance(event, Picture):
+                write_picture(event, job.out)
+            yield event
+    except RegionError as error:
+        folder = write_failure(error, job.out)
+        seen = f"; see {folder}/layout.png and {folder}/masks/" if folder else ""
+        raise RegionError(f"{error}{seen}", error.layout, error.regions) from None
+
+
+def _steps(job: PlanJob | RenderJob, studio: Studio) -> Iterator[Step | Plan | Picture]:
+    if isinstance(job, PlanJob):
+        return retry_seeds(studio.plan_steps, job.scene, job.retries)
+    if job.plan_folder is not None:
+        return studio.render_steps(with_scene(read_plan(job.plan_folder), job.scene))
+    return retry_seeds(studio.render_steps, job.scene, job.retries)

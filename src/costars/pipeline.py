@@ -1,0 +1,101 @@
+"""From a resolved scene to a plan, and from a plan to a picture: generators that yield every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+
+from PIL import Image
+from torch import Tensor
+
+from costars.catalog import load_method
+from costars.errors import SceneError
+from costars.records.provenance import file_hashes, versions
+from costars.resolved_scene import ResolvedScene
+from costars.segment.match_cast import match_cast
+from costars.segment.region_checks import RegionLimits, find_lost_members
+from costars.types import Picture, Plan, Segmenter, Step
+
+
+def plan_scene(resolved: ResolvedScene, segmenter: Segmenter) -> Iterator[Step | Plan]:
+    """Stage 1 step by step; the last thing yielded is the plan.
+
+    Raises SceneError for a method without a layout, RegionError where the layout does not show the cast.
+    """
+    draw_layout = load_method(resolved.scene.method.name).draw_layout
+    if draw_layout is None:
+        raise SceneError(f"method: {resolved.scene.method.name} has no layout to plan; use two_stage")
+    began = time.perf_counter()
+    layout = yield from draw_layout(resolved)
+    drawn = time.perf_counter()
+    phrases = {name: member.phrase for name, member in resolved.members.items()}
+    found = segmenter(layout, list(phrases.values()))
+    limits = RegionLimits(lowest_score=resolved.lowest_score)
+    regions = match_cast(resolved.scene.cast, phrases, found, layout, limits=limits)
+    seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
+    yield Plan(resolved.scene, layout, regions, seconds)
+
+
+def render_plan(
+    resolved: ResolvedScene, plan: Plan | None, check: Segmenter | None = None, load_seconds: float = 0.0
+) -> Iterator[Step | Picture]:
+    """Stage 2 of a plan, or a method without one, step by step; the last thing yielded is the picture.
+
+    check is a segmenter that can tell whether a member is visible in the picture; load_seconds is what loading
+    took before. Raises SceneError for a method that needs a plan and has none.
+    """
+    model = resolved.model
+    began = time.perf_counter()
+    latent, rows, rows_per_call = yield from _count_rows(_denoising_steps(resolved, plan))
+    denoised = time.perf_counter()
+    image = model.decode(latent)
+    seconds = {
+        "load": load_seconds,
+        **(plan.seconds if plan else {"layout": 0.0, "segment": 0.0}),
+        "personalise": denoised - began,
+        "decode": time.perf_counter() - denoised,
+    }
+    yield Picture(
+        image=image,
+        scene=resolved.scene,
+        plan=plan,
+        hashes=file_hashes(resolved, plan),
+        rows={"stage1": plan.layout.rows if plan else 0, "stage2": rows},
+        seconds=seconds,
+        versions=versions(resolved),
+        notes=resolved.notes,
+        layer_counts=resolved.layer_counts,
+        memory=model.offload.tier,
+        max_rows=rows_per_call,
+        lost=_find_lost(plan, image, check),
+    )
+
+
+def _denoising_steps(resolved: ResolvedScene, plan: Plan | None) -> Generator[Step, None, Tensor]:
+    method = load_method(resolved.scene.method.name)
+    if plan is not None and method.personalise is not None:
+        return method.personalise(resolved, replace(plan, scene=resolved.scene))
+    if method.sample is not None:
+        return method.sample(resolved)
+    raise SceneError(f"method: {resolved.scene.method.name} needs a plan")
+
+
+def _count_rows(steps: Generator[Step, None, Tensor]) -> Generator[Step, None, tuple[Tensor, int, int]]:
+    """Yield the steps; return the final latent, the UNet rows in all, and the most rows of one call."""
+    rows = rows_per_call = 0
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as done:
+            return done.value, rows, rows_per_call
+        rows, rows_per_call = step.rows, step.at_once
+        yield step
+
+
+def _find_lost(plan: Plan | None, image: Image.Image, check: Segmenter | None) -> tuple[str, ...]:
+    """The members of the plan that are not visible in the picture where the plan has them."""
+    if plan is None or check is None:
+        return ()
+    figures = check(replace(plan.layout, image=image), [region.class_name for region in plan.regions.values()])
+    return find_lost_members(plan.regions, figures)
