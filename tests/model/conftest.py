@@ -12,6 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from costars.model.families import SDXL
+from costars.model.hub import Source
+from costars.model.load import load_model
+from costars.model.model import Model
+
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -136,6 +141,35 @@ def first_release() -> Callable[[Any], dict[str, Tensor]]:
         return {k: v.contiguous().clone() for k, v in out.items()}
 
     return of
+
+
+@pytest.fixture(scope="session")
+def sd15(sd15_folder: Path) -> Model:
+    """The random SD 1.5 checkpoint, loaded."""
+    return load_model(Source("mine", sd15_folder), torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def linked(golden: Path, tmp_path: Path) -> Path:
+    """The tiny SDXL checkpoint as links to its parts, so that one can be replaced."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for part in SDXL.folders:
+        (folder / part).symlink_to(golden / "tiny-sdxl" / part)
+    shutil.copy(golden / "tiny-sdxl" / "model_index.json", folder)
+    return folder
+
+
+@pytest.fixture
+def copy_part() -> Callable[[Path, str], Path]:
+    """Replace the link to one part by a copy of it."""
+
+    def copy(folder: Path, part: str) -> Path:
+        source = (folder / part).resolve()
+        (folder / part).unlink()
+        return Path(shutil.copytree(source, folder / part))
+
+    return copy
 
 
 @pytest.fixture

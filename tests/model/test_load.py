@@ -1,164 +1,136 @@
-"""Checkpoints: what a whole one says of itself, and what is wrong with a broken one."""
+"""Loading: what a model reports about its checkpoint, other VAEs and architectures."""
 
-import shutil
-from pathlib import Path
+import hashlib
+import json
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from costars.errors import ModelError, SceneError
+from costars.errors import ModelError
 from costars.model.hub import Source
-from costars.model.load import SDXL_PARTS, load_model
+from costars.model.load import load_model
+from costars.model.prompt_weighting import parse_prompt
+from costars.model.schedulers import make_scheduler
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def copy(golden, tmp_path) -> Path:
-    """A checkpoint to break: links to the parts, so that one may be replaced."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for part in SDXL_PARTS:
-        (folder / part).symlink_to(golden / "tiny-sdxl" / part)
-    shutil.copy(golden / "tiny-sdxl" / "model_index.json", folder)
-    return folder
+def load(path, **options):
+    return load_model(Source("mine", path, **options), CPU, torch.float32, 0, "attention")
 
 
-def own(folder: Path, part: str) -> Path:
-    """A private copy of one part."""
-    source = (folder / part).resolve()
-    (folder / part).unlink()
-    return Path(shutil.copytree(source, folder / part))
+def same(ours, theirs):
+    a, b = ours.state_dict(), theirs.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def load(folder: Path):
-    return load_model(Source("mine", folder), CPU, torch.float32, 0, "attention")
+def test_info_is_read_from_sdxl_folder(tiny):
+    info = tiny.info
+    assert (info.family, info.size_px, info.cell_px, info.latent_channels) == ("sdxl", (256, 256), 8, 4)
+    assert len(info.sha256) == 64
 
 
-def test_the_facts_are_read_from_the_checkpoint(tiny):
-    facts = tiny.facts
-    assert (facts.family, facts.size_px, facts.cell_px, facts.latent_channels) == ("sdxl", (256, 256), 8, 4)
-    assert len(facts.sha256) == 64
+def test_info_is_read_from_sd15_folder(sd15):
+    assert (sd15.info.family, sd15.info.size_px, sd15.info.cell_px) == ("sd15", (256, 256), 8)
+    assert [e.name for e in sd15.encoders] == ["text_encoder"]
+    assert sd15.encode_text("a man").pooled is None
 
 
-def test_a_copy_has_the_same_hash_and_weights(tiny, copy):
-    loaded = load(copy)
-    assert loaded.facts.sha256 == tiny.facts.sha256
+def test_copy_has_same_hash_and_weights(tiny, linked):
+    loaded = load(linked)
+    assert loaded.info.sha256 == tiny.info.sha256
     assert all(torch.equal(v, tiny.unet.state_dict()[k]) for k, v in loaded.unet.state_dict().items())
 
 
-def test_weights_are_frozen_and_modules_evaluate(tiny):
+def test_modules_are_frozen_and_in_eval_mode(tiny):
     for part in (tiny.unet, tiny.vae, *(e.module for e in tiny.encoders)):
         assert not part.training
         assert not any(p.requires_grad for p in part.parameters())
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"model 'mine': no model_index.json there; want 'builtin', a diff"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize("part", ["unet", "text_encoder", "text_encoder_2", "tokenizer_2", "scheduler"])
-def test_a_missing_part_is_named(copy, part):
-    (copy / part).unlink()
-    with pytest.raises(ModelError, match=f"but {part} is missing"):
-        load(copy)
-
-
-@pytest.mark.parametrize(
-    ("part", "file", "content"),
-    [
-        ("unet", "diffusion_pytorch_model.safetensors", b"not a safetensors file"),
-        ("text_encoder", "model.safetensors", b"\x00" * 64),
-        ("vae", "config.json", b"{"),
-        ("tokenizer", "vocab.json", b"{"),
-        ("scheduler", "scheduler_config.json", b"{"),
-        ("scheduler", "scheduler_config.json", b"{}"),
-    ],
-)
-def test_a_damaged_part_is_one_line_of_error(copy, part, file, content):
-    (own(copy, part) / file).write_bytes(content)
-    with pytest.raises(ModelError, match="model 'mine'") as caught:
-        load(copy)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("part", "file"), [("scheduler", "scheduler_config.json"), ("unet", "diffusion_pytorch_model.safetensors")]
-)
-def test_a_missing_file_is_one_line_of_error(copy, part, file):
-    (own(copy, part) / file).unlink()
-    with pytest.raises(ModelError, match="model 'mine'") as caught:
-        load(copy)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("part", "file"), [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")])
-def test_a_part_without_weights_that_are_read_is_named_in_one_line(copy, capfd, part, file):
-    path = own(copy, part) / f"{file}.safetensors"
-    path.rename(path.with_suffix(".bin"))
-    with pytest.raises(ModelError, match=rf"^model 'mine': its {part} has only a pickle \({file}.bin\), which may run"):
-        load(copy)
-    path.with_suffix(".bin").unlink()
-    with pytest.raises(ModelError, match=rf"^model 'mine': its {part} has no weights; use a release with .safetensors"):
-        load(copy)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_libraries_print_no_warnings(sd15_folder, copied, capfd, dtype):
+    folder = copied(sd15_folder)
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"of_another_release": 1}))
+    model = load_model(Source("mine", folder), CPU, dtype)
+    model.vae.to(torch.float32)
+    make_scheduler("dpm++ 2s", model.scheduler).set_timesteps(7)
+    parse_prompt(model.encoders[0].tokenizer, "so " * 100)
     assert capfd.readouterr().err == ""
 
 
-def test_the_weights_of_a_folder_are_held_to_what_their_name_says(copy):
-    path = own(copy, "unet") / "diffusion_pytorch_model.safetensors"
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(
-        ModelError, match=r"loaded \(unet/diffusion_pytorch_model.safetensors: not a .*; fetch it again$"
-    ):
-        load(copy)
-    path.write_bytes(b"<!DOCTYPE html><html>log in</html>")
-    with pytest.raises(ModelError, match=r"unet/diffusion_pytorch_model.safetensors: is a web page"):
-        load(copy)
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_half_precision_variant_is_loaded_if_alone(sd15, sd15_folder, copied, variant):
+    folder = copied(sd15_folder)
+    for path in list(folder.glob("*/*.safetensors")):
+        save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+        path.rename(path.with_name(f"{path.stem}.{variant}.safetensors"))
+    (folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"of no use here")
+    model = load(folder)
+    assert model.unet.dtype is torch.float32
+    assert torch.allclose(model.unet.conv_in.weight, sd15.unet.conv_in.weight, atol=1e-3)
 
 
-def test_a_damaged_index_is_an_error(copy):
-    (copy / "model_index.json").write_text("{")
-    with pytest.raises(ModelError, match="model 'mine'"):
-        load(copy)
+def test_vae_file_replaces_vae(sd15, sd15_folder, first_release, tmp_path):
+    tensors = first_release(sd15)
+    save_file(tensors, tmp_path / "model.safetensors")
+    own = {
+        k.removeprefix("first_stage_model."): v + 0.5 for k, v in tensors.items() if k.startswith("first_stage_model.")
+    }
+    save_file(own, tmp_path / "vae.safetensors")
+    model = load(tmp_path / "model.safetensors", config=sd15_folder, vae=tmp_path / "vae.safetensors")
+    assert torch.equal(model.vae.decoder.conv_out.bias, sd15.vae.decoder.conv_out.bias + 0.5)
+    own = hashlib.sha256((tmp_path / "vae.safetensors").read_bytes()).hexdigest()
+    assert model.info.parts_sha256 == {"checkpoint.vae": own}  # the rest is in the one file
+    assert not model.vae.training and not any(p.requires_grad for p in model.vae.parameters())
+
+
+def test_vae_folder_replaces_vae(tiny, golden, sd15, sd15_folder):
+    model = load(golden / "tiny-sdxl", vae=sd15_folder)
+    assert same(model.vae, sd15.vae) and same(model.unet, tiny.unet)
+    (weights,) = (sd15_folder / "vae").glob("*.safetensors")
+    told = model.info.parts_sha256
+    assert set(told) == {"model.text_encoder", "model.text_encoder_2", "checkpoint.vae"}
+    assert told["checkpoint.vae"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
-    ("part", "file"),
+    ("wrong", "said"),
     [
-        ("unet", "diffusion_pytorch_model.safetensors"),
-        ("vae", "diffusion_pytorch_model.safetensors"),
-        ("text_encoder", "model.safetensors"),
+        (b"<html>", r"cannot be loaded \(vae.safetensors: is a web page"),
+        (
+            None,
+            r"cannot be loaded \(vae has only a pickle \(diffusion_pytorch_model.bin\), which can run code and is no",
+        ),
     ],
 )
-def test_weights_that_are_not_there_are_never_drawn_at_random(copy, part, file):
-    path = own(copy, part) / file
-    tensors = load_file(path)
-    tensors.pop(sorted(tensors)[0])
-    save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="model 'mine'"):
-        load(copy)
+def test_unreadable_vae_is_named_by_field(sd15_folder, tmp_path, wrong, said):
+    path = tmp_path / ("vae.safetensors" if wrong else "vae")
+    if wrong:
+        path.write_bytes(wrong)
+    else:
+        path.mkdir()
+        (path / "diffusion_pytorch_model.bin").touch()
+    with pytest.raises(ModelError, match=rf"^checkpoint.vae '.*vae.*': {said}.*; want the folder of a diffusers VAE"):
+        load(sd15_folder, vae=path)
 
 
-@pytest.mark.parametrize(("size", "wrong", "near"), [((64, 100), "height 100", 96), ((50, 64), "width 50", 48)])
-def test_a_size_that_does_not_fit_names_one_that_does(tiny, size, wrong, near):
-    with pytest.raises(SceneError, match=f"{wrong} does not fit this model; want a multiple of 8 px, e.g. {near}"):
-        tiny.latent_size(size)
+def test_tiled_decoding(sd15, sd15_folder):
+    tiled = load(sd15_folder, tiles=True)
+    latent = torch.randn(1, 4, 48, 40, generator=torch.Generator().manual_seed(0))
+    whole, parts = sd15.decode(latent), tiled.decode(latent)
+    assert tiled.vae.use_tiling and not sd15.vae.use_tiling
+    assert parts.size == whole.size == (320, 384) and parts.tobytes() != whole.tobytes()
 
 
-def test_sizes_are_width_by_height_outside_and_height_by_width_inside(tiny):
-    assert tiny.latent_size((96, 64)) == (8, 12)
-    assert tiny.initial_noise((96, 64), 0).shape == (1, 4, 8, 12)
-    assert tiny.size_ids((96, 64)).tolist() == [[64, 96, 0, 0, 64, 96]]
-    assert tiny.decode(torch.zeros(1, 4, 8, 12)).size == (96, 64)
-
-
-def test_noise_is_a_function_of_the_seed(tiny):
-    assert torch.equal(tiny.initial_noise((64, 64), 1), tiny.initial_noise((64, 64), 1))
-    assert not torch.equal(tiny.initial_noise((64, 64), 1), tiny.initial_noise((64, 64), 2))
-
-
-def test_a_latent_that_is_not_finite_gives_no_picture(tiny):
-    with pytest.raises(ModelError, match="not finite; use --dtype float32"):
-        tiny.decode(torch.full((1, 4, 8, 8), torch.nan))
+def test_guidance_distilled_unet_is_rejected(sd15_folder, copied):
+    folder = copied(sd15_folder)
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"time_cond_proj_dim": 8}))
+    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+    unet.save_pretrained(folder / "unet")
+    with pytest.raises(ModelError, match=r"guidance-distilled UNets .* are not supported; use the base model with an LCM LoRA"):
+        load(folder)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from costars.model.families import attention_layers, cross_layer_index
-from costars.train.attention_maps import gazing
+from costars.train.attention_maps import record_attention
 
 COLUMNS = [[(1, 2), (4,)], [(3,), (0, 5)]]
 
@@ -58,7 +58,7 @@ def probabilities(unet, run):
 @torch.no_grad()
 def test_looking_changes_nothing_and_leaves_nothing(tiny_double, call, trace):
     before, plain = trace(tiny_double.unet), call()
-    with gazing(tiny_double.unet, 1) as gaze:
+    with record_attention(tiny_double.unet, 1) as gaze:
         unwatched = call()
         assert gaze.maps == {}
         gaze.at(COLUMNS, 77)
@@ -70,7 +70,7 @@ def test_looking_changes_nothing_and_leaves_nothing(tiny_double, call, trace):
 @torch.no_grad()
 def test_maps_are_the_probabilities_of_a_words_tokens(tiny_double, call):
     expected = probabilities(tiny_double.unet, call)
-    with gazing(tiny_double.unet, 1) as gaze:
+    with record_attention(tiny_double.unet, 1) as gaze:
         gaze.at(COLUMNS, 77)
         call()
     outer = {name for name in expected if not name.startswith("mid_block")}
@@ -85,7 +85,7 @@ def test_maps_are_the_probabilities_of_a_words_tokens(tiny_double, call):
 
 @torch.no_grad()
 def test_the_middle_is_looked_at_where_it_is_wanted(tiny_double, call):
-    with gazing(tiny_double.unet, 1, middle=True) as gaze:
+    with record_attention(tiny_double.unet, 1, middle=True) as gaze:
         gaze.at(COLUMNS, 77)
         call()
     assert gaze.maps.keys() == probabilities(tiny_double.unet, call).keys()
@@ -93,7 +93,7 @@ def test_the_middle_is_looked_at_where_it_is_wanted(tiny_double, call):
 
 @torch.no_grad()
 def test_maps_of_one_resolution_are_their_mean_on_the_grid(tiny_double, call):
-    with gazing(tiny_double.unet, 1) as gaze:
+    with record_attention(tiny_double.unet, 1) as gaze:
         gaze.at(COLUMNS, 77)
         call()
     sizes = gaze.by_size((2, 4, 8, 16))
@@ -107,7 +107,7 @@ def test_maps_of_one_resolution_are_their_mean_on_the_grid(tiny_double, call):
 
 def test_gradients_of_the_maps_reach_the_text_at_the_looked_at_columns_and_their_rivals(tiny_double, call):
     text = call.text.clone().requires_grad_()
-    with gazing(tiny_double.unet, 1) as gaze:
+    with record_attention(tiny_double.unet, 1) as gaze:
         gaze.at(COLUMNS, 77)
         call(text)
         (total,) = torch.autograd.grad(sum(m[:, 0].sum() for m in gaze.maps.values()), text)
@@ -120,7 +120,7 @@ def test_each_layer_reads_and_is_looked_at_in_its_own_part_of_the_text(tiny_doub
     """With the same text for every layer it is the plain call; another text in one part reaches that layer alone."""
     numbers = cross_layer_index(attention_layers(tiny_double.unet))
     layers, plain = len(numbers), call()
-    with gazing(tiny_double.unet, layers) as gaze:
+    with record_attention(tiny_double.unet, layers) as gaze:
         gaze.at(COLUMNS, 77)
         assert torch.allclose(call(call.text.repeat(1, layers, 1)), plain, atol=1e-12)
         before = {name: maps.clone() for name, maps in gaze.maps.items()}
@@ -136,7 +136,7 @@ def test_each_layer_reads_and_is_looked_at_in_its_own_part_of_the_text(tiny_doub
 
 @torch.no_grad()
 def test_words_of_rows_may_be_fewer_than_of_others(tiny_double, call):
-    with gazing(tiny_double.unet, 1) as gaze:
+    with record_attention(tiny_double.unet, 1) as gaze:
         gaze.at([[(1,), (2,)], [(1,)]], 77)
         call()
         assert all(maps[1, 1].abs().max() == 0 < maps[1, 0].min() for maps in gaze.maps.values())
@@ -147,7 +147,7 @@ def test_what_is_computed_twice_is_looked_at_as_it_was(tiny_double, call):
 
     def gradient():
         text = call.text.clone().requires_grad_()
-        with gazing(tiny_double.unet, 1) as gaze:
+        with record_attention(tiny_double.unet, 1) as gaze:
             gaze.at(COLUMNS, 77)
             out = call(text)
             maps = gaze.by_size((2, 4, 8, 16))

@@ -8,20 +8,21 @@ import torch
 
 from costars import open_studio
 from costars.concepts.load import load_concept
-from costars.methods.prompts import article
+from costars.methods.prompts import with_article
 from costars.model.families import count_cross_layers
 from costars.model.lora import one_adapter_per_row, text_adapter
 from costars.model.predict import NoiseSchedule
 from costars.resolve import fitted
 from costars.train import results
-from costars.train.attention_maps import gazing
+from costars.train.attention_maps import record_attention
 from costars.train.data import class_images as prior
 from costars.train.data.images import Example
-from costars.train.data.latents import encode
+from costars.train.data.latents import encode_examples
 from costars.train.diffusion_loss import cell_weights, noise_errors
-from costars.train.loop import TEACHING, teach
+from costars.train.loop import TRAINING, train
+from costars.train.task import TrainingTask
 from costars.train.recipes import RECIPES
-from costars.train.trainable import trained_on
+from costars.train.trainable import make_trainable
 from costars_world.benchmarks import em, recipes
 from costars_world.render.identity import identity_from_seed
 from costars_world.render.portraits import FIGURE_COUNTS, draw_portraits
@@ -64,7 +65,7 @@ def lesson(recipe):
 
 def pictures(who, trigger):
     """Pictures that nobody was taught from, of whoever is said to be the one that was."""
-    said, called = article(who.class_name), article(f"{trigger} {who.class_name}")
+    said, called = with_article(who.class_name), with_article(f"{trigger} {who.class_name}")
     return [
         Example(p.image, p.caption.replace(said, called, 1), p.find_figure(who).visible_mask.astype(np.float32))
         for p in draw_portraits(who, HELD_OUT, seed=77, figure_counts=FIGURE_COUNTS)
@@ -73,7 +74,7 @@ def pictures(who, trigger):
 
 def as_begun(model, lessons, recipe, concept):
     """The first concept before any step: words as they begin, and nothing changed."""
-    with trained_on(model, lessons, recipe) as trained:
+    with make_trainable(model, lessons, recipe) as trained:
         return replace(
             concept, adapter={}, weights={}, tokens=trained.tokens(list(concept.tokens), recipe.per_layer_embeddings)
         )
@@ -84,7 +85,7 @@ def error(model, examples, concept):
     """The error of the predicted noise where these pictures show who is meant, at the same noise each time."""
     (own,) = fitted({"own": concept}, model).concepts.values()
     layers = count_cross_layers(model.unet) if concept.per_layer else 1
-    (bucket,), total = encode(model, examples, max_aspect_ratio=1.0, size_conditioning=False).buckets, 0.0
+    (bucket,), total = encode_examples(model, examples, max_aspect_ratio=1.0, size_conditioning=False).buckets, 0.0
     shown, levels = (
         cell_weights(bucket.masks, bucket.latents.shape[-2:], 0.0),
         NoiseSchedule.from_scheduler(model.scheduler),
@@ -96,7 +97,7 @@ def error(model, examples, concept):
     with (
         one_adapter_per_row(model.unet, "unet.", {"own": own.adapter}) as rows,
         rows.on(["own"] * HELD_OUT),
-        gazing(model.unet, layers),
+        record_attention(model.unet, layers),
     ):
         for seed in range(SEEDS):
             noise, told = torch.Generator().manual_seed(seed), ((tokens, pooled), bucket.size_ids)
@@ -110,8 +111,8 @@ def test_a_few_steps_teach_who_is_shown_and_nobody_else(model, tmp_path, monkeyp
     monkeypatch.setattr(prior, "INFERENCE_STEPS", 20)  # in two the class would not be seen
     recipe = recipe_of(name)
     lessons, who, other = lesson(recipe)
-    *events, taught = teach(model, lessons, recipe)
-    assert sum(event.stage == TEACHING for event in events) == recipe.steps
+    *events, taught = train(TrainingTask(model, lessons, recipe))
+    assert sum(event.stage == TRAINING for event in events) == recipe.steps
     paths = [tmp_path / f"{each.name}.safetensors" for each in lessons]
     results.write(taught, paths)
     concept = load_concept(paths[0], "own", "own")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from costars.errors import TrainError
-from costars.train.config import _WITHIN, _numbers, folder_of, parse_spec, recipe_of
+from costars.train.config import _WITHIN, _numbers, resolve_folder, parse_config, recipe_of
 from costars.train.data.dataset import load_dataset
 from costars.train.recipes import RECIPES
 
@@ -23,16 +23,16 @@ def fails(do, *args) -> str:
 
 
 def test_one_concept_may_be_written_without_the_list():
-    spec = parse_spec({"recipe": "lora", **MIA, "settings": {"steps": 5}})
-    assert spec == parse_spec({"recipe": "lora", "concepts": [MIA], "settings": {"steps": 5}})
-    assert spec == parse_spec(
+    spec = parse_config({"recipe": "lora", **MIA, "settings": {"steps": 5}})
+    assert spec == parse_config({"recipe": "lora", "concepts": [MIA], "settings": {"steps": 5}})
+    assert spec == parse_config(
         {"recipe": "lora", "name": "mia", "class_name": "woman", "images": "mia", "settings": {"steps": 5}}
     )
     assert (spec.model, spec.concepts[0].class_name, spec.concepts[0].trigger) == ("builtin", "woman", None)
 
 
 def test_settings_change_single_numbers_of_the_recipe():
-    spec = parse_spec(
+    spec = parse_config(
         {"recipe": "ed-lora", **MIA, "settings": {"steps": 5, "unet_lr": "1e-3", "embedding_init": "class"}}
     )
     for family, model in (("sdxl", "mine"), ("sd15", "mine"), ("sdxl", "builtin")):
@@ -70,7 +70,7 @@ def test_settings_change_single_numbers_of_the_recipe():
     ],
 )
 def test_a_spec_that_is_wrong_says_where(data, said):
-    assert said in fails(parse_spec, data)
+    assert said in fails(parse_config, data)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_spec_that_is_wrong_says_where(data, said):
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(settings, said):
-    assert said in fails(recipe_of, parse_spec({"recipe": "lora", **MIA, "settings": settings}), "sdxl")
+    assert said in fails(recipe_of, parse_config({"recipe": "lora", **MIA, "settings": settings}), "sdxl")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_setting_that_cannot_be_is_refused(settings, said):
     ],
 )
 def test_what_em_cannot_use_is_refused(changes, said):
-    assert said in fails(recipe_of, parse_spec({"recipe": "em", **MIA} | changes), "sdxl")
+    assert said in fails(recipe_of, parse_config({"recipe": "em", **MIA} | changes), "sdxl")
 
 
 def test_every_number_of_a_recipe_has_a_range():
@@ -157,13 +157,13 @@ def test_every_number_of_a_recipe_has_a_range():
 def test_every_recipe_may_be_taught_as_it_is(name):
     for model in ("builtin", "mine"):
         for family in ("sd15", "sdxl"):
-            assert recipe_of(parse_spec({"recipe": name, "model": model, **MIA}), family)
+            assert recipe_of(parse_config({"recipe": name, "model": model, **MIA}), family)
 
 
 def test_folders_are_beside_the_file_that_names_them(tmp_path):
-    assert folder_of("mia", tmp_path) == tmp_path / "mia"
-    assert folder_of("/mia", tmp_path) == Path("/mia") and folder_of("mia", None) == Path("mia")
-    assert folder_of("~/mia", tmp_path) == Path.home() / "mia"
+    assert resolve_folder("mia", tmp_path) == tmp_path / "mia"
+    assert resolve_folder("/mia", tmp_path) == Path("/mia") and resolve_folder("mia", None) == Path("mia")
+    assert resolve_folder("~/mia", tmp_path) == Path.home() / "mia"
 
 
 def test_pictures_are_described_by_their_captions_a_model_or_their_class(tmp_path):
@@ -173,9 +173,9 @@ def test_pictures_are_described_by_their_captions_a_model_or_their_class(tmp_pat
     (tmp_path / "mia" / "a.txt").write_text("a woman in a park")
 
     def captions(describe=None, **changes):
-        spec = parse_spec({"recipe": "lora", **MIA} | changes)
+        spec = parse_config({"recipe": "lora", **MIA} | changes)
         recipe = recipe_of(spec, "sdxl")
-        (teaching,) = load_dataset(spec, recipe, tmp_path, describe).teachings
+        (teaching,) = load_dataset(spec, recipe, tmp_path, describe).subjects
         return teaching.trigger, [example.caption for example in teaching.examples]
 
     assert captions() == ("mia", ["a woman in a park", "a mia woman"])
@@ -186,7 +186,7 @@ def test_pictures_are_described_by_their_captions_a_model_or_their_class(tmp_pat
         "<mia1> <mia2>",
         ["a <mia1> <mia2> woman in a park", "a <mia1> <mia2> woman"],
     )
-    spec = parse_spec({"recipe": "lora", "name": "mia", "class": "woman"})
+    spec = parse_config({"recipe": "lora", "name": "mia", "class": "woman"})
     assert "mia: no pictures are named; give images" in fails(load_dataset, spec, recipe_of(spec, "sdxl"), tmp_path)
 
 
@@ -198,17 +198,17 @@ def test_given_class_pictures_take_the_place_of_drawn_ones(tmp_path):
     (tmp_path / "women" / "torn.png").write_bytes(b"")
 
     def spec(class_images, **settings):
-        return parse_spec({"recipe": "lora", **MIA, "class_images": class_images, "settings": settings})
+        return parse_config({"recipe": "lora", **MIA, "class_images": class_images, "settings": settings})
 
     wanted = spec("women", prior_loss_weight=1)
     recipe = recipe_of(wanted, "sdxl")
     found = load_dataset(wanted, recipe, tmp_path)
-    (teaching,) = found.teachings
+    (teaching,) = found.subjects
     assert [example.caption for example in teaching.class_examples] == ["an old woman in a park", "a woman"]
     assert [example.caption for example in teaching.examples] == ["a mia woman"]
     assert (recipe.num_class_images, len(found.skipped)) == (0, 1) and found.skipped[0].startswith("'torn.png': ")
     said = "settings.num_class_images: 5; all of class_images are taken, leave one of the two out"
     assert said in fails(recipe_of, spec("women", prior_loss_weight=1, num_class_images=5), "sdxl")
-    for folder, why in (("nowhere", "no such folder; give one with pictures"), ("empty", "no usable picture there")):
+    for folder, why in (("nowhere", "folder not found; give a folder of training images"), ("empty", "no usable image in the folder")):
         (tmp_path / "empty").mkdir(exist_ok=True)
         assert f"pictures '{tmp_path / folder}': {why}" in fails(load_dataset, spec(folder), recipe, tmp_path)

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from costars.model.predict import NoiseSchedule
-from costars.train.diffusion_loss import cell_weights, noise_errors, peaked, strayed
+from costars.train.diffusion_loss import cell_weights, noise_errors, max_normalized, attention_leak
 
 SHAPE = (3, 4, 6, 8)
 TEXT = torch.zeros(3, 5, 7)
@@ -120,7 +120,7 @@ def test_cells_count_by_how_much_of_them_the_mask_covers():
 
 def test_a_map_is_divided_by_its_own_peak():
     maps = torch.tensor([[[1.0, 2.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    assert torch.equal(peaked(maps), torch.stack([maps[0] / 4, maps[1]]))
+    assert torch.equal(max_normalized(maps), torch.stack([maps[0] / 4, maps[1]]))
 
 
 @pytest.mark.parametrize("full_identity", [True, False])
@@ -133,7 +133,7 @@ def test_words_that_look_outside_the_mask_cost_something(full_identity):
 
     def cost(own, kind):
         maps = {16: torch.stack([own, kind])[None]}
-        return float(strayed(maps, mask, full_identity))
+        return float(attention_leak(maps, mask, full_identity))
 
     assert cost(inside, inside) == 0
     assert cost(outside, inside) == pytest.approx(1)
@@ -145,16 +145,16 @@ def test_words_that_look_outside_the_mask_cost_something(full_identity):
     assert cost(narrow, inside) == 0
     two = {16: torch.stack([outside, inside])[None]}
     two[64] = two[16].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert float(strayed(two, mask, full_identity)) == pytest.approx(2)
+    assert float(attention_leak(two, mask, full_identity)) == pytest.approx(2)
 
 
 def test_where_the_mask_is_everything_no_word_can_stray():
     maps = {16: torch.rand(1, 2, 4, 4)}
-    assert float(strayed(maps, torch.ones(1, 1, 8, 8), True)) == 0
+    assert float(attention_leak(maps, torch.ones(1, 1, 8, 8), True)) == 0
 
 
 def test_the_maps_of_a_batch_are_each_held_against_their_own_mask():
     masks = torch.from_numpy(np.kron(np.array([[[[1, 0], [1, 0]]], [[[0, 1], [0, 1]]]]), np.ones((4, 4)))).float()
     right = torch.zeros(2, 2, 2, 2)
     right[0, :, :, 0] = right[1, :, :, 1] = 1
-    assert float(strayed({4: right}, masks, True)) == 0 < float(strayed({4: right.flip(0)}, masks, True))
+    assert float(attention_leak({4: right}, masks, True)) == 0 < float(attention_leak({4: right.flip(0)}, masks, True))

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from costars.errors import TrainError
-from costars.model.prompt_weighting import unemphasised
-from costars.train.embeddings import first_vectors, read_captions
-from costars.train.trainable import trained_on
+from costars.model.prompt_weighting import escape_brackets
+from costars.train.embeddings import initial_embeddings, tokenize_captions
+from costars.train.trainable import make_trainable
 
 CAPTIONS = ("photo of a <mia> woman, and <mia>", "a <rex> dog and a <mia> woman", "a dog")
 COUNTS = {"<mia>": 2, "<rex>": 2}
@@ -30,7 +30,7 @@ def vectors(tiny):
 @pytest.mark.parametrize("layers", [1, 3])
 def test_captions_are_encoded_as_a_scene_encodes_them(tiny, vectors, layers):
     learned = vectors(layers)
-    read = read_captions(tiny.encoders, CAPTIONS, COUNTS, layers)
+    read = tokenize_captions(tiny.encoders, CAPTIONS, COUNTS, layers)
     tokens, pooled = read.features(tiny.encoders, [1, 0, 2], learned)
     assert tokens.shape == (3, layers * 77, 64)
     for row, caption in enumerate((CAPTIONS[1], CAPTIONS[0], CAPTIONS[2])):
@@ -40,14 +40,14 @@ def test_captions_are_encoded_as_a_scene_encodes_them(tiny, vectors, layers):
 
 
 def test_one_encoder_has_nothing_pooled(small15):
-    read = read_captions(small15.encoders, ["a dog"], {})
+    read = tokenize_captions(small15.encoders, ["a dog"], {})
     tokens, pooled = read.features(small15.encoders, [0], {})
     assert pooled is None and torch.allclose(tokens, small15.encode_text("a dog").tokens, atol=1e-5)
 
 
 def test_gradients_reach_the_words_that_are_said_and_no_other(tiny, vectors, trace):
     learned, before = vectors(), [trace(e.module) for e in tiny.encoders]
-    read = read_captions(tiny.encoders, CAPTIONS, COUNTS)
+    read = tokenize_captions(tiny.encoders, CAPTIONS, COUNTS)
     tokens, pooled = read.features(tiny.encoders, [0], learned)
     (tokens.square().sum() + pooled.square().sum()).backward()
     assert all((p.grad.abs().sum(dim=-1) > 0).all() for p in learned["<mia>"].values())
@@ -57,7 +57,7 @@ def test_gradients_reach_the_words_that_are_said_and_no_other(tiny, vectors, tra
 
 
 def test_words_stand_where_they_are_said(tiny):
-    read = read_captions(tiny.encoders, CAPTIONS, COUNTS)
+    read = tokenize_captions(tiny.encoders, CAPTIONS, COUNTS)
     ids = read.read[0][0].ids[0].tolist()
     start, end = tiny.encoders[0].tokenizer.bos_token_id, tiny.encoders[0].tokenizer.eos_token_id
     (first, second, third, fourth), last = read.columns(0, "<mia>"), ids.index(end)
@@ -68,20 +68,20 @@ def test_words_stand_where_they_are_said(tiny):
 
 def test_brackets_mean_brackets(tiny):
     caption = r"a woman (red hair:1.5) [left] \ there"
-    read = read_captions(tiny.encoders, [caption], {})
+    read = tokenize_captions(tiny.encoders, [caption], {})
     tokens, _ = read.features(tiny.encoders, [0], {})
     plain = tiny.encoders[0].tokenizer(caption).input_ids
     assert read.read[0][0].ids[0][: len(plain)].tolist() == plain
-    assert torch.allclose(tokens, tiny.encode_text(unemphasised(caption)).tokens, atol=1e-6)
+    assert torch.allclose(tokens, tiny.encode_text(escape_brackets(caption)).tokens, atol=1e-6)
     assert not torch.allclose(tokens, tiny.encode_text(caption).tokens, atol=1e-3)
 
 
 def test_a_caption_that_would_be_cut_is_refused(tiny):
     with pytest.raises(TrainError, match=r"caption of 80 tokens, at most 75 are read; shorten 'dog dog"):
-        read_captions(tiny.encoders, ["a dog", "dog " * 80], {})
-    read_captions(tiny.encoders, ["dog " * 75], {})
+        tokenize_captions(tiny.encoders, ["a dog", "dog " * 80], {})
+    tokenize_captions(tiny.encoders, ["dog " * 75], {})
     with pytest.raises(TrainError, match="caption of 76 tokens"):
-        read_captions(tiny.encoders, ["<mia> " + "dog " * 74], COUNTS)
+        tokenize_captions(tiny.encoders, ["<mia> " + "dog " * 74], COUNTS)
 
 
 def test_a_word_begins_as_its_class_or_at_random(tiny):
@@ -90,7 +90,7 @@ def test_a_word_begins_as_its_class_or_at_random(tiny):
     of = table[encoder.tokenizer("dog").input_ids[1]]
 
     def first(from_class, layers, count, seed=0):
-        return first_vectors(encoder, from_class, layers, count, torch.Generator().manual_seed(seed))
+        return initial_embeddings(encoder, from_class, layers, count, torch.Generator().manual_seed(seed))
 
     alone = first("dog", 2, 1)
     assert alone.requires_grad and alone.dtype is torch.float32
@@ -109,7 +109,7 @@ def test_two_concepts_of_one_class_begin_apart(tiny, teaching, brief):
 
     def begun(**classes):
         lessons = [teaching(recipe, name, class_name) for name, class_name in classes.items()]
-        with trained_on(tiny, lessons, recipe) as trained:
+        with make_trainable(tiny, lessons, recipe) as trained:
             return {word: parts["text_encoder"] for word, parts in trained.learned.items()}
 
     encoder = tiny.encoders[0]
@@ -125,7 +125,7 @@ def test_two_concepts_of_one_class_begin_apart(tiny, teaching, brief):
 
 def test_a_class_of_several_tokens_is_refused(tiny):
     with pytest.raises(TrainError) as caught:
-        first_vectors(tiny.encoders[0], "zxqv robot", 1, 1, torch.Generator())
+        initial_embeddings(tiny.encoders[0], "zxqv robot", 1, 1, torch.Generator())
     said = str(caught.value)
     assert "class 'zxqv robot': the tokenizer splits it into" in said and "\n" not in said
     assert said.endswith("use a class of one token, or embedding_init=random")

@@ -22,9 +22,11 @@ from costars.train import checkpoint
 from costars.train.checkpoint import load
 from costars.train.data import class_images as prior
 from costars.train.data.images import Example
-from costars.train.loop import CLASS_PICTURES, TEACHING, Progress, Taught, teach
+from costars.train.loop import CLASS_IMAGES, TRAINING, Progress, train
+from costars.train.results import TrainingResult
+from costars.train.task import TrainingTask
 from costars.train.optimizers import OPTIMIZERS
-from costars.train.run import Run
+from costars.train.run import TrainingRun
 
 NAMES = ("lora", "dreambooth", "textual-inversion", "custom-diffusion", "ed-lora")
 forks = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used CUDA cannot be forked")
@@ -35,18 +37,18 @@ def run(small, teaching):
     """Teach mia; returns (losses, concept)."""
 
     def of(recipe, *args, model=small, **options):
-        *steps, taught = teach(model, [teaching(recipe)], recipe, *args, **options)
+        *steps, taught = train(TrainingTask(model, [teaching(recipe)], recipe), *args, **options)
         (concept,) = taught.concepts
-        return [step.loss for step in steps if step.stage == TEACHING], concept
+        return [step.loss for step in steps if step.stage == TRAINING], concept
 
     return of
 
 
-def stopped(model, teachings, recipe, kept, after, **options):
+def stopped(model, subjects, recipe, kept, after, **options):
     """Stop after so many steps; returns their losses."""
-    events, losses = teach(model, teachings, recipe, kept, **options), []
+    events, losses = train(TrainingTask(model, subjects, recipe), kept, **options), []
     for event in events:
-        if event.stage == TEACHING:
+        if event.stage == TRAINING:
             losses.append(event.loss)
         if len(losses) == after:
             events.close()
@@ -59,17 +61,17 @@ def files(folder: Path) -> list[str]:
 
 def test_every_step_yields_its_loss_and_the_last_thing_is_what_was_taught(small, teaching, brief):
     recipe = brief("custom-diffusion", num_class_images=2)
-    *steps, taught = teach(small, [teaching(recipe)], recipe)
-    assert all(isinstance(step, Progress) for step in steps) and isinstance(taught, Taught)
+    *steps, taught = train(TrainingTask(small, [teaching(recipe)], recipe))
+    assert all(isinstance(step, Progress) for step in steps) and isinstance(taught, TrainingResult)
     told = [(step.stage, step.step, step.of) for step in steps]
-    assert told == [*((CLASS_PICTURES, i, 2) for i in (1, 2)), *((TEACHING, i, 3) for i in (1, 2, 3))]
+    assert told == [*((CLASS_IMAGES, i, 2) for i in (1, 2)), *((TRAINING, i, 3) for i in (1, 2, 3))]
     losses = [step.loss for step in steps[2:]]
     assert all(0 < loss < 10 for loss in losses)
     assert 0 < steps[2].seconds < steps[3].seconds < steps[4].seconds
     assert steps[-1].learned["<mia>"]["text_encoder"].shape == (1, 1, 32)
     card, (concept,) = taught.card, taught.concepts
     assert (concept.name, concept.class_name, concept.trigger, concept.family) == ("mia", "woman", "<mia>", "sdxl")
-    assert (card["base_sha256"], card["pictures"], card["recipe"]["rank"]) == (small.facts.sha256, 2, 2)
+    assert (card["base_sha256"], card["pictures"], card["recipe"]["rank"]) == (small.info.sha256, 2, 2)
     assert card["loss"] == pytest.approx(sum(losses) / 3, abs=1e-5)
 
 
@@ -86,8 +88,8 @@ def test_the_model_is_as_it_was_also_when_the_teaching_is_stopped(small, teachin
     parts = (small.unet, *(e.module for e in small.encoders), small.vae)
     before = [trace(part) for part in parts]
     recipe = brief(name, gradient_checkpointing=True)
-    events = teach(small, [teaching(recipe)], recipe)
-    next(event for event in events if event.stage == TEACHING)
+    events = train(TrainingTask(small, [teaching(recipe)], recipe))
+    next(event for event in events if event.stage == TRAINING)
     assert [trace(part) for part in parts] != before
     events.close()
     assert [trace(part) for part in parts] == before
@@ -136,7 +138,7 @@ def test_seconds_and_steps_count_all_pieces_of_a_run(small, teaching, brief, tmp
     recipe, kept = brief("textual-inversion"), tmp_path / "checkpoint.safetensors"
     stopped(small, [teaching(recipe)], recipe, kept, 1)
     spent = float(load(kept)[1]["seconds"])
-    first, *_, taught = teach(small, [teaching(recipe)], recipe, kept, resume=True)
+    first, *_, taught = train(TrainingTask(small, [teaching(recipe)], recipe), kept, resume=True)
     assert first.step == 2 and first.seconds > spent > 0
     assert taught.card["seconds"] >= round(spent, 1)
 
@@ -176,9 +178,9 @@ def test_given_class_pictures_are_learned_from_and_none_is_drawn(
     monkeypatch.setattr("costars.train.data.class_images.draw", None)
 
     def losses(*colours, **options):
-        events = teach(small, [beside(teaching(recipe), *colours)], recipe, **options)
+        events = train(TrainingTask(small, [beside(teaching(recipe), *colours)], recipe), **options)
         *steps, taught = events
-        assert all(step.stage == TEACHING for step in steps) and taught.card["class_images"] == len(colours)
+        assert all(step.stage == TRAINING for step in steps) and taught.card["class_images"] == len(colours)
         return [step.loss for step in steps]
 
     unbroken = losses("blue", "white")
@@ -198,7 +200,7 @@ def test_class_captions_are_those_of_their_own_pictures(small, teaching, brief, 
     others = beside(teaching(recipe), "blue", "white").class_examples
     found, said = prior.encode_class_images(small, [*others, *others], recipe, 7)
     assert said == ("a blue woman", "a white woman")
-    shown = {tuple(bucket.latents.shape[-2:]): bucket.captions for bucket in found.buckets}
+    shown = {tuple(bucket.latents.shape[-2:]): bucket.caption_indices for bucket in found.buckets}
     assert shown == {(8, 8): (7, 7), (16, 4): (8, 8)}
 
 
@@ -208,37 +210,37 @@ def test_class_captions_are_those_of_their_own_pictures(small, teaching, brief, 
         (
             "lora",
             {},
-            "mia: class_images, but prior_loss_weight=0 learns nothing from them; set prior_loss_weight=1, or leave",
+            "mia: class_images have no effect with prior_loss_weight=0; set prior_loss_weight=1, or remove",
         ),
-        ("em", {}, "mia: class_images, but prior_loss_weight=0 learns nothing from them; leave class_images out"),
+        ("em", {}, "mia: class_images have no effect with prior_loss_weight=0; remove class_images"),
         (
             "dreambooth",
             {"caption": "a Mia woman"},
-            "the class caption of a.png, 'a Mia woman', holds the trigger 'mia'",
+            "the class caption of a.png, 'a Mia woman', contains the trigger 'mia'",
         ),
-        ("dreambooth", {"caption": None}, "mia: no class caption of a.png; write what it shows"),
+        ("dreambooth", {"caption": None}, "mia: no class caption of a.png; describe the image"),
     ],
 )
 def test_class_pictures_that_are_of_no_use_are_refused(small, teaching, brief, name, changes, said):
     recipe = brief(name)
     other = replace(Example(Image.new("RGB", (64, 64)), "a woman", name="a.png"), **changes)
     with pytest.raises(TrainError) as caught:
-        next(teach(small, [replace(teaching(recipe), class_examples=[other])], recipe))
+        next(train(TrainingTask(small, [replace(teaching(recipe), class_examples=[other])], recipe)))
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_class_pictures_are_given_for_all_concepts_or_for_none(small, teaching, brief, beside):
     recipe = brief("custom-diffusion")
     each = [beside(teaching(recipe), "blue"), teaching(recipe, "rex", "dog")]
-    with pytest.raises(TrainError, match="rex: no class_images, but another concept has some; give all of them, or"):
-        next(teach(small, each, recipe))
+    with pytest.raises(TrainError, match="rex: no class_images, but another concept has some; give them for all or"):
+        next(train(TrainingTask(small, each, recipe)))
 
 
 @pytest.mark.parametrize("change", ["seed", "class", "model"])
 def test_class_pictures_of_another_run_are_not_taken(small, teaching, brief, tmp_path, change):
     recipe, kept = brief("dreambooth"), tmp_path / "checkpoint.safetensors"
-    events = teach(small, [teaching(recipe)], recipe, kept)
-    next(event for event in events if event.stage == TEACHING)
+    events = train(TrainingTask(small, [teaching(recipe)], recipe), kept)
+    next(event for event in events if event.stage == TRAINING)
     events.close()
     before = load(kept.with_suffix(".prior"))[0]["0"]
     model, class_name = small, "woman"
@@ -247,15 +249,15 @@ def test_class_pictures_of_another_run_are_not_taken(small, teaching, brief, tmp
     elif change == "class":
         class_name = "dog"
     else:
-        model = replace(small, facts=replace(small.facts, sha256="other"))
+        model = replace(small, info=replace(small.info, sha256="other"))
     stopped(model, [teaching(recipe, class_name=class_name)], recipe, kept, 1)
-    after, facts = load(kept.with_suffix(".prior"))
-    assert facts["base_sha256"] == model.facts.sha256
+    after, info = load(kept.with_suffix(".prior"))
+    assert facts["base_sha256"] == model.info.sha256
     assert torch.equal(after["0"], before) == (change == "model")  # it only says that it is another
 
 
-def _child(model, teachings, recipe, kept):
-    for _ in teach(model, teachings, recipe, kept, save_every_s=0):
+def _child(model, subjects, recipe, kept):
+    for _ in train(TrainingTask(model, subjects, recipe), kept, save_every_s=0):
         pass
 
 
@@ -280,7 +282,7 @@ def test_a_run_that_is_killed_goes_on_from_its_checkpoint(small, run, teaching, 
 
 def test_ctrl_c_between_and_within_steps_keeps_what_was_learned(small, run, teaching, brief, tmp_path, monkeypatch):
     recipe, kept = brief("textual-inversion"), tmp_path / "checkpoint.safetensors"
-    events = teach(small, [teaching(recipe)], recipe, kept)
+    events = train(TrainingTask(small, [teaching(recipe)], recipe), kept)
     next(events)
     with pytest.raises(KeyboardInterrupt):
         events.throw(KeyboardInterrupt)
@@ -290,7 +292,7 @@ def test_ctrl_c_between_and_within_steps_keeps_what_was_learned(small, run, teac
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        events = teach(small, [teaching(recipe)], recipe, kept, resume=True)
+        events = train(TrainingTask(small, [teaching(recipe)], recipe), kept, resume=True)
         next(events)
         patch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -303,7 +305,7 @@ def test_ctrl_c_between_and_within_steps_keeps_what_was_learned(small, run, teac
 @pytest.fixture
 def broken_at(monkeypatch):
     """Make the loss of one step something else."""
-    real = Run._part
+    real = TrainingRun._part
 
     def of(step, value):
         class Broken:
@@ -321,8 +323,8 @@ def broken_at(monkeypatch):
                 monkeypatch.setattr(run, "objective", Broken(run.objective))
             return real(run, part)
 
-        monkeypatch.setattr(Run, "_part", broken)
-        return lambda: monkeypatch.setattr(Run, "_part", real)
+        monkeypatch.setattr(TrainingRun, "_part", broken)
+        return lambda: monkeypatch.setattr(TrainingRun, "_part", real)
 
     return of
 
@@ -336,7 +338,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before_
     before = trace(small.unet)
     mended = broken_at(3, value)
     with pytest.raises(TrainError, match=r"step 3: the loss is (nan|inf).*; go on from the checkpoint with") as caught:
-        list(teach(small, [teaching(recipe)], recipe, kept, save_every_s=0))
+        list(train(TrainingTask(small, [teaching(recipe)], recipe), kept, save_every_s=0))
     assert "\n" not in str(caught.value) and trace(small.unet) == before
     mended()
     rest, resumed = run(recipe, kept, resume=True)
@@ -344,7 +346,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before_
     broken_at(4, value)
     stopped(small, [teaching(recipe)], recipe, kept, 2)
     with pytest.raises(TrainError, match=r"step 4: .*; go on from the checkpoint with lower rates"):
-        list(teach(small, [teaching(recipe)], recipe, kept, resume=True))
+        list(train(TrainingTask(small, [teaching(recipe)], recipe), kept, resume=True))
     assert load(kept)[1]["step"] == "2"
 
 
@@ -356,11 +358,11 @@ def test_the_step_before_a_loss_that_is_no_number_is_not_kept(small, teaching, b
     saved = kept.read_bytes()
     broken_at(3, math.nan)
     with pytest.raises(TrainError, match=r"step 3: .*; begin anew with lower rates"):
-        list(teach(small, [teaching(recipe)], recipe, kept))
+        list(train(TrainingTask(small, [teaching(recipe)], recipe), kept))
     assert kept.read_bytes() == saved
     kept.unlink()
     with pytest.raises(TrainError, match=r"step 3: .*; begin anew with lower rates"):
-        list(teach(small, [teaching(recipe)], recipe, kept))
+        list(train(TrainingTask(small, [teaching(recipe)], recipe), kept))
     assert files(tmp_path) == []
 
 
@@ -368,13 +370,13 @@ def test_a_first_step_that_goes_wrong_leaves_nothing_to_go_on_from(small, teachi
     recipe = brief("textual-inversion")
     broken_at(1, math.nan)
     with pytest.raises(TrainError, match="so it stops here; begin anew with lower rates"):
-        list(teach(small, [teaching(recipe)], recipe, tmp_path / "checkpoint.safetensors"))
+        list(train(TrainingTask(small, [teaching(recipe)], recipe), tmp_path / "checkpoint.safetensors"))
     assert files(tmp_path) == []
 
 
 def test_a_step_that_is_half_taken_is_not_kept(small, teaching, brief, tmp_path, monkeypatch):
     recipe, kept, real = brief("textual-inversion"), tmp_path / "checkpoint.safetensors", torch.optim.AdamW.step
-    events = teach(small, [teaching(recipe)], recipe, kept, save_every_s=0)
+    events = train(TrainingTask(small, [teaching(recipe)], recipe), kept, save_every_s=0)
     next(events)
 
     def interrupted(optimizer):
@@ -398,7 +400,7 @@ def test_other_random_numbers_are_as_if_nothing_was_taught(run, brief):
 def test_an_absurd_rate_is_found_out(small, teaching, brief):
     recipe = brief("dreambooth", unet_lr=1e30, steps=5)
     with pytest.raises(TrainError, match=r"the loss is .* with lower rates"):
-        list(teach(small, [teaching(recipe)], recipe))
+        list(train(TrainingTask(small, [teaching(recipe)], recipe)))
 
 
 def _full_disk(monkeypatch):
@@ -417,7 +419,7 @@ def test_a_full_disk_takes_nothing_away(small, run, teaching, brief, same, trace
     saved, before = kept.read_bytes(), trace(small.unet)
     with monkeypatch.context() as patch:
         _full_disk(patch)
-        *steps, taught = teach(small, [teaching(recipe)], recipe, kept, resume=True, save_every_s=0)
+        *steps, taught = train(TrainingTask(small, [teaching(recipe)], recipe), kept, resume=True, save_every_s=0)
     assert [step.loss for step in steps] == losses[2:] and same(taught.concepts[0], concept)
     said, *others = (step.note for step in steps)
     assert said.startswith(f"{kept}: cannot be written (Error while serializing: I/O error: No space left on device")
@@ -429,15 +431,15 @@ def test_a_full_disk_takes_nothing_away(small, run, teaching, brief, same, trace
 
 
 def test_a_checkpoint_is_tried_again_where_the_disk_was_full(small, teaching, brief, tmp_path, monkeypatch):
-    recipe, kept, real = brief("textual-inversion"), tmp_path / "checkpoint.safetensors", Run.save
+    recipe, kept, real = brief("textual-inversion"), tmp_path / "checkpoint.safetensors", TrainingRun.save
 
     def save(run, kept):
         if run.step < 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(run, kept)
 
-    monkeypatch.setattr(Run, "save", save)
-    events = teach(small, [teaching(recipe)], recipe, kept, save_every_s=0)
+    monkeypatch.setattr(TrainingRun, "save", save)
+    events = train(TrainingTask(small, [teaching(recipe)], recipe), kept, save_every_s=0)
     notes = [next(events).note for _ in range(3)]
     assert load(kept)[1]["step"] == "3"
     said = (
@@ -460,7 +462,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(small, teaching, brief, trace
     saved, before = kept.read_bytes(), trace(small.unet)
     other = replace(recipe, **changes)
     with pytest.raises(TrainError) as caught:
-        list(teach(small, [teaching(other)], other, kept, resume=True))
+        list(train(TrainingTask(small, [teaching(other)], other), kept, resume=True))
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert kept.read_bytes() == saved and trace(small.unet) == before
 
@@ -468,11 +470,11 @@ def test_a_checkpoint_of_another_recipe_is_refused(small, teaching, brief, trace
 def test_a_checkpoint_of_another_model_other_words_or_a_damaged_one_is_refused(small, teaching, brief, tmp_path):
     recipe, kept = brief("textual-inversion"), tmp_path / "checkpoint.safetensors"
     stopped(small, [teaching(recipe)], recipe, kept, 1)
-    other = replace(small, facts=replace(small.facts, sha256="other"))
+    other = replace(small, info=replace(small.info, sha256="other"))
 
     def refused(model, said, *changes):
         with pytest.raises(TrainError) as caught:
-            list(teach(model, [teaching(recipe, *changes)], recipe, kept, resume=True))
+            list(train(TrainingTask(model, [teaching(recipe, *changes)], recipe), kept, resume=True))
         assert said in str(caught.value) and "\n" not in str(caught.value)
 
     refused(other, "checkpoint.safetensors: was begun on another model; begin anew with --replace in place of")
@@ -490,7 +492,7 @@ def test_a_learned_word_is_another_in_capitals(small, teaching, brief):
     def shouted(recipe):
         whole = teaching(recipe)
         examples = [replace(e, caption=e.caption.replace(whole.trigger, whole.trigger.upper())) for e in whole.examples]
-        return list(teach(small, [replace(whole, examples=examples)], recipe))
+        return list(train(TrainingTask(small, [replace(whole, examples=examples)], recipe)))
 
     assert len(shouted(recipe)) == 2
     with pytest.raises(TrainError, match="'photo of a <MIA> woman', lacks the trigger '<mia>'"):
@@ -500,20 +502,20 @@ def test_a_learned_word_is_another_in_capitals(small, teaching, brief):
 def test_full_precision_wants_a_model_in_it(small, teaching, brief):
     recipe = brief("dreambooth", precision="fp32")
     with pytest.raises(TrainError, match="precision=fp32: the model is in bfloat16; open it with --dtype float32"):
-        next(teach(replace(small, dtype=torch.bfloat16), [teaching(recipe)], recipe))
+        next(train(TrainingTask(replace(small, dtype=torch.bfloat16), [teaching(recipe)], recipe)))
 
 
 def test_what_cannot_be_taught_is_told_before_class_pictures_are_drawn(small, teaching, brief, monkeypatch):
     recipe = brief("custom-diffusion")
     monkeypatch.setattr("costars.train.data.class_images.draw", None)
     with pytest.raises(TrainError, match="class 'zxqvrobot': the tokenizer splits it into"):
-        next(teach(small, [teaching(recipe, class_name="zxqvrobot")], recipe))
+        next(train(TrainingTask(small, [teaching(recipe, class_name="zxqvrobot")], recipe)))
 
 
 @pytest.mark.parametrize(
     ("caption", "said"),
     [
-        (None, "mia: no pictures; want at least one"),
+        (None, "mia: no images; add at least one"),
         ("a miami woman", "mia: the caption of red.png, 'a miami woman', lacks the trigger 'mia'"),
     ],
 )
@@ -524,21 +526,21 @@ def test_pictures_without_their_words_are_refused_before_anything_is_done(
     whole = teaching(recipe)
     examples = [replace(e, caption=caption) for e in whole.examples] if caption else []
     with pytest.raises(TrainError) as caught:
-        next(teach(small, [replace(whole, examples=examples)], recipe, tmp_path / "checkpoint.safetensors"))
+        next(train(TrainingTask(small, [replace(whole, examples=examples)], recipe), tmp_path / "checkpoint.safetensors"))
     assert said in str(caught.value) and files(tmp_path) == []
 
 
 def test_words_kept_in_masks_want_masks(small, teaching, brief, trace):
     recipe, before = brief("ed-lora"), trace(small.unet)
     with pytest.raises(TrainError, match=r"a picture has none; put NAME\.mask\.png beside each"):
-        list(teach(small, [teaching(recipe, masked=False)], recipe))
+        list(train(TrainingTask(small, [teaching(recipe, masked=False)], recipe)))
     assert trace(small.unet) == before
 
 
 def test_what_lies_outside_the_masks_is_not_learned_where_it_does_not_count(small, teaching, brief):
     def losses(outside, masked=True):
         recipe = brief("textual-inversion", steps=1, background_loss_weight=outside)
-        return [e.loss for e in teach(small, [teaching(recipe, masked=masked)], recipe) if isinstance(e, Progress)]
+        return [e.loss for e in train(TrainingTask(small, [teaching(recipe, masked=masked)], recipe)) if isinstance(e, Progress)]
 
     assert losses(1.0) == losses(1.0, masked=False) != losses(0.0)
 
@@ -547,8 +549,8 @@ def test_what_lies_outside_the_masks_is_not_learned_where_it_does_not_count(smal
 def test_what_does_not_learn_is_read_once(small, teaching, brief, name, changes):
     recipe = brief(name, **changes)
     lesson = teaching(recipe)
-    events = teach(small, [replace(lesson, examples=lesson.examples[:1])], recipe)
-    next(event for event in events if event.stage == TEACHING)
+    events = train(TrainingTask(small, [replace(lesson, examples=lesson.examples[:1])], recipe))
+    next(event for event in events if event.stage == TRAINING)
 
     def again(*_):
         raise AssertionError("encoded again")
@@ -557,13 +559,13 @@ def test_what_does_not_learn_is_read_once(small, teaching, brief, name, changes)
         for module in (small.vae.encoder, *(e.module for e in small.encoders)):
             stack.enter_context(module.register_forward_pre_hook(again))
         *rest, taught = events
-    assert [event.step for event in rest] == [2, 3] and isinstance(taught, Taught)
+    assert [event.step for event in rest] == [2, 3] and isinstance(taught, TrainingResult)
 
 
 def test_words_stop_where_their_norm_is_reached(small, teaching, brief):
     def drift(**changes):
         recipe = brief("custom-diffusion", steps=2, **changes)
-        steps = (e for e in teach(small, [teaching(recipe)], recipe) if isinstance(e, Progress) and e.learned)
+        steps = (e for e in train(TrainingTask(small, [teaching(recipe)], recipe)) if isinstance(e, Progress) and e.learned)
         first, second = (step.learned["<mia>"]["text_encoder"].clone() for step in steps)
         return float((first - second).abs().max())
 
@@ -573,19 +575,19 @@ def test_words_stop_where_their_norm_is_reached(small, teaching, brief):
 def test_two_concepts_are_taught_together_and_each_has_words_of_its_own(small, teaching, brief):
     recipe = brief("custom-diffusion")
     each = [teaching(recipe), teaching(recipe, "rex", "dog")]
-    *_, taught = teach(small, each, recipe)
+    *_, taught = train(TrainingTask(small, each, recipe))
     assert [c.trigger for c in taught.concepts] == ["<mia>", "<rex>"]
     assert [list(c.tokens) for c in taught.concepts] == [["<mia>"], ["<rex>"]]
     assert taught.card["pictures"] == 4
 
 
-def _process(rank, port, model, teachings, recipe, kept, told):
+def _process(rank, port, model, subjects, recipe, kept, told):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     PartialState._reset_state()
-    *steps, taught = teach(model, teachings, recipe, kept, save_every_s=0)
+    *steps, taught = train(TrainingTask(model, subjects, recipe), kept, save_every_s=0)
     vectors = [{part: t.tolist() for part, t in c.tokens[c.trigger].items()} for c in taught.concepts]
-    told.put((rank, [step.loss for step in steps if step.stage == TEACHING], vectors))
+    told.put((rank, [step.loss for step in steps if step.stage == TRAINING], vectors))
     told.close()
     told.join_thread()
     torch.distributed.destroy_process_group()
@@ -618,8 +620,8 @@ def test_two_processes_average_their_gradients(small, teaching, brief, tmp_path,
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert left == right and first != second
-    *steps, taught = teach(small, both_taught, replace(recipe, gradient_accumulation_steps=2))
-    losses = [step.loss for step in steps if step.stage == TEACHING]
+    *steps, taught = train(TrainingTask(small, both_taught, replace(recipe, gradient_accumulation_steps=2)))
+    losses = [step.loss for step in steps if step.stage == TRAINING]
     assert [(a + b) / 2 for a, b in zip(first, second, strict=True)] == pytest.approx(losses, rel=1e-3)
     for concept, vectors in zip(taught.concepts, left, strict=True):
         for encoder in small.encoders:
@@ -631,7 +633,7 @@ def test_two_processes_average_their_gradients(small, teaching, brief, tmp_path,
 
 def test_class_pictures_that_were_drawn_before_a_stop_are_kept(small, teaching, brief, tmp_path):
     recipe, kept = brief("dreambooth", num_class_images=3), tmp_path / "checkpoint.safetensors"
-    events = teach(small, [teaching(recipe)], recipe, kept)
+    events = train(TrainingTask(small, [teaching(recipe)], recipe), kept)
     next(events), next(events)
     events.close()
     assert files(tmp_path) == ["checkpoint.prior"] and sorted(load(tmp_path / "checkpoint.prior")[0]) == ["0", "1"]
@@ -640,7 +642,7 @@ def test_class_pictures_that_were_drawn_before_a_stop_are_kept(small, teaching, 
 def test_a_checkpoint_of_other_layers_changes_nothing():
     mine, others = ({name: torch.nn.Parameter(torch.ones(2))} for name in ("up", "down"))
     optimizer = torch.optim.AdamW(mine.values())
-    state = checkpoint.state_of(others, torch.optim.AdamW(others.values()))
+    state = checkpoint.collect_state(others, torch.optim.AdamW(others.values()))
     with pytest.raises(TrainError, match="the checkpoint is of other layers or words; begin anew"):
-        checkpoint.put_state(state, mine, optimizer)
+        checkpoint.load_state(state, mine, optimizer)
     assert mine["up"].tolist() == [1, 1]

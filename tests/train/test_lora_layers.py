@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from costars.model.families import CROSS_KEYS_VALUES
-from costars.train.lora_layers import UNET_LAYERS, as_adapter, halved, low_rank, own_weights
+from costars.train.lora_layers import UNET_LAYERS, to_adapter, round_to_half, low_rank, trainable_weights
 
 
 @pytest.fixture
@@ -31,18 +31,18 @@ def test_low_rank_layers_begin_as_nothing_and_go_also_where_the_block_fails(tiny
 
 def test_factors_are_an_adapter_in_half_precision_with_their_scale():
     factors = {"a.b.A": torch.full((2, 3), 1 / 3), "a.b.B": torch.full((5, 2), 1 / 3)}
-    (path, entry), *others = as_adapter("unet", factors, 0.5).items()
+    (path, entry), *others = to_adapter("unet", factors, 0.5).items()
     assert path == "unet.a.b" and not others
-    assert torch.equal(entry.down, halved(factors["a.b.A"])) and entry.up.dtype is torch.float32
-    assert torch.equal(entry.up, halved(torch.full((5, 2), 1 / 6)))
-    assert [*as_adapter("text_encoder", factors, 1.0)] == ["text_encoder.text_model.a.b"]
+    assert torch.equal(entry.down, round_to_half(factors["a.b.A"])) and entry.up.dtype is torch.float32
+    assert torch.equal(entry.up, round_to_half(torch.full((5, 2), 1 / 6)))
+    assert [*to_adapter("text_encoder", factors, 1.0)] == ["text_encoder.text_model.a.b"]
 
 
 @pytest.mark.parametrize("ends", [(), CROSS_KEYS_VALUES])
 def test_own_weights_take_the_place_of_the_models_for_a_while(tiny, sample, trace, ends):
     before, plain = trace(tiny.unet), sample()
     layers = {n: m for n, m in tiny.unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    with own_weights(tiny.unet, ends) as copies:
+    with trainable_weights(tiny.unet, ends) as copies:
         assert copies.keys() == {n for n in layers if n.endswith(ends or "")}
         assert torch.allclose(sample(), plain, atol=1e-5)
         trained = {k for k, p in tiny.unet.named_parameters() if p.requires_grad}

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costars.errors import TrainError
-from costars.train.loop import teach
-from costars.train.merge_custom_diffusion import merged, solved
+from costars.train.loop import train
+from costars.train.task import TrainingTask
+from costars.train.merge_custom_diffusion import merge_concepts, solve_weights
 from costars.train.recipes import RECIPES
 
 
@@ -18,7 +19,7 @@ def test_what_was_taught_is_kept_and_the_rest_differs_least(seed):
     draw = torch.Generator().manual_seed(seed)
     base, own, kept = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in ((5, 8), (3, 8), (40, 8)))
     wanted = torch.randn(5, 3, generator=draw, dtype=torch.float64)
-    found = solved(base, own, wanted, kept, ridge=0.0)
+    found = solve_weights(base, own, wanted, kept, ridge=0.0)
     assert torch.allclose(found @ own.T, wanted)
     away = (found - base) @ kept.T
     # Any other solution differs from this one by something that own's words do not see.
@@ -34,9 +35,9 @@ def test_two_concepts_get_one_set_of_weights(small, teaching):
     )
     concepts = []
     for name, class_name in (("mia", "woman"), ("rex", "man")):
-        *_, taught = teach(small, [teaching(recipe, name, class_name)], recipe)
+        *_, taught = train(TrainingTask(small, [teaching(recipe, name, class_name)], recipe))
         concepts += taught.concepts
-    one, other = merged(small, concepts, ["a photo of the forest", "a cat", "a street at night"])
+    one, other = merge_concepts(small, concepts, ["a photo of the forest", "a cat", "a street at night"])
     assert one.weights is other.weights and (one.name, other.name) == ("mia", "rex")
     assert one.tokens.keys() == {"<mia>"} and one.weights.keys() == concepts[0].weights.keys()
     modules = dict(small.unet.named_modules())
@@ -53,10 +54,10 @@ def test_two_concepts_get_one_set_of_weights(small, teaching):
 
 def test_concepts_of_other_layers_are_refused(small, teaching):
     recipe = replace(RECIPES["textual-inversion"]["builtin"], steps=1)
-    *_, word = teach(small, [teaching(recipe)], recipe)
+    *_, word = train(TrainingTask(small, [teaching(recipe)], recipe))
     (concept,) = word.concepts
     other = replace(concept, weights={"unet.x": torch.ones(2, 2)})
     with pytest.raises(TrainError, match=r"mia: has 0 whole layers, mia 1; merge concepts that custom-diffusion"):
-        merged(small, [other, concept], ["a cat"])
+        merge_concepts(small, [other, concept], ["a cat"])
     with pytest.raises(TrainError, match="mia: has 0 whole layers"):
-        merged(small, [concept, concept], ["a cat"])
+        merge_concepts(small, [concept, concept], ["a cat"])

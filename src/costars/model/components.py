@@ -1,4 +1,4 @@
-"""One part of a checkpoint from its folder, whole or not at all."""
+"""Load one component of a checkpoint from its folder, complete and from safetensors only."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ import torch
 from costars.errors import CostarsError
 from costars.files.safetensors_header import read_header
 
-VARIANTS = ("", "fp16", "bf16")
+VARIANTS = ("", "fp16", "bf16")  # in the order of preference
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-# As diffusers and transformers name them: whole or in pieces.
+# File names of diffusers and transformers, whole or sharded.
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 
 
-def part_of(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A module in eval mode, its weights from safetensors only, whose header is checked before one is read.
+def load_component(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A module of this class in eval mode and without gradients, its weights from safetensors.
 
-    Raises LookupError if one is not in the file, or the file is not what its name says.
+    File headers are checked before weights are read. Raises LookupError for missing weights and for a file that is not
+    safetensors.
     """
-    if lack := lack_of_weights(folder):
-        raise LookupError(f"{folder.name} {lack}")
+    if problem := find_weights_problem(folder):
+        raise LookupError(f"{folder.name} {problem}")
     key = "torch_dtype" if hasattr(kind, "load_config") else "dtype"
     options = {key: dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    variants = _variants(path.name for path in folder.iterdir())
-    if variant := _first(variants.values()):
+    variants = _variant_by_file(path.name for path in folder.iterdir())
+    if variant := _preferred_variant(variants.values()):
         options["variant"] = variant
     for name in (n for n, v in variants.items() if v == variant):
         try:
@@ -37,39 +38,38 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         except CostarsError as error:
             raise LookupError(f"{folder.name}/{error}") from error
     module, info = kind.from_pretrained(folder, **options)
-    absent = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
-    if absent:
-        raise LookupError(f"the file of {folder.name} lacks {len(absent)} weights, {absent[0]} first")
+    missing = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
+    if missing:
+        raise LookupError(f"{folder.name} lacks {len(missing)} weights, the first is {missing[0]}")
     return module.eval().requires_grad_(False)
 
 
-def lack_of_weights(folder: Path) -> str | None:
-    """What a part's folder has in the place of weights that are read; None where it has some."""
+def find_weights_problem(folder: Path) -> str | None:
+    """Why no weights can be read from a component's folder; None if there are some."""
     names = sorted(path.name for path in folder.iterdir())
     if any(name.endswith(".safetensors") for name in names):
         return None
     pickle = next((name for name in names if name.endswith(PICKLES)), None)
-    return f"has only a pickle ({pickle}), which may run code and is not read" if pickle else "has no weights"
+    return f"has only a pickle ({pickle}), which can run code and is not read" if pickle else "has no weights"
 
 
-def never_read(paths: Iterable[str]) -> list[str]:
-    """Of the files of a whole checkpoint the weights that are left out, their folder having others."""
+def unused_weights(paths: Iterable[str]) -> list[str]:
+    """Weight files of a checkpoint that are never read, because their folder has a preferred variant."""
     folders: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         folders[path.rpartition("/")[0]].append(path)
-    left = []
+    unused = []
     for files in folders.values():
-        variants = _variants(files)
-        left += [path for path, variant in variants.items() if variant != _first(variants.values())]
-    return left
+        variants = _variant_by_file(files)
+        unused += [path for path, variant in variants.items() if variant != _preferred_variant(variants.values())]
+    return unused
 
 
-def _variants(paths: Iterable[str]) -> dict[str, str]:
-    """The variant of every file of weights, "" for one without."""
+def _variant_by_file(paths: Iterable[str]) -> dict[str, str]:
+    """{weight file: its variant}, "" for a file without one."""
     return {path: m[1] or "" for path in paths if (m := _WEIGHTS.fullmatch(path.rpartition("/")[2]))}
 
 
-def _first(variants: Iterable[str]) -> str:
-    """Which of a folder's weights are read: those without a variant's name, else of half precision."""
+def _preferred_variant(variants: Iterable[str]) -> str:
     found = set(variants)
     return next((variant for variant in VARIANTS if variant in found), "")

@@ -1,4 +1,4 @@
-"""ControlNets: a drawn pose, edge or depth picture that some rows of the batch must keep to."""
+"""ControlNets: a pose, edge or depth picture that guides some rows of the batch."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from torch import Tensor
 
 from costars.errors import ModelError, SceneError
 from costars.images.masks import same_aspect_ratio
-from costars.model.components import part_of
+from costars.model.components import load_component
 from costars.model.model import Model
 from costars.model.predict import Conditioning
 from costars.types import ControlNet
 
 
-def load_control_net(folder: Path, name: str, model: Model) -> ControlNetModel:
-    """A ControlNet that lives where the model's own parts do; raises ModelError if it is none."""
+def load_controlnet(folder: Path, name: str, model: Model) -> ControlNetModel:
+    """A ControlNet in the model's memory tier; raises ModelError if the folder has none."""
     try:
-        net: ControlNetModel = part_of(ControlNetModel, folder, model.dtype)
-    except Exception as error:  # whatever diffusers raises over a folder that is none
+        net: ControlNetModel = load_component(ControlNetModel, folder, model.dtype)
+    except Exception as error:  # diffusers raises many kinds for other folders
         line = " ".join(str(error).split())[:200]
         raise ModelError(
             f"controls.model {name!r}: no ControlNet in safetensors ({line}); want a diffusers folder or hub id"
         ) from None
-    model.residence.settle(net)
+    model.offload.place(net)
     return net
 
 
-def check_control_net(net: ControlNetModel, name: str, model: Model) -> None:
-    """Raises ModelError for a ControlNet of another family than the model's."""
+def check_controlnet(net: ControlNetModel, name: str, model: Model) -> None:
+    """Raises ModelError for a ControlNet of another family than the model."""
     theirs, ours = (part.config["cross_attention_dim"] for part in (net, model.unet))
     if theirs != ours:
         raise ModelError(
-            f"controls.model {name!r}: reads text of width {theirs}, the model {model.facts.name!r} of {ours} "
-            f"({model.facts.family}); use a ControlNet of the model's family"
+            f"controls.model {name!r}: reads text of width {theirs}, but the model {model.info.name!r} "
+            f"({model.info.family}) of {ours}; use a ControlNet of the model's family"
         )
 
 
-def control_image(name: str, base: Path | None, size_px: tuple[int, int], model: Model) -> Tensor:
-    """(1, 3, h px, w px) in [0, 1], brought to the size of the picture. Raises SceneError if it cannot be read."""
+def load_control_image(name: str, base: Path | None, size_px: tuple[int, int], model: Model) -> Tensor:
+    """(1, 3, h px, w px) in [0, 1], resized to the size of the picture. Raises SceneError if it cannot be read."""
     path = (base or Path()) / Path(name).expanduser()
     try:
         with Image.open(path) as image:
             if not same_aspect_ratio(image.size, size_px):
                 raise SceneError(
-                    f"controls.image {name!r}: is {image.width} x {image.height} px, the picture {size_px[0]} x "
-                    f"{size_px[1]}; give one of the same shape"
+                    f"controls.image {name!r}: is {image.width} x {image.height} px, but the picture is {size_px[0]} x "
+                    f"{size_px[1]} px; give one of the same aspect ratio"
                 )
             drawn = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS)
     except (OSError, UnidentifiedImageError):

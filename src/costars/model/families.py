@@ -23,9 +23,9 @@ TEXT_ENCODER, TEXT_ENCODER_2 = "text_encoder", "text_encoder_2"
 class TextEncoderSpec:
     """A text encoder of a family and what is read from it.
 
-    name and tokenizer are folders of a diffusers checkpoint, model_class is a class of transformers, and single_file_key
-    starts a key that every single file with this encoder has. The features are hidden states number layer from the end
-    (1 is the last layer), through the final norm if final_norm; pooled says whether its pooled embedding is read too.
+    name and tokenizer are folders of a diffusers checkpoint, model_class is a class of transformers, single_file_key is
+    the start of a key in every single file with this encoder. layer is the hidden layer that is read, counted from the
+    end (1 is the last); final_norm applies the final norm to it; with pooled the pooled embedding is read too.
     """
 
     name: str

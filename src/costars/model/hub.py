@@ -1,48 +1,49 @@
-"""Where a checkpoint is: a folder, a single file, or an id on the hub."""
+"""Find a checkpoint: a folder, a single file, or an id on the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from costars.errors import ModelError
-from costars.model.components import never_read
+from costars.model.components import unused_weights
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-# Weights as safetensors, and the small files beside them; never code, never a pickle. A whole pipeline has
-# its parts in folders, and beside them single files that are not wanted.
-PIPELINE = ("*.json", "*/*.json", "*/*.txt", "*/*.safetensors")
-PART = ("*.json", "*.txt", "*.safetensors")
+# Safetensors and the small files beside them; never code, never a pickle. A pipeline has its components in folders;
+# single files at its top level are other releases of the same weights and are not needed.
+PIPELINE_PATTERNS = ("*.json", "*/*.json", "*/*.txt", "*/*.safetensors")
+COMPONENT_PATTERNS = ("*.json", "*.txt", "*.safetensors")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint to open: what the scene calls it and where it lies, and what is read from elsewhere.
+    """A checkpoint to load: its name in the scene, its path, and what replaces its own parts.
 
-    vae replaces the checkpoint's own decoder; config is a diffusers folder (its .json files are enough)
-    that says how a single file is built; prediction is what the UNet predicts, where the files do not say;
-    with tiles the decoder works in tiles.
+    vae is a VAE that replaces the checkpoint's; config is a diffusers folder (its .json files suffice) that gives the
+    configuration of a single file; prediction is the scheduler's prediction_type, for files that do not state it;
+    with tiles the VAE decodes in tiles.
     """
 
     name: str
     path: Path
+    _: KW_ONLY
     vae: Path | None = None
     config: Path | None = None
     prediction: str | None = None
     tiles: bool = False
 
 
-def located(
-    name: str, base: Path | None, *, offline: bool, what: str = "model", wanted: Sequence[str] = PIPELINE
+def locate(
+    name: str, base: Path | None, *, offline: bool, what: str = "model", patterns: Sequence[str] = PIPELINE_PATTERNS
 ) -> Path:
-    """The folder or file of this name; a relative one lies beside base, and an id is fetched from the hub.
+    """The folder or file of this name, relative to base; a hub id is downloaded.
 
-    An id is org/name, or org/name@revision. Raises ModelError where there is nothing.
+    A hub id is org/name or org/name@revision. what names the setting in errors. Raises ModelError if nothing is found.
     """
     here = (base or Path()) / Path(name).expanduser()
     if here.exists():
@@ -52,40 +53,40 @@ def located(
             f"{what} {name!r}: no such folder or file; "
             "want a diffusers folder, a .safetensors file or a hub id org/name"
         )
-    return fetched(name, wanted, offline=offline, what=what)
+    return download_from_hub(name, patterns, offline=offline, what=what)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether this could be org/name or org/name@revision."""
+    """Whether the name has the form org/name or org/name@revision."""
     return _HUB_ID.fullmatch(name) is not None
 
 
-def fetched(name: str, wanted: Sequence[str], *, offline: bool, what: str = "model") -> Path:
-    """The hub id's folder in the Hugging Face cache, which is filled first unless offline.
+def download_from_hub(name: str, patterns: Sequence[str], *, offline: bool, what: str = "model") -> Path:
+    """The folder of a hub id in the Hugging Face cache, downloaded first unless offline.
 
-    wanted are patterns of file names; weights of a variant that would not be read are not fetched.
-    Raises ModelError where it is not to be had.
+    patterns select files by name; weights of a variant that would not be read are skipped. Raises ModelError if the id
+    is not available.
     """
     offline = offline or HF_HUB_OFFLINE
     repository, _, revision = name.partition("@")
     try:
-        left = [] if offline else never_read(list_repo_files(repository, revision=revision or None))
+        skipped = [] if offline else unused_weights(list_repo_files(repository, revision=revision or None))
         folder = snapshot_download(
             repository,
             revision=revision or None,
-            allow_patterns=list(wanted),
-            ignore_patterns=left,
+            allow_patterns=list(patterns),
+            ignore_patterns=skipped,
             local_files_only=offline,
         )
-    except Exception as error:  # no such id or revision, no network, no permission, not in the cache: many kinds
+    except Exception as error:  # huggingface_hub raises many kinds: unknown id or revision, no network, no permission
         if offline:
             raise ModelError(
                 f"{what} {name!r}: no such folder, not in the Hugging Face cache, and costars is offline; "
-                "fetch it once with a network, or give a folder"
+                "download it once with a network, or give a folder"
             ) from error
         line = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{what} {name!r}: no such folder, and not to be had from the hub ({line}); "
+            f"{what} {name!r}: no such folder, and the hub does not provide it ({line}); "
             "check the id, the revision and the network, or give a folder"
         ) from error
     return Path(folder)

@@ -1,8 +1,8 @@
-"""Adapters on a model, one for each row of a batch, gone without a trace when the block ends.
+"""LoRA adapters on a module, one for each row of a batch, removed when the block ends.
 
-Every layer that some adapter touches gets a forward hook which adds up @ down @ x to its output:
-two batched matrix products for all rows together, so one call serves base rows and any number of
-adapters (bench/adapters.py measures it against peft's mixed batch). The weights are not changed.
+Every layer that an adapter changes gets a forward hook that adds up @ down @ x to its output: two batched matrix
+products for all rows, so that one call serves rows without an adapter and rows with different ones
+(bench/adapters.py compares it with peft's mixed batch). Weights are not changed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from costars.types import Adapter, LowRank
 
 @dataclass
 class RowAdapters:
-    """Says which adapter each row of a call uses; None is the model without one.
+    """Selects the adapter of each row of a call; None is the module without an adapter.
 
-    With broadcast the one row that is announced stands for all of a call.
+    With broadcast the single row that is set applies to all rows of a call.
     """
 
     layers: list[_Layer] = field(default_factory=list)
@@ -36,7 +36,7 @@ class RowAdapters:
 
     @contextmanager
     def on(self, rows: Sequence[str | None]) -> Iterator[None]:
-        """Within the block row i of every call has the adapter rows[i]; outside, none has one."""
+        """Within the block row i of every call uses the adapter rows[i]; outside, no adapter is used."""
         if tuple(rows) != self.rows:
             self.rows = tuple(rows)
             for layer in self.layers:
@@ -49,7 +49,7 @@ class RowAdapters:
 
 
 class _Layer:
-    """The stacked adapters of one layer, gathered for the rows of the coming call."""
+    """The stacked adapters of one layer, indexed for the rows of the next call."""
 
     def __init__(self, state: RowAdapters, module: nn.Module, entries: Mapping[str, LowRank]) -> None:
         self.state = state
@@ -58,7 +58,7 @@ class _Layer:
         rank = max(len(e.down) for e in entries.values())
         self.names = list(entries)
         self.module = module
-        # A layer that accelerate brings in only for its work says itself where it works.
+        # accelerate's hook has the device of a layer whose weights are moved there only for its call.
         hook: Any = getattr(module, "_hf_hook", None)
         device = hook.execution_device if weight.is_meta else weight.device
         self.down = torch.stack([_pad_rank(e.down, 0, rank) for e in entries.values()]).to(device, weight.dtype)
@@ -80,7 +80,7 @@ class _Layer:
             return output
         x = inputs[0]
         if len(x) != self.count and not self.state.broadcast:
-            raise ValueError(f"{self.count} rows were announced to the adapters, {len(x)} came")
+            raise ValueError(f"adapters are set for {self.count} rows, the call has {len(x)}")
         change = self._change(x if self.all else x[self.taken])
         return output + change if self.all else output.index_add(0, self.taken, change)
 
@@ -106,16 +106,16 @@ def _pad_rank(matrix: Tensor, axis: int, rank: int) -> Tensor:
 
 @contextmanager
 def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> Iterator[RowAdapters]:
-    """Within the block each row of a call to the module may have an adapter of its own.
+    """Within the block each row of a call to the module can use its own adapter.
 
-    Only the entries under the prefix ("unet.") are taken; Linear and Conv2d layers are allowed.
-    Raises ConceptError if an adapter names a layer that the module does not have or of another size.
+    Entries under the prefix ("unet.") are used; they may change Linear and Conv2d layers. Raises ConceptError for a
+    layer that the module does not have, or has with another size.
     """
     modules = dict(module.named_modules())
     state = RowAdapters()
     handles = []
     try:
-        for path, entries in fit(module, prefix, adapters).items():
+        for path, entries in group_by_layer(module, prefix, adapters).items():
             layer = _Layer(state, modules[path], entries)
             state.layers.append(layer)
             handles.append(modules[path].register_forward_hook(layer))
@@ -125,8 +125,8 @@ def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, A
             handle.remove()
 
 
-def fit(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> dict[str, dict[str, LowRank]]:
-    """{layer: {adapter: entry}} of the entries under the prefix; raises ConceptError if one does not fit."""
+def group_by_layer(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> dict[str, dict[str, LowRank]]:
+    """{layer: {adapter: entry}} of the entries under the prefix; raises ConceptError for one that does not fit."""
     touched: dict[str, dict[str, LowRank]] = {}
     for name, adapter in adapters.items():
         for path, entry in adapter.items():
@@ -138,8 +138,8 @@ def fit(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> dict
     return touched
 
 
-def matched(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[Adapter, list[str]]:
-    """The part of an adapter that has a layer in modules {part: module}, and the names of what has none."""
+def select_layers(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[Adapter, list[str]]:
+    """Entries of an adapter whose layer is in modules {part: module}, and the paths of all others."""
     taken: dict[str, LowRank] = {}
     for part, module in modules.items():
         known = dict(module.named_modules())
@@ -150,10 +150,10 @@ def matched(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[Adapter
     return taken, [path for path in adapter if path not in taken]
 
 
-def changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], source: str) -> Adapter:
-    """What whole weights {path: (out, in) or (out, in, kh, kw)} change of their layers, as exact low ranks.
+def weight_changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], source: str) -> Adapter:
+    """The differences of full weights {path: (out, in) or (out, in, kh, kw)} to the layers' own, as an exact adapter.
 
-    Raises ConceptError where a layer is not there, or of another size.
+    Raises ConceptError for a layer that is missing or has another size.
     """
     adapter: dict[str, LowRank] = {}
     layers = {part: dict(module.named_modules()) for part, module in modules.items()}
@@ -163,8 +163,8 @@ def changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], sou
         size = tuple(layer.weight.shape) if isinstance(layer, nn.Linear | nn.Conv2d) else None
         if layer is None or size != tuple(weight.shape):
             raise ConceptError(
-                f"concept {source!r}: brings {path!r} of {tuple(weight.shape)}, the model's is {size or 'not there'}; "
-                "it was made for another base model, use one made for this, or set model"
+                f"concept {source!r}: its weight {path!r} is {tuple(weight.shape)}, the model's is "
+                f"{size or 'missing'}; it was made for another base model; use a concept for this one, or set model"
             )
         with align_module_device(layer):
             change = weight - layer.weight.detach().to("cpu", torch.float32)
@@ -173,7 +173,7 @@ def changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], sou
 
 
 def _exact(change: Tensor) -> LowRank:
-    """A change of weight as it is, times the identity on the out side, or on the in side of a matrix that is taller."""
+    """An exact factorization: the change times an identity on its shorter side (for kernels, the output side)."""
     rows, columns = change.shape[:2]
     if change.ndim == 4:
         return LowRank(change, torch.eye(rows)[:, :, None, None])
@@ -181,26 +181,26 @@ def _exact(change: Tensor) -> LowRank:
 
 
 def _own_path(module: nn.Module, path: str) -> str:
-    """CLIPTextModel lost one level in transformers 5."""
+    """transformers 5 removed the text_model level of CLIPTextModel."""
     return path if hasattr(module, "text_model") else path.removeprefix("text_model.")
 
 
 def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRank]) -> None:
     for name, entry in entries.items():
         if not isinstance(module, nn.Linear | nn.Conv2d):
-            raise ConceptError(f"concept {name!r} changes the layer {path!r}, which this model does not have")
+            raise ConceptError(f"concept {name!r} changes layer {path!r}, which this model does not have")
         out_size, in_size = module.weight.shape[:2]
         fits = entry.down.shape[1:] == module.weight.shape[1:] and entry.up.shape[0] == out_size
         if not fits or entry.up.ndim != entry.down.ndim:
             raise ConceptError(
-                f"concept {name!r}: layer {path!r} is {entry.down.shape[1]} -> {entry.up.shape[0]}, but the model's "
-                f"is {in_size} -> {out_size}; it was made for another base model, use one made for this, or set model"
+                f"concept {name!r}: layer {path!r} is {entry.down.shape[1]} -> {entry.up.shape[0]}, the model's is "
+                f"{in_size} -> {out_size}; it was made for another base model; use a concept for this one, or set model"
             )
 
 
 @contextmanager
 def text_adapter(encoders: TextEncoders, adapter: Adapter) -> Iterator[None]:
-    """Within the block every text encoder reads with the adapter, however many prompts at once."""
+    """Within the block every text encoder uses the adapter for all prompts."""
     with ExitStack() as stack:
         for encoder in encoders:
             own = one_adapter_per_row(encoder.module, f"{encoder.name}.", {"own": adapter})
@@ -210,13 +210,13 @@ def text_adapter(encoders: TextEncoders, adapter: Adapter) -> Iterator[None]:
         yield
 
 
-def scaled(adapter: Adapter, weight: float) -> Adapter:
-    """The adapter with its effect multiplied."""
+def scale_adapter(adapter: Adapter, weight: float) -> Adapter:
+    """The adapter with its change multiplied by weight."""
     return {path: LowRank(entry.down, entry.up * weight) for path, entry in adapter.items()}
 
 
-def concatenated(adapters: Sequence[Adapter]) -> Adapter:
-    """One adapter whose change is the sum of all changes: ranks are laid side by side."""
+def concatenate_adapters(adapters: Sequence[Adapter]) -> Adapter:
+    """One adapter whose change is the sum of all: their ranks are concatenated."""
     out: dict[str, LowRank] = {}
     for path in dict.fromkeys(path for adapter in adapters for path in adapter):
         entries = [adapter[path] for adapter in adapters if path in adapter]

@@ -1,4 +1,4 @@
-"""Which number formats a device computes in hardware."""
+"""Number formats that a device computes in hardware."""
 
 from __future__ import annotations
 

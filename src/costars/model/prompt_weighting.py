@@ -1,7 +1,8 @@
-"""A prompt's words as token ids: emphasis, and prompts longer than one reading of the encoders.
+"""Prompts as token ids with weights: emphasis, long prompts and learned words.
 
-Emphasis is written as people write it elsewhere: (word:1.2) sets a weight, (word) is 1.1 times and
-[word] 1/1.1 times as strong, brackets nest, and \\( is a bracket that is meant as one.
+Emphasis follows AUTOMATIC1111 and ComfyUI: (word:1.2) sets a weight, (word) multiplies it by 1.1 and [word] divides it
+by 1.1. Brackets nest, and \\( is a literal bracket. A prompt longer than the text encoder's context is split into
+chunks.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from transformers import CLIPTokenizer
 from costars.errors import SceneError
 
 T = TypeVar("T", int, float)
-NOTHING: Mapping[str, int] = MappingProxyType({})
-STRONGER = 1.1  # what one pair of brackets multiplies by, in AUTOMATIC1111's and ComfyUI's prompts
-LONGEST_READINGS = 8  # 600 words; more is a text that was pasted by mistake
+NO_VECTORS: Mapping[str, int] = MappingProxyType({})
+BRACKET_FACTOR = 1.1  # of one pair of brackets, in AUTOMATIC1111 and ComfyUI
+MAX_CHUNKS = 8  # 600 tokens; a longer prompt was probably pasted by mistake
 _PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?\d*\.?\d+)\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
 
 
 @dataclass(frozen=True)
-class Words:
-    """A prompt as its encoder reads it: ids and weights (n readings, t), and where each token stands.
+class ParsedPrompt:
+    """A prompt as its text encoder reads it, in n chunks of t tokens.
 
-    tokens are (position in the n * t row, id) of the prompt's own tokens, without begin, end and padding;
-    learned are (position, word, which of its vectors) where the encoder takes a vector in place of an id.
+    ids and weights are (n, t). tokens are (position, id) of the prompt's own tokens, without start, end and padding
+    tokens; learned are (position, word, index of its vector) where a learned vector replaces the token embedding.
+    Positions count over all n * t tokens.
     """
 
     ids: Tensor
@@ -39,92 +41,93 @@ class Words:
     tokens: tuple[tuple[int, int], ...]
     learned: tuple[tuple[int, str, int], ...] = ()
 
-    def spans(self, needle: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """The positions of every run of tokens that spells the needle, in the prompt's order."""
+    def find_spans(self, word_ids: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Token positions of every occurrence of these ids, in the prompt's order."""
         ids = tuple(i for _, i in self.tokens)
-        starts = range(len(ids) - len(needle) + 1) if needle else ()
-        found = [i for i in starts if ids[i : i + len(needle)] == needle]
-        return tuple(tuple(p for p, _ in self.tokens[i : i + len(needle)]) for i in found)
+        starts = range(len(ids) - len(word_ids) + 1) if word_ids else ()
+        found = [i for i in starts if ids[i : i + len(word_ids)] == word_ids]
+        return tuple(tuple(p for p, _ in self.tokens[i : i + len(word_ids)]) for i in found)
 
 
-def emphasised(prompt: str) -> list[tuple[str, float]]:
-    """The prompt in parts of one weight each; brackets without a partner stand for themselves."""
+def parse_emphasis(prompt: str) -> list[tuple[str, float]]:
+    """The prompt as (text, weight) parts; unmatched brackets are literal."""
     parts: list[tuple[str, float]] = []
     open_at: list[tuple[str, int]] = []
     for match in _PIECE.finditer(prompt):
         piece, weight = match.group(0), match.group(1)
         if piece in ("(", "["):
             open_at.append((piece, len(parts)))
-            parts.append((piece, 1.0))  # stands for itself until its partner is found
+            parts.append((piece, 1.0))  # literal, unless its partner is found
         elif open_at and (weight is not None or piece == ")") and open_at[-1][0] == "(":
-            _close(parts, open_at.pop()[1], STRONGER if weight is None else float(weight))
+            _close_bracket(parts, open_at.pop()[1], BRACKET_FACTOR if weight is None else float(weight))
         elif open_at and piece == "]" and open_at[-1][0] == "[":
-            _close(parts, open_at.pop()[1], 1 / STRONGER)
+            _close_bracket(parts, open_at.pop()[1], 1 / BRACKET_FACTOR)
         else:
             parts.append((piece[1:] if len(piece) == 2 and piece[0] == "\\" else piece, 1.0))
-    return _joined(parts)
+    return _merge_equal_weights(parts)
 
 
-def unemphasised(words: str) -> str:
-    """Words with brackets that are meant as brackets, not as emphasis."""
-    return re.sub(r"([\\()\[\]])", r"\\\1", words)
+def escape_brackets(text: str) -> str:
+    """The text with brackets escaped, so that they are read as literal brackets."""
+    return re.sub(r"([\\()\[\]])", r"\\\1", text)
 
 
-def _close(parts: list[tuple[str, float]], start: int, factor: float) -> None:
+def _close_bracket(parts: list[tuple[str, float]], start: int, factor: float) -> None:
     parts[start:] = [(text, weight * factor) for text, weight in parts[start + 1 :]]
 
 
-def _joined(parts: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    joined: list[tuple[str, float]] = []
+def _merge_equal_weights(parts: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    merged: list[tuple[str, float]] = []
     for text, weight in parts:
-        if joined and joined[-1][1] == weight:
-            joined[-1] = (joined[-1][0] + text, weight)
+        if merged and merged[-1][1] == weight:
+            merged[-1] = (merged[-1][0] + text, weight)
         else:
-            joined.append((text, weight))
-    return joined
+            merged.append((text, weight))
+    return merged
 
 
-def needle(tokenizer: CLIPTokenizer, words: str, learned: Mapping[str, int] = NOTHING) -> tuple[int, ...]:
-    """The token ids that spell these words; a learned word has ids of its own, beyond the vocabulary."""
-    return tuple(i for word in _words(tokenizer, [(words, 1.0)], learned) for i, _ in word)
+def word_ids(tokenizer: CLIPTokenizer, words: str, vectors: Mapping[str, int] = NO_VECTORS) -> tuple[int, ...]:
+    """The token ids of these words; the ids of learned words lie beyond the vocabulary."""
+    return tuple(i for word in _tokenize_words(tokenizer, [(words, 1.0)], vectors) for i, _ in word)
 
 
-def read(tokenizer: CLIPTokenizer, prompt: str, learned: Mapping[str, int] = NOTHING) -> Words:
-    """The prompt in as many readings as it needs, split between words, each padded to the encoder's length.
+def parse_prompt(tokenizer: CLIPTokenizer, prompt: str, vectors: Mapping[str, int] = NO_VECTORS) -> ParsedPrompt:
+    """The prompt in as many chunks as it needs, split between words, each padded to the encoder's context.
 
-    learned is {word: how many vectors it has}. Raises SceneError where it needs more than LONGEST_READINGS.
+    vectors is {learned word: number of its vectors}. Raises SceneError if the prompt needs more than MAX_CHUNKS chunks.
     """
     length, known = tokenizer.model_max_length, len(tokenizer)
-    readings = list(_readings(_words(tokenizer, emphasised(prompt), learned), length - 2)) or [[]]
-    if len(readings) > LONGEST_READINGS:
+    words = _tokenize_words(tokenizer, parse_emphasis(prompt), vectors)
+    chunks = list(_split_chunks(words, length - 2)) or [[]]
+    if len(chunks) > MAX_CHUNKS:
         raise SceneError(
-            f"prompt of {sum(map(len, readings))} tokens; at most {LONGEST_READINGS * (length - 2)} are read; "
+            f"prompt has {sum(map(len, chunks))} tokens; the limit is {MAX_CHUNKS * (length - 2)}; "
             f"shorten {prompt[:60]!r}..."
         )
     ids, weights, tokens = [], [], []
-    for k, reading in enumerate(readings):
-        tokens += [(k * length + 1 + j, i) for j, (i, _) in enumerate(reading)]
-        own = [i if i < known else 0 for i, _ in reading]
-        ids.append(_padded([tokenizer.bos_token_id, *own, tokenizer.eos_token_id], tokenizer.pad_token_id, length))
-        weights.append(_padded([1.0, *(w for _, w in reading)], 1.0, length))
-    numbered = [(word, j) for word, count in learned.items() for j in range(count)]
-    vectors = tuple((p, *numbered[i - known]) for p, i in tokens if i >= known)
-    return Words(torch.tensor(ids), torch.tensor(weights), tuple(tokens), vectors)
+    for k, chunk in enumerate(chunks):
+        tokens += [(k * length + 1 + j, i) for j, (i, _) in enumerate(chunk)]
+        own = [i if i < known else 0 for i, _ in chunk]
+        ids.append(_pad([tokenizer.bos_token_id, *own, tokenizer.eos_token_id], tokenizer.pad_token_id, length))
+        weights.append(_pad([1.0, *(w for _, w in chunk)], 1.0, length))
+    numbered = [(word, j) for word, count in vectors.items() for j in range(count)]
+    learned = tuple((p, *numbered[i - known]) for p, i in tokens if i >= known)
+    return ParsedPrompt(torch.tensor(ids), torch.tensor(weights), tuple(tokens), learned)
 
 
-def _padded(values: list[T], filler: T, length: int) -> list[T]:
+def _pad(values: list[T], filler: T, length: int) -> list[T]:
     return values + [filler] * (length - len(values))
 
 
-def _words(
-    tokenizer: CLIPTokenizer, parts: list[tuple[str, float]], learned: Mapping[str, int]
+def _tokenize_words(
+    tokenizer: CLIPTokenizer, parts: list[tuple[str, float]], vectors: Mapping[str, int]
 ) -> Iterator[list[tuple[int, float]]]:
     """The (id, weight) of each word's tokens."""
-    firsts = dict(zip(learned, accumulate(learned.values(), initial=len(tokenizer)), strict=False))
-    for whole, weight in parts:
-        for text in _split(whole, learned):
-            if text in learned:
-                yield [(firsts[text] + j, weight) for j in range(learned[text])]
+    first_ids = dict(zip(vectors, accumulate(vectors.values(), initial=len(tokenizer)), strict=False))
+    for part, weight in parts:
+        for text in _split_learned(part, vectors):
+            if text in vectors:
+                yield [(first_ids[text] + j, weight) for j in range(vectors[text])]
                 continue
             word: list[tuple[int, float]] = []
             ids = list(tokenizer(text).input_ids[1:-1])
@@ -137,23 +140,23 @@ def _words(
                 yield word
 
 
-def _split(text: str, learned: Mapping[str, int]) -> list[str]:
-    """The text with every learned word, where it stands as a word, in a piece of its own."""
-    if not learned:
+def _split_learned(text: str, vectors: Mapping[str, int]) -> list[str]:
+    """The text in pieces, with every learned word that is a whole word in a piece of its own."""
+    if not vectors:
         return [text]
-    either = "|".join(re.escape(word) for word in sorted(learned, key=len, reverse=True))
+    either = "|".join(re.escape(word) for word in sorted(vectors, key=len, reverse=True))
     return [piece for piece in re.split(rf"(?<!\w)({either})(?!\w)", text) if piece]
 
 
-def _readings(words: Iterator[list[tuple[int, float]]], room: int) -> Iterator[list[tuple[int, float]]]:
-    reading: list[tuple[int, float]] = []
+def _split_chunks(words: Iterator[list[tuple[int, float]]], room: int) -> Iterator[list[tuple[int, float]]]:
+    chunk: list[tuple[int, float]] = []
     for word in words:
-        if reading and len(reading) + len(word) > room:
-            yield reading
-            reading = []
-        reading = [*reading, *word]
-        while len(reading) > room:  # one word longer than a whole reading
-            yield reading[:room]
-            reading = reading[room:]
-    if reading:
-        yield reading
+        if chunk and len(chunk) + len(word) > room:
+            yield chunk
+            chunk = []
+        chunk = [*chunk, *word]
+        while len(chunk) > room:  # one word longer than a chunk
+            yield chunk[:room]
+            chunk = chunk[room:]
+    if chunk:
+        yield chunk

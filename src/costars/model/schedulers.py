@@ -1,4 +1,4 @@
-"""Schedulers by the names that people know: diffusers' classes, and samplers as AUTOMATIC1111 calls them."""
+"""Schedulers by name: classes of diffusers, and samplers by their names in AUTOMATIC1111."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from diffusers import schedulers as diffusers_schedulers
 from costars.errors import SceneError, nearest
 
 _ODE, _SDE = {"algorithm_type": "dpmsolver++"}, {"algorithm_type": "sde-dpmsolver++"}
-# Spacings that a name does not say are not asked for, whatever the checkpoint's own scheduler has.
-_UNSAID = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
-# A sampler's name, with the class of diffusers that takes its steps and how that is set.
+# Spacings that are off unless the name has them, whatever the checkpoint's scheduler sets.
+_NO_SPACING = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+# {sampler: (class of diffusers, its settings)}
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
@@ -34,16 +34,16 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
-# What may follow a sampler's name: how the noise levels are spaced.
+# {suffix of a sampler's name: settings that space its noise levels}
 SPACINGS: Mapping[str, Mapping[str, Any]] = {
     " karras": {"use_karras_sigmas": True},
     " exponential": {"use_exponential_sigmas": True},
     " beta": {"use_beta_sigmas": True},
     " sgm uniform": {"timestep_spacing": "trailing"},  # Turbo, Lightning, Hyper
 }
-# Classes of diffusers that go by their own names alone, and draw text to image from a checkpoint's noise levels.
-ALSO = ("DEISMultistepScheduler", "SASolverScheduler", "TCDScheduler")
-_NO_MEMORY = (
+# Classes of diffusers without a sampler name that can sample with a checkpoint's noise levels.
+MORE_CLASSES = ("DEISMultistepScheduler", "SASolverScheduler", "TCDScheduler")
+_SINGLE_STEP = (
     "DDIMScheduler",
     "DDPMScheduler",
     "EulerDiscreteScheduler",
@@ -52,39 +52,39 @@ _NO_MEMORY = (
 )
 
 
-def scheduler_of(name: str, own: Any) -> Any:
-    """The scheduler of this name with the checkpoint's noise levels; "checkpoint" is its own.
+def make_scheduler(name: str, own: Any) -> Any:
+    """The scheduler of this name with the noise levels of the checkpoint's; "checkpoint" is the checkpoint's own.
 
-    Raises SceneError for a name that is not known, or a spacing or noise levels that this sampler does not have.
+    Raises SceneError for an unknown name, and for a spacing or noise levels that the sampler does not support.
     """
     if name == "checkpoint":
         return own
-    asked = name.lower().strip()
-    spacing = next((s for s in SPACINGS if asked.endswith(s)), "")
-    sampler = asked.removesuffix(spacing)
+    requested = name.lower().strip()
+    spacing = next((s for s in SPACINGS if requested.endswith(s)), "")
+    sampler = requested.removesuffix(spacing)
     kind, options = SAMPLERS.get(sampler, (name, {}))
     scheduler = getattr(diffusers_schedulers, kind, None)
-    classes = {*(known for known, _ in SAMPLERS.values()), *ALSO}
+    classes = {*(known for known, _ in SAMPLERS.values()), *MORE_CLASSES}
     if kind not in classes or scheduler is None:
-        known = ["checkpoint", *SAMPLERS, *("dpm++ 2m" + spaced for spaced in SPACINGS), *ALSO]
-        raise SceneError(f"scheduler: {name!r} is not known; {nearest(asked, known)}")
-    spaced, has = SPACINGS.get(spacing, {}), set(signature(scheduler).parameters)
-    if not set(spaced) <= has:
+        known = ["checkpoint", *SAMPLERS, *("dpm++ 2m" + suffix for suffix in SPACINGS), *MORE_CLASSES]
+        raise SceneError(f"scheduler: {name!r} is not known; {nearest(requested, known)}")
+    settings, supported = SPACINGS.get(spacing, {}), set(signature(scheduler).parameters)
+    if not set(settings) <= supported:
         raise SceneError(f"scheduler: {sampler!r} has no{spacing} spacing; leave it out")
-    if own.config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in has:
+    if own.config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in supported:
         raise SceneError(
-            f"scheduler: {name!r} cannot begin at pure noise, as this checkpoint does (rescale_betas_zero_snr); "
-            "use checkpoint, ddim, euler, euler a, dpm++ 2m or unipc"
+            f"scheduler: {name!r} does not support zero terminal SNR (rescale_betas_zero_snr), which this checkpoint "
+            "needs; use checkpoint, ddim, euler, euler a, dpm++ 2m or unipc"
         )
-    unsaid = {key: value for key, value in _UNSAID.items() if key in has and sampler in SAMPLERS}
-    return scheduler.from_config(own.config, **{**unsaid, **options, **spaced})
+    defaults = {key: value for key, value in _NO_SPACING.items() if key in supported and sampler in SAMPLERS}
+    return scheduler.from_config(own.config, **{**defaults, **options, **settings})
 
 
-def history(scheduler: Any, start: int) -> int:
-    """How many of the steps before start a scheduler must have seen to go on from there."""
+def count_history(scheduler: Any, start: int) -> int:
+    """Number of steps before start that the scheduler must run to continue from there."""
     kind = type(scheduler).__name__
-    if kind in _NO_MEMORY:
+    if kind in _SINGLE_STEP:
         return 0
     if kind == "DPMSolverMultistepScheduler":
         return min(start, int(scheduler.config["solver_order"]) - 1)
-    return start  # every step: what else it keeps is its own affair
+    return start  # all of them: the state of other schedulers is unknown

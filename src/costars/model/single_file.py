@@ -18,58 +18,58 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from costars.errors import ModelError
 from costars.files.safetensors_header import read_header
+from costars.model.families import KNOWN_TITLES, SDXL, TEXT_ENCODER, TEXT_ENCODER_2, Family, detect_family
 
 CONFIGS = Path(__file__).parent / "configs"
-_CONTEXT = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
-_FIRST, _SECOND = "conditioner.embedders.0.", "conditioner.embedders.1."
-DECODER = "first_stage_model."
-_SECOND_ENCODER = f"{_SECOND}model.ln_final.weight"
-_V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"  # marks that checkpoints of these kinds carry
-_FAMILIES = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # width of the text that the UNet reads
+VAE_PREFIX = "first_stage_model."
+_CROSS_KEY = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
+_ENCODER_PREFIXES = {TEXT_ENCODER: "conditioner.embedders.0.", TEXT_ENCODER_2: "conditioner.embedders.1."}
+_V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"  # marker keys of checkpoints of these kinds
 
 
-def read_single(path: Path) -> dict[str, Tensor]:
-    """All tensors of the file; raises ModelError if it is not whole, or not what its name says."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of the file; raises ModelError if it is incomplete or not safetensors."""
     read_header(path, ModelError)
     tensors: dict[str, Tensor] = load_file(path)
     return tensors
 
 
-def family_of(tensors: Mapping[str, Tensor], name: str) -> str:
-    """Which family a single file is of, by its layers; raises ModelError for one that costars does not know."""
-    context = next((tensors[k] for i in (1, 4) if (k := _CONTEXT.format(i)) in tensors), None)
-    if context is None:
+def read_family(tensors: Mapping[str, Tensor], name: str) -> Family:
+    """The family of a single file, from its keys and sizes; raises ModelError if it is unknown or incomplete."""
+    cross_key = next((tensors[k] for i in (1, 4) if (k := _CROSS_KEY.format(i)) in tensors), None)
+    if cross_key is None:
         raise ModelError(
-            f"model {name!r}: no Stable Diffusion UNet in this file (it holds {next(iter(tensors), 'nothing')!r}); "
-            "want a whole SD 1.5, SD 2 or SDXL checkpoint, or a diffusers folder"
+            f"model {name!r}: no Stable Diffusion UNet in this file (its first key is "
+            f"{next(iter(tensors), 'nothing')!r}); want a whole {KNOWN_TITLES} checkpoint, or a diffusers folder"
         )
-    if _SECOND_ENCODER in tensors and any(k.startswith(_FIRST) for k in tensors):
-        return "sdxl"
-    family = "sdxl" if _SECOND_ENCODER in tensors else _FAMILIES.get(context.shape[1], "sd15")
-    if family == "sdxl" or not any(k.startswith("cond_stage_model.") for k in tensors):
-        raise ModelError(f"model {name!r}: its text encoders are not all in the file; use a whole checkpoint")
+    width = cross_key.shape[1]
+    has_second = SDXL.text_encoders[1].single_file_key in tensors or width == SDXL.text_width
+    family = detect_family([TEXT_ENCODER_2] if has_second else [TEXT_ENCODER], width)
+    for encoder in family.text_encoders:
+        if not any(key.startswith(encoder.single_file_key) for key in tensors):
+            raise ModelError(f"model {name!r}: a text encoder is missing in the file; use a whole checkpoint")
     return family
 
 
-def prediction_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """What the file says its UNet predicts; None where it says nothing."""
+def read_prediction(tensors: Mapping[str, Tensor]) -> str | None:
+    """The prediction_type that the file states; None if it states none."""
     return "v_prediction" if _V_PREDICTION in tensors else None
 
 
-def noise_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the file says of its noise, in the words of diffusers' schedulers: down to none of the picture left in it
-    (Lin et al. 2023, arXiv 2305.08891)."""
+def read_noise_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Scheduler settings that the file states: zero terminal SNR (Lin et al. 2023, arXiv 2305.08891), or none."""
     return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if _ZERO_SNR in tensors else {}
 
 
-def module_of(kind: Any, tensors: dict[str, Tensor], part: str, config: Path, dtype: torch.dtype) -> Any:
-    """A part of the checkpoint in eval mode, built as the configuration folder says.
+def load_module(kind: Any, tensors: dict[str, Tensor], part: str, config: Path, dtype: torch.dtype) -> Any:
+    """A part of the checkpoint in eval mode and without gradients, built from a configuration folder.
 
     Raises LookupError for missing weights.
     """
     if kind in (CLIPTextModel, CLIPTextModelWithProjection):
-        other = _FIRST if part == "text_encoder_2" else _SECOND  # told apart by their names, not by their widths
-        own = {k: v for k, v in tensors.items() if not k.startswith(other)}
+        # diffusers tells the encoders apart by key; without the other encoder's keys it cannot take the wrong one.
+        others = tuple(prefix for name, prefix in _ENCODER_PREFIXES.items() if name != part)
+        own = {k: v for k, v in tensors.items() if not k.startswith(others)}
         module = create_diffusers_clip_model_from_ldm(
             kind, own, subfolder=part, config=str(config), torch_dtype=dtype, local_files_only=True
         )
@@ -78,38 +78,38 @@ def module_of(kind: Any, tensors: dict[str, Tensor], part: str, config: Path, dt
         module = kind.from_single_file(
             tensors, config=str(config), subfolder=part, torch_dtype=dtype, local_files_only=True
         )
-    absent = [name for name, value in module.named_parameters() if value.is_meta]
-    if absent:
-        raise LookupError(f"the file lacks {len(absent)} weights of the {part}, {absent[0]} first")
+    missing = [name for name, value in module.named_parameters() if value.is_meta]
+    if missing:
+        raise LookupError(f"the file lacks {len(missing)} weights of the {part}, the first is {missing[0]}")
     return module.eval().requires_grad_(False)
 
 
 def check_config(folder: Path, parts: Sequence[str]) -> None:
-    """Raises ModelError where a folder does not say how these parts and the scheduler are built."""
+    """Raises ModelError unless the folder has the configuration of these parts and of the scheduler."""
     for file in (*(f"{part}/config.json" for part in parts), "scheduler/scheduler_config.json"):
         try:
             json.loads((folder / file).read_text())
         except (OSError, ValueError) as error:
-            what = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
+            problem = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
             raise ModelError(
-                f"checkpoint.config {str(folder)!r}: its {file} {what}; give the .json files of a whole diffusers "
+                f"checkpoint.config {str(folder)!r}: {file} {problem}; give the .json files of a whole diffusers "
                 "folder, or leave checkpoint.config out"
             ) from None
 
 
-def tokenizer_of(folder: Path) -> Any:
-    """The tokenizer of a configuration folder; CLIP's own words where the folder brings none."""
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a configuration folder; with CLIP's vocabulary if the folder has none."""
     if (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file():
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    told = json.loads((folder / "tokenizer_config.json").read_text())
-    vocabulary, merges = _clip_words()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    vocabulary, merges = _clip_vocabulary()
     return CLIPTokenizer(
-        vocab=vocabulary, merges=merges, pad_token=told["pad_token"], model_max_length=told["model_max_length"]
+        vocab=vocabulary, merges=merges, pad_token=config["pad_token"], model_max_length=config["model_max_length"]
     )
 
 
 @cache
-def _clip_words() -> tuple[dict[str, int], list[tuple[str, ...]]]:
+def _clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, ...]]]:
     """CLIP's vocabulary and merges (Radford et al. 2021; MIT licence): every byte, then every merge, in order."""
     with gzip.open(CONFIGS / "clip_merges.txt.gz", "rt", encoding="utf-8") as file:
         merges = [tuple(line.split()) for line in file]

@@ -1,4 +1,4 @@
-"""Prompts to text features, and where each word sits among the tokens."""
+"""Prompts to text features, and the token positions of each word."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from costars.errors import SceneError
-from costars.model.prompt_weighting import Words, needle, read
+from costars.model.families import TextEncoderSpec
+from costars.model.prompt_weighting import ParsedPrompt, parse_prompt, word_ids
 from costars.types import LearnedWords, Text
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A text encoder with its tokenizer; name is the part's in a diffusers folder and in adapter files."""
+    """A text encoder with its tokenizer; spec says what is read from it."""
 
-    name: str
+    spec: TextEncoderSpec
     tokenizer: CLIPTokenizer
     module: CLIPTextModel | CLIPTextModelWithProjection
 
+    @property
+    def name(self) -> str:
+        """The name of the part in diffusers folders and in adapter files."""
+        return self.spec.name
 
-# One in SD 1.5 and 2, a pair in SDXL (Podell et al. 2023, section 2.1).
+
 TextEncoders = tuple[TextEncoder, ...]
-NOTHING_LEARNED: LearnedWords = MappingProxyType({})
+NO_LEARNED_WORDS: LearnedWords = MappingProxyType({})
 
 
 @torch.no_grad()
@@ -37,112 +42,103 @@ def encode_text(
     words: Sequence[str],
     device: torch.device,
     clip_skip: int | None = None,
-    learned: LearnedWords = NOTHING_LEARNED,
+    learned: LearnedWords = NO_LEARNED_WORDS,
 ) -> Text:
-    """tokens (l, t, d), pooled (1, d) of SDXL's second encoder; t is 77 for each reading of a long prompt.
+    """Encode a prompt: tokens (l, t, d), pooled (1, d) or None, and the spans of these words.
 
-    l is 1, or as many as a learned word has layers (ED-LoRA). Weights multiply the tokens, and the mean of
-    the reading is then put back (AUTOMATIC1111 does so encoder by encoder). Raises SceneError for a prompt
-    beyond all measure.
+    t is 77 for each chunk of the prompt; l is 1, or the number of layers of a learned word (ED-LoRA). Weights multiply
+    the features, then the mean of the chunk is restored, as AUTOMATIC1111 does for each encoder. Raises SceneError for
+    a prompt that is too long.
     """
-    counts = vector_counts(learned)
-    read_by = [read(e.tokenizer, prompt, counts) for e in encoders]  # all split words alike
+    vectors = vector_counts(learned)
+    parsed = [parse_prompt(e.tokenizer, prompt, vectors) for e in encoders]  # all tokenizers split words alike
     layers = max((len(v) for parts in learned.values() for v in parts.values()), default=1)
     tokens, pooled = [], []
-    for reading in range(len(read_by[0].ids)):
-        ids = [r.ids[reading : reading + 1].to(device).expand(layers, -1) for r in read_by]
+    for chunk in range(len(parsed[0].ids)):
+        ids = [p.ids[chunk : chunk + 1].to(device).expand(layers, -1) for p in parsed]
         with ExitStack() as stack:
-            for encoder, own in zip(encoders, read_by, strict=True):
-                stack.enter_context(_spoken(encoder, own, reading, learned))
-            found, whole = features(encoders, ids, clip_skip)
-        tokens.append(found)
-        pooled.append(None if whole is None else whole[:1])
-    spans = {w: read_by[0].spans(needle(encoders[0].tokenizer, w, counts)) for w in words}
-    return Text(prompt, _weighted(torch.cat(tokens, dim=1), read_by[0].weights.to(device)), pooled[0], spans)
+            for encoder, own in zip(encoders, parsed, strict=True):
+                stack.enter_context(_insert_learned(encoder, own, chunk, learned))
+            chunk_tokens, chunk_pooled = encode_ids(encoders, ids, clip_skip)
+        tokens.append(chunk_tokens)
+        pooled.append(None if chunk_pooled is None else chunk_pooled[:1])
+    spans = {w: parsed[0].find_spans(word_ids(encoders[0].tokenizer, w, vectors)) for w in words}
+    weighted = _apply_weights(torch.cat(tokens, dim=1), parsed[0].weights.to(device))
+    return Text(prompt, weighted, pooled[0], spans)
 
 
 def vector_counts(learned: LearnedWords) -> dict[str, int]:
-    """{word: how many vectors stand for it}."""
+    """{word: number of vectors that replace it}."""
     return {word: next(iter(parts.values())).shape[1] for word, parts in learned.items()}
 
 
 @contextmanager
-def _spoken(encoder: TextEncoder, words: Words, reading: int, learned: LearnedWords) -> Iterator[None]:
-    """Within the block the encoder takes a learned word's vectors where the reading has that word.
+def _insert_learned(encoder: TextEncoder, prompt: ParsedPrompt, chunk: int, learned: LearnedWords) -> Iterator[None]:
+    """Within the block the encoder embeds the learned words of this chunk as their vectors.
 
-    Raises SceneError for a word that this encoder was not taught.
+    Raises SceneError for a word that has no vectors for this encoder.
     """
-    length, at = words.ids.shape[1], {}
-    for position, word, which in words.learned:
+    length, at = prompt.ids.shape[1], {}
+    for position, word, which in prompt.learned:
         if encoder.name not in learned[word]:
             raise SceneError(
-                f"prompt: {word!r} was not taught to this model's {encoder.name}; use a word of its family"
+                f"prompt: learned word {word!r} has no vectors for the model's {encoder.name}; "
+                "use a concept of the model's family"
             )
-        if position // length == reading:
+        if position // length == chunk:
             at[position % length] = learned[word][encoder.name][:, which]
 
-    def put(module: torch.nn.Module, inputs: object, output: Tensor) -> Tensor:
+    def insert(module: torch.nn.Module, inputs: object, output: Tensor) -> Tensor:
         for column, vector in at.items():
             output[:, column] = vector.to(output)
         return output
 
-    handle = encoder.module.get_input_embeddings().register_forward_hook(put)
+    handle = encoder.module.get_input_embeddings().register_forward_hook(insert)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _weighted(tokens: Tensor, weights: Tensor) -> Tensor:
-    """The readings of a (l, t, d) text one by one, so that one without emphasis stays as it is."""
-    readings = zip(tokens.split(weights.shape[1], dim=1), weights, strict=True)
-    return torch.cat([r if bool((own == 1).all()) else _emphasised(r, own) for r, own in readings], dim=1)
+def _apply_weights(tokens: Tensor, weights: Tensor) -> Tensor:
+    """Weight the chunks of (l, t, d) features one by one; a chunk without emphasis is returned unchanged."""
+    chunks = zip(tokens.split(weights.shape[1], dim=1), weights, strict=True)
+    return torch.cat([c if bool((own == 1).all()) else _weight_chunk(c, own) for c, own in chunks], dim=1)
 
 
-def _emphasised(reading: Tensor, weights: Tensor) -> Tensor:
-    plain = reading.float()
+def _weight_chunk(chunk: Tensor, weights: Tensor) -> Tensor:
+    plain = chunk.float()
     weighted = plain * weights.view(1, -1, 1)
     mean = plain.mean(dim=(1, 2), keepdim=True) / weighted.mean(dim=(1, 2), keepdim=True)
-    return (weighted * mean).to(reading.dtype)
+    return (weighted * mean).to(chunk.dtype)
 
 
-def features(
+def encode_ids(
     encoders: TextEncoders, ids: Sequence[Tensor], clip_skip: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """(n, t, d) features of all encoders, side by side, and (n, d) pooled, from each encoder's (n, t) ids.
+    """Features (n, t, d) of all encoders side by side and pooled (n, d) or None, from the (n, t) ids of each encoder.
 
-    clip_skip counts layers from the end: 1 is the last one, which SD 1.5 and 2 read, through the final
-    norm; 2, without that norm, is what SDXL reads.
+    clip_skip counts hidden layers from the end (1 is the last); None reads the layer of the encoder's family.
     """
-    if len(encoders) == 1:
-        (encoder,) = encoders
-        hidden = encoder.module(ids[0], output_hidden_states=True).hidden_states[-(clip_skip or 1)]
-        return _final_norm(encoder.module)(hidden), None
-    outputs = [e.module(i, output_hidden_states=True) for e, i in zip(encoders, ids, strict=True)]
-    tokens = torch.cat([o.hidden_states[-(clip_skip or 2)] for o in outputs], dim=-1)
-    return tokens, outputs[-1].text_embeds
+    tokens, pooled = [], None
+    for encoder, own in zip(encoders, ids, strict=True):
+        output = encoder.module(own, output_hidden_states=True)
+        hidden = output.hidden_states[-(clip_skip or encoder.spec.layer)]
+        tokens.append(_final_norm(encoder.module)(hidden) if encoder.spec.final_norm else hidden)
+        if encoder.spec.pooled:
+            pooled = output.text_embeds
+    return torch.cat(tokens, dim=-1), pooled
 
 
 def _final_norm(module: CLIPTextModel) -> torch.nn.Module:
-    """transformers 5 took one level out of CLIPTextModel."""
+    """transformers 5 removed the text_model level of CLIPTextModel."""
     norm: torch.nn.Module = getattr(module, "text_model", module).final_layer_norm
     return norm
 
 
-def token_ids(tokenizer: CLIPTokenizer, prompt: str) -> torch.Tensor:
-    """(1, t) padded token ids of one reading; raises SceneError where the prompt would be cut."""
-    longest = tokenizer.model_max_length
-    count = len(tokenizer(prompt).input_ids)
-    if count > longest:
-        raise SceneError(f"prompt of {count} tokens, but the model reads {longest}; shorten {prompt!r}")
-    padded = tokenizer(prompt, padding="max_length", max_length=longest, return_tensors="pt")
-    ids: torch.Tensor = padded.input_ids
-    return ids
-
-
 def word_spans(
-    tokenizer: CLIPTokenizer, prompt: str, word: str, learned: LearnedWords = NOTHING_LEARNED
+    tokenizer: CLIPTokenizer, prompt: str, word: str, learned: LearnedWords = NO_LEARNED_WORDS
 ) -> tuple[tuple[int, ...], ...]:
-    """The token positions of every run that spells the word, in the prompt's order."""
-    counts = vector_counts(learned)
-    return read(tokenizer, prompt, counts).spans(needle(tokenizer, word, counts))
+    """Token positions of every occurrence of the word, in the prompt's order."""
+    vectors = vector_counts(learned)
+    return parse_prompt(tokenizer, prompt, vectors).find_spans(word_ids(tokenizer, word, vectors))

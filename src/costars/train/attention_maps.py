@@ -1,4 +1,4 @@
-"""Where words look while a model trains: cross-attention as plain products, with gradients."""
+"""Record attention maps of words while a model trains, with gradients."""
 
 from __future__ import annotations
 
@@ -22,92 +22,123 @@ Columns = Sequence[Sequence[Sequence[int]]]  # by row, by word: token positions
 
 
 @dataclass
-class Gaze:
-    """An attention rule that keeps how much each query looks at some words of its row.
+class AttentionMaps:
+    """Cross-attention of n words: layers {name: (b, n, queries)}, means over heads and over a word's tokens."""
 
-    The first rows of a call are looked at; maps {layer: (b, n, queries)} are means over heads, and over a
-    word's tokens. Without middle the UNet's mid block is left out. kin (kin_of, kin_of) sums how much cells attend
-    to each other in layers of so many queries, where kin_of is not 0.
-    """
-
-    middle: bool = False
-    maps: dict[str, Tensor] = field(default_factory=dict)
-    picked: Tensor | None = None  # (b, n, t): what share of a word each token is
-    kin_of: int = 0
-    kin: Tensor | None = None
-
-    def at(self, columns: Columns, tokens: int = 0) -> None:
-        """Look at these columns of texts of so many tokens from now on; at none where there are none."""
-        self.maps.clear()
-        self.picked = None
-        if not columns:
-            return
-        picked = torch.zeros(len(columns), max(len(words) for words in columns), tokens)
-        for row, words in enumerate(columns):
-            for number, positions in enumerate(words):
-                picked[row, number, list(positions)] = 1 / max(1, len(positions))
-        self.picked = picked
-
-    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
-        inside = self.middle or not is_middle(where.layer)
-        wanted = inside and where.cross and self.picked is not None
-        related = inside and not where.cross and query.shape[2] == self.kin_of
-        if not (wanted or related) and query.device.type != "cpu":
-            return attend(query, key, value)
-        seen = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)
-        if wanted and self.picked is not None:
-            looked = seen[: len(self.picked)].float().mean(dim=1)
-            with torch.autocast(looked.device.type, enabled=False):
-                self.maps[where.layer] = self.picked.to(looked) @ looked.transpose(1, 2)
-        if related:
-            each = seen.float().mean(dim=1).sum(dim=0)
-            self.kin = each if self.kin is None else self.kin + each
-        return seen.to(value.dtype) @ value
-
-    def twice(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Around a checkpointed layer's work, and around the same work in the backward pass: it looks as it did."""
-        return nullcontext(), self._again(self.picked)
-
-    @contextmanager
-    def relating(self, queries: int) -> Iterator[None]:
-        """Within the block kin gathers, anew."""
-        self.kin_of, self.kin = queries, None
-        try:
-            yield
-        finally:
-            self.kin_of = 0
-
-    @contextmanager
-    def _again(self, picked: Tensor | None) -> Iterator[None]:
-        now, self.picked, self.maps = (self.picked, self.maps), picked, {}
-        try:
-            yield
-        finally:
-            self.picked, self.maps = now
+    layers: dict[str, Tensor] = field(default_factory=dict)
 
     def by_size(self, shape: Sequence[int]) -> dict[int, Tensor]:
-        """{queries: (b, n, h, w)}, the mean of the layers of each resolution, for latents of shape (..., h, w)."""
+        """{queries: (b, n, h, w)}, the mean over the layers of each resolution, for latents of shape (..., h, w)."""
         sizes: dict[int, list[Tensor]] = {}
-        for looked in self.maps.values():
-            sizes.setdefault(looked.shape[-1], []).append(looked)
+        for attention in self.layers.values():
+            sizes.setdefault(attention.shape[-1], []).append(attention)
         means = {queries: torch.stack(maps).mean(dim=0) for queries, maps in sizes.items()}
         return {queries: mean.unflatten(-1, grid_of(queries, shape[-2:])) for queries, mean in means.items()}
 
 
-@contextmanager
-def gazing(unet: UNet2DConditionModel, layers: int, middle: bool = False) -> Iterator[Gaze]:
-    """Within the block the UNet's attention is a gaze's; its texts have tokens for so many layers.
+@dataclass
+class SelfAttention:
+    """Self-attention (queries, queries) summed over layers, rows and calls, a mean over heads; None before a call."""
 
-    The mid block's cells are the largest: Mix-of-Show looks at them too, Break-a-Scene does not.
+    queries: int
+    total: Tensor | None = None
+
+
+@dataclass
+class AttentionRecorder:
+    """An attention rule that computes the attention probabilities explicitly and records them on request.
+
+    Nothing is recorded outside of `recording` and `recording_self_attention`. The mid block is recorded only with
+    include_middle.
     """
-    gaze, moment = Gaze(middle), Moment()
-    moment.layers = layers
-    with attention_rule(attention_layers(unet), gaze, moment):
-        if not unet.is_gradient_checkpointing:
-            yield gaze
-            return
-        unet.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=gaze.twice))
+
+    include_middle: bool = False
+    _maps: AttentionMaps | None = None
+    _token_weights: Tensor | None = None  # (b, n, t): the weight of each token in the mean of a word
+    _self_attention: SelfAttention | None = None
+
+    @contextmanager
+    def recording(self, columns: Columns, num_tokens: int) -> Iterator[AttentionMaps]:
+        """Record the words at these token positions of texts of num_tokens tokens, for the first len(columns) rows.
+
+        The maps hold the last call of the UNet; they stay valid after the block.
+        """
+        weights = torch.zeros(len(columns), max(len(words) for words in columns), num_tokens)
+        for row, words in enumerate(columns):
+            for number, positions in enumerate(words):
+                weights[row, number, list(positions)] = 1 / max(1, len(positions))
+        self._maps, self._token_weights = AttentionMaps(), weights
         try:
-            yield gaze
+            yield self._maps
+        finally:
+            self._maps, self._token_weights = None, None
+
+    @contextmanager
+    def recording_self_attention(self, queries: int) -> Iterator[SelfAttention]:
+        """Record the self-attention of the layers with this number of queries."""
+        self._self_attention = SelfAttention(queries)
+        try:
+            yield self._self_attention
+        finally:
+            self._self_attention = None
+
+    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+        """Attention of one layer (`AttentionRule`)."""
+        recordable = self.include_middle or not is_middle(where.layer)
+        records_cross = recordable and where.cross and self._token_weights is not None
+        related = self._self_attention
+        records_self = recordable and not where.cross and related is not None and query.shape[2] == related.queries
+        if not (records_cross or records_self) and query.device.type != "cpu":
+            return attend(query, key, value)
+        probabilities = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)
+        if records_cross:
+            self._record_cross(where.layer, probabilities)
+        if records_self and related is not None:
+            total = probabilities.float().mean(dim=1).sum(dim=0)
+            related.total = total if related.total is None else related.total + total
+        return probabilities.to(value.dtype) @ value
+
+    def _record_cross(self, layer: str, probabilities: Tensor) -> None:
+        assert self._token_weights is not None and self._maps is not None
+        attention = probabilities[: len(self._token_weights)].float().mean(dim=1)
+        with torch.autocast(attention.device.type, enabled=False):
+            self._maps.layers[layer] = self._token_weights.to(attention) @ attention.transpose(1, 2)
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of a checkpointed layer's forward pass and of its recomputation (`torch.utils.checkpoint`).
+
+        The recomputation takes the same path as the forward pass did, whatever is recorded by then.
+        """
+        return nullcontext(), self._replaying(self._token_weights)
+
+    @contextmanager
+    def _replaying(self, token_weights: Tensor | None) -> Iterator[None]:
+        current = self._maps, self._token_weights
+        self._maps, self._token_weights = AttentionMaps(), token_weights
+        try:
+            yield
+        finally:
+            self._maps, self._token_weights = current
+
+
+@contextmanager
+def attention_recorder(
+    unet: UNet2DConditionModel, layers: int = 1, include_middle: bool = False
+) -> Iterator[AttentionRecorder]:
+    """Install a recorder on the UNet for the block.
+
+    layers is the number of cross-attention layers with texts of their own, 1 if all read the same text. The mid block
+    has the largest cells: Mix-of-Show includes it, Break-a-Scene does not.
+    """
+    recorder, moment = AttentionRecorder(include_middle), Moment()
+    moment.layers = layers
+    with attention_rule(attention_layers(unet), recorder, moment):
+        if not unet.is_gradient_checkpointing:
+            yield recorder
+            return
+        contexts = recorder.checkpoint_contexts
+        unet.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=contexts))
+        try:
+            yield recorder
         finally:
             unet.enable_gradient_checkpointing()

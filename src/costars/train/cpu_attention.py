@@ -1,4 +1,4 @@
-"""Attention as plain products while a model trains on a CPU."""
+"""Attention without fused kernels while a model trains on a CPU."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from transformers import PreTrainedModel
 
 
 @contextmanager
-def plain_attention(
+def eager_attention(
     unet: UNet2DConditionModel, encoders: tuple[PreTrainedModel, ...], device: torch.device
 ) -> Iterator[None]:
-    """On a CPU the backward pass of torch's fused attention takes longer than the rest of the UNet."""
+    """Use eager attention on a CPU for the block; other devices are not changed.
+
+    On a CPU the backward pass of torch's fused attention takes longer than the rest of the UNet.
+    """
     if device.type != "cpu":
         yield
         return
     processors = dict(unet.attn_processors)
-    kinds = [encoder.config._attn_implementation for encoder in encoders]
+    implementations = [encoder.config._attn_implementation for encoder in encoders]
     unet.set_attn_processor(AttnProcessor())
     for encoder in encoders:
         encoder.set_attn_implementation("eager")
@@ -28,5 +31,5 @@ def plain_attention(
         yield
     finally:
         unet.set_attn_processor(processors)
-        for encoder, kind in zip(encoders, kinds, strict=True):
-            encoder.set_attn_implementation(kind)
+        for encoder, implementation in zip(encoders, implementations, strict=True):
+            encoder.set_attn_implementation(implementation)

@@ -1,4 +1,4 @@
-"""What a recipe makes smaller: the error of the predicted noise, and words that look elsewhere."""
+"""Diffusion and attention losses."""
 
 from __future__ import annotations
 
@@ -18,79 +18,78 @@ def noise_errors(
     unet: UNet2DConditionModel,
     schedule: NoiseSchedule,
     latents: Tensor,
-    text: tuple[Tensor, Tensor | None],
-    size_ids: Tensor,
+    conditioning: Conditioning,
     generator: torch.Generator,
-    gamma: float | None = MIN_SNR_GAMMA,
+    *,
+    snr_gamma: float | None = MIN_SNR_GAMMA,
     weights: Tensor | None = None,
-    offset: float = 0.0,
+    noise_offset: float = 0.0,
 ) -> Tensor:
-    """(n,) mean squared error of each prediction at uniform timesteps, weighted by min-SNR unless gamma is None.
+    """(n,) mean squared error of each prediction at uniform timesteps, with min-SNR weighting unless snr_gamma is None.
 
-    latents (n, c, h, w) are scaled, text is (tokens (n, t, d), pooled (n, d) or None), size_ids (n, 6) or
-    (1, 6) SDXL's. weights (n, 1, h, w) say how much each cell counts; offset is added to each channel's noise
-    as one random number (Guttenberg 2023). Randomness comes from the generator on the CPU, so that every
-    device sees the same.
+    latents (n, c, h, w) are scaled. weights (n, 1, h, w) are the loss weights of the latent cells. noise_offset scales
+    one random number per channel that is added to the noise (Guttenberg 2023). The generator is on the CPU, so that
+    all devices draw the same numbers.
     """
-    squared, t = squared_errors(unet, schedule, latents, text, size_ids, generator, offset)
+    squared, t = squared_errors(unet, schedule, latents, conditioning, generator, noise_offset)
     errors = (squared if weights is None else squared * weights.to(squared.device)).mean(dim=(1, 2, 3))
-    if gamma is None:
+    if snr_gamma is None:
         return errors
     snr = schedule.snr(t)
-    return errors * snr.clamp(max=gamma) / (snr + 1 if schedule.velocity else snr)
+    return errors * snr.clamp(max=snr_gamma) / (snr + 1 if schedule.velocity else snr)
 
 
 def squared_errors(
     unet: UNet2DConditionModel,
     schedule: NoiseSchedule,
     latents: Tensor,
-    text: tuple[Tensor, Tensor | None],
-    size_ids: Tensor,
+    conditioning: Conditioning,
     generator: torch.Generator,
-    offset: float = 0.0,
+    noise_offset: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """(n, c, h, w) squared errors at uniform timesteps, and (n,) these timesteps; arguments as `noise_errors`.
+    """(n, c, h, w) squared errors at uniform timesteps, and the timesteps (n,); arguments as in `noise_errors`.
 
-    A generator of the same seed draws the same timesteps and noise, so that texts can be held against each other.
+    Generators with the same seed draw the same timesteps and noise, so that errors of different prompts can be
+    compared.
     """
     device, count = latents.device, len(latents)
     t = torch.randint(len(schedule.alphas), (count,), generator=generator).to(device)
     noise = torch.randn(latents.shape, generator=generator).to(device)
-    if offset:
-        noise = noise + offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator).to(device)
+    if noise_offset:
+        noise = noise + noise_offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator).to(device)
     noisy, target = schedule.add_noise(latents, noise, t), schedule.target(latents, noise, t)
-    predicted = predict_noise(unet, noisy, t, Conditioning(*text, size_ids))
+    predicted = predict_noise(unet, noisy, t, conditioning)
     return (predicted.float() - target).square(), t
 
 
-def cell_weights(masks: Tensor, size: tuple[int, int], outside: float) -> Tensor:
-    """(n, 1, h, w) how much each latent cell counts: 1 where the mask (n, 1, H, W) covers it, outside where not.
+def cell_weights(masks: Tensor, size: tuple[int, int], background: float) -> Tensor:
+    """(n, 1, h, w) loss weights of latent cells: 1 inside the masks (n, 1, H, W), background outside, mean 1 per row.
 
-    On average 1, so that a small figure is learned as fast as a large one (Mix-of-Show: outside 0).
+    The mean of 1 makes small subjects train as fast as large ones (Mix-of-Show: background 0).
     """
     cover = interpolate(masks, size, mode="area")
-    weights = outside + (1 - outside) * cover
+    weights = background + (1 - background) * cover
     return weights / weights.mean(dim=(2, 3), keepdim=True).clamp_min(1e-6)
 
 
-def strayed(maps: Mapping[int, Tensor], masks: Tensor, full_identity: bool) -> Tensor:
-    """Mix-of-Show's attention regulariser: words that look where their concept is not, over all resolutions.
+def attention_leak(maps: Mapping[int, Tensor], masks: Tensor, full_identity: bool) -> Tensor:
+    """Mix-of-Show's attention regularization, summed over resolutions: attention of two words outside the mask.
 
-    maps {queries: (b, 2, h, w)} are of the two words, masks (b, 1, H, W). The first word must not look
-    outside; the second looks at all of the mask (full_identity), or must not look outside either.
+    maps {queries: (b, 2, h, w)} are those of the two words, masks are (b, 1, H, W). The second word must match the
+    whole mask with full_identity, else it only must not attend outside of it, as the first word.
     """
     total = masks.new_zeros(())
-    for found in maps.values():
-        mask = interpolate(masks, found.shape[-2:], mode="nearest")
-        own, kind = (peaked(found[:, i]) for i in (0, 1))
+    for attention in maps.values():
+        mask = interpolate(masks, attention.shape[-2:], mode="nearest")
+        first, second = (max_normalized(attention[:, i]) for i in (0, 1))
         outside = mask[:, 0] == 0
         if not bool(outside.any()):
             continue
-        total = total + own[outside].mean()
-        total = total + ((kind - mask[:, 0]).square().mean() if full_identity else kind[outside].mean())
+        total = total + first[outside].mean()
+        total = total + ((second - mask[:, 0]).square().mean() if full_identity else second[outside].mean())
     return total
 
 
-def peaked(maps: Tensor) -> Tensor:
-    """Each of (b, ..., h, w) divided by its own highest value."""
+def max_normalized(maps: Tensor) -> Tensor:
+    """Each map of (b, ..., h, w) divided by its maximum."""
     return maps / maps.amax(dim=(-2, -1), keepdim=True).clamp_min(1e-12)

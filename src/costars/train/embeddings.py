@@ -1,4 +1,4 @@
-"""New words in training: vectors that text encoders read in a word's place, with gradients."""
+"""Trainable embeddings of new words in captions (textual inversion)."""
 
 from __future__ import annotations
 
@@ -10,100 +10,115 @@ import torch
 from torch import Tensor, nn
 
 from costars.errors import TrainError
-from costars.model.prompt_weighting import Words, read, unemphasised
-from costars.model.text_encoder import TextEncoder, TextEncoders, features
+from costars.model.prompt_weighting import ParsedPrompt, escape_brackets, parse_prompt
+from costars.model.text_encoder import TextEncoder, TextEncoders, encode_ids
 from costars.types import LearnedWords
 
-Vectors = Mapping[str, Mapping[str, nn.Parameter]]  # {word: {encoder: (l, n, d)}}
+TokenEmbeddings = Mapping[str, Mapping[str, nn.Parameter]]  # {word: {encoder: (l, n, d)}}
 
 
-def first_vectors(
-    encoder: TextEncoder,
-    from_class: str | None,
-    layers: int,
-    count: int,
-    generator: torch.Generator,
-    shared: bool = False,
+def random_embeddings(encoder: TextEncoder, shape: tuple[int, int], generator: torch.Generator) -> nn.Parameter:
+    """(l, n, d) float32 of random numbers with the standard deviation of the encoder's table; layers l are equal."""
+    table = _table(encoder)
+    return _repeat_layers(_noise(table, shape[1], generator), shape[0])
+
+
+def class_embeddings(
+    encoder: TextEncoder, class_name: str, shape: tuple[int, int], generator: torch.Generator, jitter: bool = False
 ) -> nn.Parameter:
-    """(l, n, d) float32: the class word's own vector for all, or as random as the table's are.
+    """(l, n, d) float32 copies of the class word's embedding; shape is (l, n).
 
-    Several vectors of one word differ by a hundredth, or they would learn the same; so does one whose class is
-    shared with another concept. Raises TrainError for a
-    class word that is several tokens.
+    Several vectors, or any with jitter, get a little noise, else they would learn the same. Raises TrainError if the
+    tokenizer splits the class word.
     """
-    table = encoder.module.get_input_embeddings().weight.detach().float().cpu()
-    shape = (layers, count, table.shape[1])
-    noise = torch.randn(shape[1:], generator=generator) * float(table.std())
-    if from_class is None:
-        start = noise
-    else:
-        ids = encoder.tokenizer(from_class).input_ids[1:-1]
-        if len(ids) != 1:
-            pieces = " ".join(encoder.tokenizer.convert_ids_to_tokens(ids))
-            raise TrainError(
-                f"class {from_class!r}: the tokenizer splits it into {len(ids)} ({pieces}), but a word starts from "
-                "one; use a class of one token, or embedding_init=random"
-            )
-        start = table[ids[0]] + (noise / 100 if count > 1 or shared else 0)
-    return nn.Parameter(start.expand(shape).clone())
+    table = _table(encoder)
+    noise = _noise(table, shape[1], generator)  # drawn in any case: the generator's state is the same for all settings
+    ids = encoder.tokenizer(class_name).input_ids[1:-1]
+    if len(ids) != 1:
+        pieces = " ".join(encoder.tokenizer.convert_ids_to_tokens(ids))
+        raise TrainError(
+            f"class {class_name!r}: the tokenizer splits it into {len(ids)} tokens ({pieces}), embeddings start from "
+            "one; use a class of one token, or embedding_init=random"
+        )
+    return _repeat_layers(table[ids[0]] + (noise / 100 if shape[1] > 1 or jitter else 0), shape[0])
 
 
 @dataclass(frozen=True)
-class Captions:
-    """Captions as each text encoder reads them, once for all."""
+class TokenizedCaptions:
+    """Captions tokenized once: prompts by text encoder, by caption. layers have embeddings of their own."""
 
-    read: Sequence[Sequence[Words]]  # by encoder, by caption
+    prompts: Sequence[Sequence[ParsedPrompt]]
     layers: int = 1
 
-    def features(
-        self, encoders: TextEncoders, pick: Sequence[int], vectors: LearnedWords
+    def encode(
+        self, encoders: TextEncoders, indices: Sequence[int], embeddings: LearnedWords
     ) -> tuple[Tensor, Tensor | None]:
-        """tokens (b, l * t, d) and pooled (b, d) of the picked captions; gradients reach the vectors."""
+        """tokens (b, l * t, d) and pooled (b, d) of the captions with these indices; gradients reach the embeddings."""
         layers, ids = self.layers, []
         with ExitStack() as stack:
-            for encoder, captions in zip(encoders, self.read, strict=True):
-                rows = torch.cat([captions[i].ids for i in pick])
+            for encoder, prompts in zip(encoders, self.prompts, strict=True):
+                rows = torch.cat([prompts[i].ids for i in indices])
                 ids.append(rows.repeat_interleave(layers, dim=0).to(encoder.module.device))
-                stack.enter_context(_spoken(encoder, [captions[i] for i in pick], vectors, layers))
-            tokens, pooled = features(encoders, ids)
-        return tokens.unflatten(0, (len(pick), layers)).flatten(1, 2), None if pooled is None else pooled[::layers]
+                stack.enter_context(_insert_embeddings(encoder, [prompts[i] for i in indices], embeddings, layers))
+            tokens, pooled = encode_ids(encoders, ids)
+        tokens = tokens.unflatten(0, (len(indices), layers)).flatten(1, 2)
+        return tokens, None if pooled is None else pooled[::layers]
 
-    def columns(self, caption: int, word: str) -> tuple[int, ...]:
-        """Where a learned word's tokens stand in a caption."""
-        return tuple(position for position, spoken, _ in self.read[0][caption].learned if spoken == word)
+    def token_positions(self, caption: int, word: str) -> tuple[int, ...]:
+        """Positions of a learned word's tokens in a caption."""
+        return tuple(position for position, learned, _ in self.prompts[0][caption].learned if learned == word)
 
 
-def read_captions(
-    encoders: TextEncoders, captions: Sequence[str], counts: Mapping[str, int], layers: int = 1
-) -> Captions:
-    """Captions with words of so many vectors; brackets mean brackets. Raises TrainError for one that is too long."""
-    each = []
+def tokenize_captions(
+    encoders: TextEncoders, captions: Sequence[str], vector_counts: Mapping[str, int], layers: int = 1
+) -> TokenizedCaptions:
+    """Tokenize captions with learned words of so many vectors; brackets are plain text.
+
+    Raises TrainError for a caption that is too long.
+    """
+    by_encoder = []
     for encoder in encoders:
-        read_by = [read(encoder.tokenizer, unemphasised(caption), counts) for caption in captions]
-        for caption, words in zip(captions, read_by, strict=True):
-            if len(words.ids) > 1:
-                room = encoder.tokenizer.model_max_length - 2
-                raise TrainError(f"caption of {len(words.tokens)} tokens, at most {room} are read; shorten {caption!r}")
-        each.append(read_by)
-    return Captions(each, layers)
+        prompts = [parse_prompt(encoder.tokenizer, escape_brackets(caption), vector_counts) for caption in captions]
+        for caption, prompt in zip(captions, prompts, strict=True):
+            if len(prompt.ids) > 1:
+                limit = encoder.tokenizer.model_max_length - 2
+                raise TrainError(
+                    f"caption of {len(prompt.tokens)} tokens, at most {limit} are read; shorten {caption!r}"
+                )
+        by_encoder.append(prompts)
+    return TokenizedCaptions(by_encoder, layers)
 
 
 @contextmanager
-def _spoken(encoder: TextEncoder, rows: Sequence[Words], vectors: LearnedWords, layers: int) -> Iterator[None]:
-    """Within the block the encoder takes the vectors where the rows say a learned word; each row stands l times."""
-    at = [(i, *found) for i, words in enumerate(rows) for found in words.learned]
-    if not at:
+def _insert_embeddings(
+    encoder: TextEncoder, rows: Sequence[ParsedPrompt], embeddings: LearnedWords, layers: int
+) -> Iterator[None]:
+    """Replace the token embeddings of learned words for the block; each row is repeated for each layer."""
+    found = [(i, *learned) for i, prompt in enumerate(rows) for learned in prompt.learned]
+    if not found:
         yield
         return
 
-    def put(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        row = torch.tensor([i * layers + k for i, *_ in at for k in range(layers)], device=output.device)
-        column = torch.tensor([p for _, p, *_ in at for _ in range(layers)], device=output.device)
-        values = torch.cat([vectors[w][encoder.name][:, j].expand(layers, -1) for _, _, w, j in at])
+    def replace_tokens(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        row = torch.tensor([i * layers + k for i, *_ in found for k in range(layers)], device=output.device)
+        column = torch.tensor([p for _, p, *_ in found for _ in range(layers)], device=output.device)
+        values = torch.cat([embeddings[w][encoder.name][:, j].expand(layers, -1) for _, _, w, j in found])
         return output.index_put((row, column), values.to(output))
 
-    handle = encoder.module.get_input_embeddings().register_forward_hook(put)
+    handle = encoder.module.get_input_embeddings().register_forward_hook(replace_tokens)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _table(encoder: TextEncoder) -> Tensor:
+    return encoder.module.get_input_embeddings().weight.detach().float().cpu()
+
+
+def _noise(table: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return torch.randn((count, table.shape[1]), generator=generator) * float(table.std())
+
+
+def _repeat_layers(vectors: Tensor, layers: int) -> nn.Parameter:
+    return nn.Parameter(vectors.expand((layers, -1, -1) if vectors.dim() == 2 else (layers, 1, -1)).clone())

@@ -1,46 +1,42 @@
-"""The one training loop: a generator that yields every step and, at its end, the concepts."""
+"""The training loop: a generator that yields every step and, at the end, the concepts."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
-import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from costars.errors import TrainError
-from costars.model.model import Model
-from costars.model.precision import has_bf16_units
-from costars.train.cpu_attention import plain_attention
+from costars.train.autosave import SAVE_EVERY_S, Autosave
+from costars.train.cpu_attention import eager_attention
 from costars.train.data.class_images import generate_class_latents
-from costars.train.data.subject import TrainingSubject, check_subject, collect_class_examples
 from costars.train.em.objective import em_objective
-from costars.train.objective import Objective, picture_objective
-from costars.train.recipes import Recipe
-from costars.train.run import Run, begun
-from costars.train.trainable import Trained, trained_on
-from costars.types import Concept, LearnedWords, MaskArray
+from costars.train.objective import Objective, image_objective
+from costars.train.results import TrainingResult, make_result
+from costars.train.run import TrainingRun, start_run
+from costars.train.task import TrainingTask
+from costars.train.trainable import Trainable, make_trainable
+from costars.types import LearnedWords, MaskArray
 
-TEACHING, CLASS_PICTURES = "teaching", "class pictures"
-SAVE_EVERY_S = 180.0
+TRAINING, CLASS_IMAGES = "training", "class images"  # stages
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A step that was taken: seconds count all pieces of a run, learned are the new words as they now are.
+    """One step of a stage; total is the stage's number of steps, seconds the time of all parts of a resumed run.
 
-    masks {(picture, concept): mask} are those of the EM recipe. note is a line that the user must be told.
+    learned are the current embeddings of new words, masks {(image, concept): mask} those of the EM recipe. note is a
+    message for the user, mostly empty.
     """
 
     stage: str
     step: int
-    of: int
+    total: int
     loss: float = math.nan
     seconds: float = 0.0
     learned: LearnedWords = field(default_factory=dict)
@@ -48,175 +44,79 @@ class Progress:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Taught:
-    """The concepts that came of it, one for each teaching, and what their cards say."""
-
-    concepts: tuple[Concept, ...]
-    card: dict[str, Any]
-
-
-def teach(
-    model: Model,
-    teachings: Sequence[TrainingSubject],
-    recipe: Recipe,
-    kept: Path | None = None,
+def train(
+    task: TrainingTask,
+    checkpoint: Path | None = None,
     resume: bool = False,
     save_every_s: float = SAVE_EVERY_S,
-) -> Generator[Progress | Taught, None, None]:
-    """Teach concepts together; the last thing yielded is what was taught. The model is as it was afterwards.
+) -> Generator[Progress | TrainingResult, None, None]:
+    """Train the task's subjects together; yields each step, then the result. The model is restored afterwards.
 
-    kept is the checkpoint: written every so many seconds, and when the iterator is closed or fails, but not
-    where the teaching itself went wrong; with resume the run goes on from it to the same losses. Where it cannot
-    be written the run goes on, the one before stays, and the note of one step says so. Under `accelerate launch`
-    each process takes batches of its own and the gradients are averaged. Raises TrainError for pictures that do
-    not fit, a checkpoint of another run, and a loss that is no number.
+    The checkpoint is written every save_every_s seconds, at the end, and if the iterator is closed or interrupted; with
+    resume the run continues from it with the same losses. If it cannot be written, training continues and a step's
+    note says so. Under `accelerate launch` each process takes its own batches and gradients are averaged.
+    Raises TrainError for unusable subjects, a checkpoint of another run, and a non-finite loss.
     """
-    for teaching in teachings:
-        check_subject(teaching, recipe)
-    given = collect_class_examples(teachings, recipe)
-    recipe = replace(recipe, precision=precision_of(recipe, model))
-    if recipe.precision == "fp32" and model.dtype in (torch.bfloat16, torch.float16):
-        kind = str(model.dtype).removeprefix("torch.")
-        raise TrainError(f"precision=fp32: the model is in {kind}; open it with --dtype float32, or set precision=bf16")
-    processes, latents = PartialState(cpu=model.device.type == "cpu"), list[Tensor]()
-    captions = tuple(dict.fromkeys(caption for t in teachings for caption in t.class_captions()))
-    if recipe.prior_loss_weight and not given:
-        with _begun(model, teachings, recipe, processes, kept if resume else None, ()):
-            pass  # what cannot be taught is told before an hour goes into pictures
-        beside = None if kept is None else kept.with_suffix(".prior")
-        for latent in generate_class_latents(model, captions, recipe.num_class_images, recipe.seed, beside):
-            latents.append(latent)
-            yield Progress(CLASS_PICTURES, len(latents), recipe.num_class_images)
-    with _begun(model, teachings, recipe, processes, kept if resume else None, latents) as run:
-        began = time.monotonic() - run.seconds
-        keep = kept if processes.is_main_process else None
-        saves = _Saves(keep, save_every_s)
-        try:
-            while run.step < recipe.steps:
-                run.take_step()
-                run.seconds = time.monotonic() - began
-                note = saves.after(run)
-                told = (run.losses[-1], run.seconds, run.trained.learned, dict(run.objective.masks), note)
-                yield Progress(TEACHING, run.step, recipe.steps, *told)
-        except BaseException as end:
-            # What went wrong may have been in the making for some steps: an older checkpoint, or none, is better.
-            if keep is not None and run.step and run.whole and not isinstance(end, TrainError):
-                _save_at(end, run, keep)
-            raise
-        with suppress(OSError):  # a full disk must not take the concept away at the end
-            if keep is not None:
-                run.save(keep)
-        card = _card(run, recipe, model, teachings)
-        yield Taught(tuple(_concept(t, run.trained, recipe, model) for t in teachings), card)
+    task = task.checked()
+    processes = PartialState(cpu=task.model.device.type == "cpu")
+    resumed = checkpoint if resume else None
+    class_latents: list[Tensor] = []
+    if task.recipe.prior_loss_weight and not task.class_examples:
+        with _open_run(task, processes, resumed, ()):
+            pass  # report errors before class images are generated, which takes long
+        cache = None if checkpoint is None else checkpoint.with_suffix(".prior")
+        count, seed = task.recipe.num_class_images, task.recipe.seed
+        for latent in generate_class_latents(task.model, task.class_captions, count, seed, cache):
+            class_latents.append(latent)
+            yield Progress(stage=CLASS_IMAGES, step=len(class_latents), total=count)
+    with _open_run(task, processes, resumed, class_latents) as run:
+        autosave = Autosave(checkpoint if processes.is_main_process else None, save_every_s)
+        yield from _take_steps(run, autosave)
+        autosave.at_end(run)
+        yield make_result(run)
 
 
-def precision_of(recipe: Recipe, model: Model) -> Literal["bf16", "fp32"]:
-    """The precision of a run: the recipe's, or with auto bf16 where the device has units for it or the model is half.
-
-    A model in half precision cannot be trained in fp32.
-    """
-    if recipe.precision != "auto":
-        return recipe.precision
-    half = model.dtype in (torch.bfloat16, torch.float16)
-    return "bf16" if half or has_bf16_units(model.device) else "fp32"
-
-
-@dataclass
-class _Saves:
-    """The checkpoint of a run, written every so many seconds; a disk that is full ends nothing and is told once."""
-
-    kept: Path | None
-    every_s: float
-    last: float = field(default_factory=time.monotonic)
-    told: bool = False
-
-    def after(self, run: Run) -> str:
-        """Save after a step where it is time; a line for the user where that failed for the first time."""
-        if self.kept is None or time.monotonic() - self.last <= self.every_s:
-            return ""
-        why = _unsaved(run, self.kept)
-        self.last = time.monotonic()
-        if not why or self.told:
-            return ""
-        self.told = True
-        stays = "the checkpoint before it stays" if run.kept else "there is no checkpoint of it yet"
-        again = f"each {self.every_s:.0f} s it is tried again"
-        return f"{why}; the teaching goes on, {stays}, and {again}: make room, or let it be written there"
-
-
-def _save_at(end: BaseException, run: Run, kept: Path) -> None:
-    """Save where a run ends early; a disk that is full must not hide why it ends."""
-    if why := _unsaved(run, kept):
-        end.add_note(why)
-
-
-def _unsaved(run: Run, kept: Path) -> str:
-    """Save a run; why that failed, or nothing."""
+def _take_steps(run: TrainingRun, autosave: Autosave) -> Iterator[Progress]:
+    started = time.monotonic() - run.seconds
     try:
-        run.save(kept)
-    except OSError as error:
-        return f"{kept}: cannot be written ({error.strerror or error})"
-    return ""
+        while run.step < run.recipe.steps:
+            run.take_step()
+            run.seconds = time.monotonic() - started
+            yield Progress(
+                stage=TRAINING,
+                step=run.step,
+                total=run.recipe.steps,
+                loss=run.losses[-1],
+                seconds=run.seconds,
+                learned=run.trainable.learned_words,
+                masks=dict(run.objective.masks),
+                note=autosave.after_step(run),
+            )
+    except BaseException as error:
+        autosave.on_error(run, error)
+        raise
 
 
 @contextmanager
-def _begun(
-    model: Model,
-    teachings: Sequence[TrainingSubject],
-    recipe: Recipe,
-    processes: PartialState,
-    kept: Path | None,
-    class_latents: Sequence[Tensor],
-) -> Iterator[Run]:
-    """Within the block the model can be trained: a run at its beginning, or where its checkpoint is."""
+def _open_run(
+    task: TrainingTask, processes: PartialState, checkpoint: Path | None, class_latents: Sequence[Tensor]
+) -> Iterator[TrainingRun]:
+    """Make the model trainable for the block; the run is at its start, or at its checkpoint if that exists."""
+    model = task.model
     with (
-        plain_attention(model.unet, tuple(e.module for e in model.encoders), model.device),
-        trained_on(model, teachings, recipe) as trained,
-        _objective(model, teachings, recipe, trained, class_latents) as objective,
+        eager_attention(model.unet, tuple(encoder.module for encoder in model.encoders), model.device),
+        make_trainable(task) as trainable,
+        _open_objective(task, trainable, class_latents) as objective,
     ):
-        run = begun(model, teachings, recipe, trained, objective, processes)
-        if kept is not None and kept.exists():
-            run.restore(kept)
+        run = start_run(task, trainable, objective, processes)
+        if checkpoint is not None and checkpoint.exists():
+            run.restore(checkpoint)
         yield run
 
 
-def _objective(
-    model: Model, teachings: Sequence[TrainingSubject], recipe: Recipe, trained: Trained, class_latents: Sequence[Tensor]
+def _open_objective(
+    task: TrainingTask, trainable: Trainable, class_latents: Sequence[Tensor]
 ) -> AbstractContextManager[Objective]:
-    if recipe.em is not None:
-        return em_objective(model, teachings, recipe, trained, recipe.em)
-    return picture_objective(model, teachings, recipe, trained, class_latents)
-
-
-def _concept(teaching: TrainingSubject, trained: Trained, recipe: Recipe, model: Model) -> Concept:
-    words = teaching.trigger_words[: recipe.num_new_tokens]
-    return Concept(
-        teaching.name,
-        teaching.class_name,
-        teaching.trigger,
-        model.facts.family,
-        trained.adapter(),
-        teaching.name,
-        "",
-        format="costars",
-        tokens=trained.tokens(words, recipe.per_layer_embeddings),
-        per_layer=recipe.per_layer_embeddings,
-        weights=trained.whole(),
-    )
-
-
-def _card(run: Run, recipe: Recipe, model: Model, teachings: Sequence[TrainingSubject]) -> dict[str, Any]:
-    last = run.losses[-20:]
-    return {
-        "base_model": model.facts.name,
-        "base_sha256": model.facts.sha256,
-        "family": model.facts.family,
-        "pictures": sum(len(t.examples) for t in teachings),
-        "class_images": sum(len(t.class_examples) for t in teachings),
-        "recipe": asdict(recipe),
-        "seconds": round(run.seconds, 1),
-        "loss": round(sum(last) / len(last), 5),
-        "device": model.device.type,
-        "per_layer": recipe.per_layer_embeddings,
-    }
+    if task.recipe.em is not None:
+        return em_objective(task, trainable, task.recipe.em)
+    return image_objective(task, trainable, class_latents)

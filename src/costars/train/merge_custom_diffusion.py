@@ -1,4 +1,4 @@
-"""Custom Diffusion's closed form: concepts that were taught apart get one set of keys and values."""
+"""Custom Diffusion's closed form: merge separately trained concepts into one set of keys and values."""
 
 from __future__ import annotations
 
@@ -12,48 +12,61 @@ from costars.errors import TrainError
 from costars.model.model import Model
 from costars.types import Concept
 
-RIDGE = 1e-4  # of the mean square of the other captions' features: these span fewer directions than a word has
+# Relative to the mean square of the regularization features, which span fewer directions than their width.
+RIDGE = 1e-4
 
 
-def merged(model: Model, concepts: Sequence[Concept], others: Sequence[str], ridge: float = RIDGE) -> list[Concept]:
-    """The concepts with common weights: what each layer makes of their own words is as each was taught, what it
-    makes of other captions is as near to the base model's as can be (Kumari et al. 2023, equations 4 and 5).
+def merge_concepts(
+    model: Model, concepts: Sequence[Concept], captions: Sequence[str], ridge: float = RIDGE
+) -> list[Concept]:
+    """The concepts with shared weights (Kumari et al. 2023, arXiv 2212.04488, equations 4 and 5).
 
-    Raises TrainError for a concept without keys and values of its own, or with other layers than the first.
+    On the concepts' own words the shared weights give what each concept's weights give; on the regularization captions
+    they differ as little as possible from the base model. Raises TrainError for a concept without weights of its own,
+    or with other layers than the first.
     """
     paths = list(concepts[0].weights)
     for concept in concepts:
         if not paths or list(concept.weights) != paths or any(weight.ndim != 2 for weight in concept.weights.values()):
             raise TrainError(
-                f"{concept.name}: has {len(concept.weights)} whole layers, {concepts[0].name} {len(paths)}; "
-                "merge concepts that custom-diffusion taught on one model"
+                f"{concept.name}: has {len(concept.weights)} full layers, {concepts[0].name} {len(paths)}; "
+                "merge concepts that custom-diffusion trained on one model"
             )
-    own = [_own_features(model, concept) for concept in concepts]
-    kept = torch.cat([model.encode_text(caption).tokens[0].double() for caption in others])
+    features = [_concept_features(model, concept) for concept in concepts]
+    regularization = torch.cat([model.encode_text(caption).tokens[0].double() for caption in captions])
     modules = dict(model.unet.named_modules())
     weights: dict[str, Tensor] = {}
     for path in paths:
         base = modules[path.removeprefix("unet.")].weight
         assert isinstance(base, Tensor)
-        wanted = [
-            concept.weights[path].to(base.device).double() @ o.T for concept, o in zip(concepts, own, strict=True)
+        targets = [
+            concept.weights[path].to(base.device).double() @ own.T
+            for concept, own in zip(concepts, features, strict=True)
         ]
-        weights[path] = solved(base.double(), torch.cat(own), torch.cat(wanted, dim=1), kept, ridge).float().cpu()
+        solution = solve_weights(
+            base.double(), torch.cat(features), torch.cat(targets, dim=1), regularization, ridge=ridge
+        )
+        weights[path] = solution.float().cpu()
     return [replace(concept, weights=weights) for concept in concepts]
 
 
-def solved(base: Tensor, own: Tensor, wanted: Tensor, kept: Tensor, ridge: float = RIDGE) -> Tensor:
-    """The (out, in) that turns own (s, in) into wanted (out, s) exactly and differs least from base on kept (n, in)."""
-    gram = kept.T @ kept
+def solve_weights(
+    base: Tensor, features: Tensor, targets: Tensor, regularization: Tensor, ridge: float = RIDGE
+) -> Tensor:
+    """The weight (out, in) that maps features (s, in) exactly to targets (out, s).
+
+    Of all such weights it is the one that differs least from base (out, in) on the regularization features (n, in).
+    """
+    gram = regularization.T @ regularization
     gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    directions = torch.linalg.solve(gram, own.T).T  # (s, in)
-    missing = wanted - base @ own.T
-    return base + missing @ torch.linalg.pinv(directions @ own.T) @ directions
+    directions = torch.linalg.solve(gram, features.T).T  # (s, in)
+    residual = targets - base @ features.T
+    return base + residual @ torch.linalg.pinv(directions @ features.T) @ directions
 
 
-def _own_features(model: Model, concept: Concept) -> Tensor:
-    """(s, d) what the text encoders make of a concept's own words."""
+def _concept_features(model: Model, concept: Concept) -> Tensor:
+    """(s, d) text features of the concept's own words."""
     words = f"{concept.trigger} {concept.class_name}".strip()
     text = model.encode_text(f"a {words}", [words], learned=concept.words)
-    (places,) = text.spans[words]
-    return text.tokens[0, list(places)].double()
+    (positions,) = text.spans[words]
+    return text.tokens[0, list(positions)].double()

@@ -1,4 +1,4 @@
-"""What a recipe makes smaller, put together: pictures, captions, words and the class, in one loss."""
+"""Training objectives: the loss of one batch."""
 
 from __future__ import annotations
 
@@ -11,155 +11,166 @@ import torch
 from torch import Tensor
 
 from costars.errors import TrainError
-from costars.model.families import count_cross_layers
-from costars.model.model import Model
-from costars.model.predict import NoiseSchedule, join_pooled
-from costars.train.attention_maps import Gaze, gazing
+from costars.model.predict import Conditioning, NoiseSchedule
+from costars.train.attention_maps import AttentionRecorder, attention_recorder
 from costars.train.data.class_images import batch_class_latents, encode_class_images
 from costars.train.data.latents import Batch, LatentDataset, encode_examples
-from costars.train.data.subject import TrainingSubject, collect_class_examples
-from costars.train.diffusion_loss import cell_weights, noise_errors, strayed
-from costars.train.embeddings import Captions, read_captions
-from costars.train.recipes import Recipe
-from costars.train.trainable import Trained
+from costars.train.diffusion_loss import attention_leak, cell_weights, noise_errors
+from costars.train.embeddings import TokenizedCaptions, tokenize_captions
+from costars.train.task import TrainingTask
+from costars.train.trainable import Trainable
 from costars.types import MaskArray
 
-Masks = dict[tuple[int, str], MaskArray]  # by picture and concept
+Masks = dict[tuple[int, str], MaskArray]  # by image index and concept
 
 
 class Objective(Protocol):
-    """What the loop makes smaller."""
+    """The loss of a run; masks are those it uses, empty if it uses none."""
 
     masks: Masks
 
-    def before(self, step: int) -> None:
-        """What is to be done before a step."""
+    def prepare_step(self, step: int) -> None:
+        """Update the objective before a step."""
         ...
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        """Of one batch, drawn by the generator."""
+        """The loss of one batch, sampled with the generator."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs beside the parameters."""
+        """Tensors that a checkpoint needs besides parameters and optimizer."""
         ...
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from such a state."""
+        """Continue from the tensors of a checkpoint."""
         ...
 
 
-@dataclass
-class PictureObjective:
-    """The loss of a recipe on its pictures; texts that nothing in training touches are encoded once."""
+@dataclass(kw_only=True)
+class ImageObjective:
+    """Denoising error on images of single subjects, with attention and prior-preservation losses.
 
-    model: Model
-    recipe: Recipe
-    pictures: LatentDataset
-    prior: LatentDataset | None
-    captions: Captions
-    trained: Trained
-    owners: Sequence[tuple[str, ...]]  # the words that a caption teaches, by caption
-    gaze: Gaze | None = None
-    texts: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    words are the new words in each caption. Without a recorder attention is not recorded.
+    """
+
+    task: TrainingTask
+    trainable: Trainable
+    images: LatentDataset
+    class_images: LatentDataset | None
+    captions: TokenizedCaptions
+    words: Sequence[tuple[str, ...]]
+    recorder: AttentionRecorder | None = None
     masks: Masks = field(default_factory=dict)
+    _text_cache: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
-    def before(self, step: int) -> None:
-        """Nothing."""
+    def prepare_step(self, step: int) -> None:
+        """Do nothing."""
 
     def state(self) -> dict[str, Tensor]:
-        """Nothing."""
+        """No tensors."""
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        """Of one batch, drawn by the generator."""
-        recipe = self.recipe
-        batch = self.pictures.draw(recipe.batch_size, generator)
-        loss = self._errors(batch, generator, watched=True).mean()
-        if self.gaze is not None and recipe.attention_loss_weight:
-            assert batch.masks is not None
-            maps = self.gaze.by_size(batch.latents.shape)
-            loss = loss + recipe.attention_loss_weight * strayed(
-                maps, batch.masks.to(loss.device), recipe.attention_full_identity
-            )
-            self.gaze.at(())
-        if self.prior is not None:
-            others = self._errors(self.prior.draw(recipe.batch_size, generator), generator, watched=False)
-            loss = loss + recipe.prior_loss_weight * others.mean()
+        """The loss of one batch of images, and of one batch of class images if there are any."""
+        recipe = self.task.recipe
+        batch = self.images.sample_batch(recipe.batch_size, generator)
+        if self.recorder is not None and recipe.attention_loss_weight:
+            loss = self._loss_with_attention(self.recorder, batch, generator)
+        else:
+            loss = self._errors(batch, self._encode(batch.caption_indices), generator).mean()
+        if self.class_images is not None:
+            batch = self.class_images.sample_batch(recipe.batch_size, generator)
+            errors = self._errors(batch, self._encode(batch.caption_indices), generator)
+            loss = loss + recipe.prior_loss_weight * errors.mean()
         return loss
 
-    def _errors(self, batch: Batch, generator: torch.Generator, watched: bool) -> Tensor:
-        recipe, weights = self.recipe, None
+    def _loss_with_attention(self, recorder: AttentionRecorder, batch: Batch, generator: torch.Generator) -> Tensor:
+        recipe, text = self.task.recipe, self._encode(batch.caption_indices)
+        columns = [[self.captions.token_positions(i, w) for w in self.words[i]] for i in batch.caption_indices]
+        with recorder.recording(columns, text[0].shape[1] // self.captions.layers) as maps:
+            loss = self._errors(batch, text, generator).mean()
+        assert batch.masks is not None
+        by_size = maps.by_size(batch.latents.shape)
+        leak = attention_leak(by_size, batch.masks.to(loss.device), recipe.attention_full_identity)
+        return loss + recipe.attention_loss_weight * leak
+
+    def _errors(self, batch: Batch, text: tuple[Tensor, Tensor | None], generator: torch.Generator) -> Tensor:
+        recipe, weights = self.task.recipe, None
         if batch.masks is not None and recipe.background_loss_weight != 1:
             h, w = batch.latents.shape[-2:]
             weights = cell_weights(batch.masks, (h, w), recipe.background_loss_weight)
-        text = self._text(batch.captions)
-        if self.gaze is not None:
-            columns = self._columns(batch.captions) if watched and recipe.attention_loss_weight else ()
-            self.gaze.at(columns, text[0].shape[1] // self.captions.layers)
-        levels = NoiseSchedule.from_scheduler(self.model.scheduler)
         return noise_errors(
-            self.model.unet,
-            levels,
+            self.task.model.unet,
+            NoiseSchedule.from_scheduler(self.task.model.scheduler),
             batch.latents,
-            text,
-            batch.size_ids,
+            Conditioning(*text, batch.size_ids),
             generator,
-            recipe.snr_gamma,
-            weights,
-            recipe.noise_offset,
+            snr_gamma=recipe.snr_gamma,
+            weights=weights,
+            noise_offset=recipe.noise_offset,
         )
 
-    def _columns(self, captions: Sequence[int]) -> list[list[tuple[int, ...]]]:
-        return [[self.captions.columns(i, word) for word in self.owners[i]] for i in captions]
-
-    def _text(self, captions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        encoders, vectors = self.model.encoders, self.trained.vectors
-        if self.recipe.text_encoder != "none" or vectors:
-            return self.captions.features(encoders, captions, vectors)
-        for i in captions:
-            if i not in self.texts:
+    def _encode(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """tokens and pooled of these captions; cached if no parameter of the text is trained."""
+        encoders, embeddings = self.task.model.encoders, self.trainable.embeddings
+        if self.task.recipe.text_encoder != "none" or embeddings:
+            return self.captions.encode(encoders, indices, embeddings)
+        for i in indices:
+            if i not in self._text_cache:
                 with torch.no_grad():
-                    self.texts[i] = self.captions.features(encoders, [i], {})
-        tokens, pooled = zip(*(self.texts[i] for i in captions), strict=True)
-        return torch.cat(tokens), join_pooled(pooled)
+                    self._text_cache[i] = self.captions.encode(encoders, [i], {})
+        tokens, pooled = zip(*(self._text_cache[i] for i in indices), strict=True)
+        return torch.cat(tokens), None if pooled[0] is None else torch.cat(pooled)  # type: ignore[arg-type]
 
 
 @contextmanager
-def picture_objective(
-    model: Model, teachings: Sequence[TrainingSubject], recipe: Recipe, trained: Trained, class_latents: Sequence[Tensor]
-) -> Iterator[PictureObjective]:
-    """Within the block this is what the recipe trains on; raises TrainError where it needs masks that are not there."""
-    examples = [example for teaching in teachings for example in teaching.examples]
+def image_objective(
+    task: TrainingTask, trainable: Trainable, class_latents: Sequence[Tensor]
+) -> Iterator[ImageObjective]:
+    """The objective of a task on its images and class images; class_latents are generated ones (1, c, h, w).
+
+    Raises TrainError if the attention loss lacks masks.
+    """
+    model, recipe, examples = task.model, task.recipe, task.examples
     if recipe.attention_loss_weight and any(example.mask is None for example in examples):
         raise TrainError(
-            f"attention_loss_weight {recipe.attention_loss_weight}: keeps words in masks, but a picture has none; "
-            "put NAME.mask.png beside each, or set attention_loss_weight=0"
+            f"attention_loss_weight {recipe.attention_loss_weight}: an image has no mask; put NAME.mask.png next to "
+            "each image, or set attention_loss_weight=0"
         )
-    said = [example.caption or "" for example in examples]
-    prior, others = None, tuple[str, ...]()
-    if class_latents:
-        others = tuple(dict.fromkeys(caption for teaching in teachings for caption in teaching.class_captions()))
-        prior = batch_class_latents(model, class_latents, len(others), len(said))
-    elif given := collect_class_examples(teachings, recipe):
-        prior, others = encode_class_images(model, given, recipe, len(said))
-    counts = {
-        word: recipe.vectors_per_token for teaching in teachings for word in teaching.trigger_words[: recipe.num_new_tokens]
-    }
-    layers = count_cross_layers(model.unet) if recipe.per_layer_embeddings else 1
-    captions = read_captions(model.encoders, [*said, *others], counts, layers)
-    owners = [teaching.trigger_words[: recipe.num_new_tokens] for teaching in teachings for _ in teaching.examples]
-    pictures = encode_examples(
+    captions = [example.caption or "" for example in examples]
+    class_images, class_captions = _encode_class_images(task, class_latents, len(captions))
+    images = encode_examples(
         model,
         examples,
         flip_augmentation=recipe.flip_augmentation,
         max_aspect_ratio=recipe.max_aspect_ratio,
         size_conditioning=recipe.size_conditioning,
     )
+    layers = task.embedding_layers
     with ExitStack() as stack:
-        watched = recipe.attention_loss_weight or layers > 1
-        gaze = stack.enter_context(gazing(model.unet, layers, middle=True)) if watched else None
-        yield PictureObjective(model, recipe, pictures, prior, captions, trained, owners, gaze)
+        recorder = None
+        if recipe.attention_loss_weight or layers > 1:  # the recorder's processors also read text per layer
+            recorder = stack.enter_context(attention_recorder(model.unet, layers, include_middle=True))
+        yield ImageObjective(
+            task=task,
+            trainable=trainable,
+            images=images,
+            class_images=class_images,
+            captions=tokenize_captions(model.encoders, [*captions, *class_captions], task.vector_counts, layers),
+            words=[task.new_words(subject) for subject in task.subjects for _ in subject.examples],
+            recorder=recorder,
+        )
+
+
+def _encode_class_images(
+    task: TrainingTask, class_latents: Sequence[Tensor], first: int
+) -> tuple[LatentDataset | None, tuple[str, ...]]:
+    """Class images with their captions, which are numbered from first on; None without class images."""
+    if class_latents:
+        captions = task.class_captions
+        return batch_class_latents(task.model, class_latents, len(captions), first), captions
+    examples = task.class_examples
+    return encode_class_images(task.model, examples, task.recipe, first) if examples else (None, ())

@@ -1,4 +1,4 @@
-"""Optimizers by name, and how a recipe's rates rise and fall."""
+"""Optimizers by name, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ import torch
 from costars.errors import TrainError
 from costars.train.recipes import Recipe
 
-Groups = list[dict[str, Any]]
+ParameterGroups = list[dict[str, Any]]
 
 
-def _adamw(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
+def _adamw(groups: ParameterGroups, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(0.9, recipe.adam_beta2))
 
 
-def _adafactor(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
-    """At the rates that are given: not relative to a layer's scale, which is zero where an adapter begins."""
+def _adafactor(groups: ParameterGroups, recipe: Recipe) -> torch.optim.Optimizer:
+    """Adafactor at the given learning rates: rates relative to a layer's scale are zero for a new LoRA layer."""
     from transformers.optimization import Adafactor
 
     return Adafactor(groups, scale_parameter=False, relative_step=False, warmup_init=False)
 
 
-def _adamw8bit(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
+def _adamw8bit(groups: ParameterGroups, recipe: Recipe) -> torch.optim.Optimizer:
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
         raise TrainError(
             "optimizer adamw8bit: needs bitsandbytes; pip install 'costars[train8bit]', or use adafactor"
         ) from None
-    made: torch.optim.Optimizer = AdamW8bit(groups, betas=(0.9, recipe.adam_beta2))
-    return made
+    optimizer: torch.optim.Optimizer = AdamW8bit(groups, betas=(0.9, recipe.adam_beta2))
+    return optimizer
 
 
-OPTIMIZERS: Mapping[str, Callable[[Groups, Recipe], torch.optim.Optimizer]] = {
+OPTIMIZERS: Mapping[str, Callable[[ParameterGroups, Recipe], torch.optim.Optimizer]] = {
     "adamw": _adamw,
     "adafactor": _adafactor,
     "adamw8bit": _adamw8bit,
 }
 
 
-def optimizer_of(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; each group remembers the rate that it was given as initial_lr."""
+def make_optimizer(groups: ParameterGroups, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer; each group keeps its learning rate as initial_lr."""
     return OPTIMIZERS[recipe.optimizer]([group | {"initial_lr": group["lr"]} for group in groups], recipe)
 
 
-def rate_at(step: int, recipe: Recipe) -> float:
-    """By how much the rates are multiplied at a step: up in the first steps, down in a line in the last share."""
-    up = (step + 1) / recipe.lr_warmup_steps if recipe.lr_warmup_steps else 1.0
-    falling = recipe.steps * recipe.lr_decay_fraction
-    down = (recipe.steps - step) / falling if falling else 1.0
-    return min(1.0, up, down)
+def lr_factor(step: int, recipe: Recipe) -> float:
+    """Factor of the learning rates at a step: linear warmup, constant, linear decay over the last fraction."""
+    warmup = (step + 1) / recipe.lr_warmup_steps if recipe.lr_warmup_steps else 1.0
+    decay_steps = recipe.steps * recipe.lr_decay_fraction
+    decay = (recipe.steps - step) / decay_steps if decay_steps else 1.0
+    return min(1.0, warmup, decay)

@@ -1,37 +1,33 @@
-"""A sheet of what a concept in training has come to: its pictures, and the model's under the same captions."""
+"""Preview sheets: the training images of each concept, and images that the model generates for their captions."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from PIL import Image
 
 from costars.images.contact_sheet import make_grid
-from costars.model.model import Model
-from costars.model.prompt_weighting import unemphasised
-from costars.model.text_encoder import NOTHING_LEARNED
+from costars.model.prompt_weighting import escape_brackets
+from costars.model.text_encoder import NO_LEARNED_WORDS
 from costars.train.data.class_images import sample_latent
 from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject
+from costars.train.task import TrainingTask
 from costars.types import LearnedWords
 
 COLUMNS = 4
 
 
-def preview(
-    model: Model, teachings: Sequence[TrainingSubject], learned: LearnedWords = NOTHING_LEARNED, seed: int = 0
-) -> Image.Image:
-    """Two rows for each concept, drawn by the model as it now is; between two steps of `teach`."""
-    rows = []
-    for teaching in teachings:
-        shown = teaching.examples[:COLUMNS]
-        captions = [_said(example, teaching) for example in shown]
-        drawn = [sample_latent(model, unemphasised(caption), seed + i, learned) for i, caption in enumerate(captions)]
-        rows += [[e.image for e in shown], [model.decode(latent) for latent in drawn]]
-    return make_grid(rows, captions=[f"{t.name}: {what}" for t in teachings for what in ("as given", "as drawn")])
+def make_preview(task: TrainingTask, learned: LearnedWords = NO_LEARNED_WORDS, seed: int = 0) -> Image.Image:
+    """Two rows per concept, training and generated images, from the current model between two steps of `train`."""
+    rows, model = [], task.model
+    for subject in task.subjects:
+        examples = subject.examples[:COLUMNS]
+        prompts = [escape_brackets(_caption(example, subject)) for example in examples]
+        latents = [sample_latent(model, prompt, seed + i, learned) for i, prompt in enumerate(prompts)]
+        rows += [[example.image for example in examples], [model.decode(latent) for latent in latents]]
+    return make_grid(rows, captions=[f"{s.name}: {kind}" for s in task.subjects for kind in ("training", "generated")])
 
 
-def _said(example: Example, teaching: TrainingSubject) -> str:
-    """The example's caption, unless it says who is in the picture: then the concept alone."""
+def _caption(example: Example, subject: TrainingSubject) -> str:
+    """The example's caption; a caption that names several concepts is replaced by one of the subject alone."""
     caption = example.caption or ""
-    return caption if caption and "{" not in caption else f"a {teaching.trigger} {teaching.class_name}"
+    return caption if caption and "{" not in caption else f"a {subject.trigger} {subject.class_name}"

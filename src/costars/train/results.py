@@ -1,16 +1,75 @@
-"""What was taught, as files."""
+"""The concepts that a training run results in, and their files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from costars.concepts.saving import write_concept
-from costars.train.loop import Taught
+from costars.train.data.subject import TrainingSubject
+from costars.train.run import TrainingRun
+from costars.train.task import TrainingTask
+from costars.types import Concept
+
+_LOSS_STEPS = 20  # at the end of the run, over which a card's loss is averaged
 
 
-def write(taught: Taught, targets: Sequence[Path]) -> None:
-    """Write each concept to its .safetensors with a card; a file appears whole or not at all."""
-    for concept, target in zip(taught.concepts, targets, strict=True):
-        said = {"name": concept.name, "class_name": concept.class_name, "trigger": concept.trigger}
-        write_concept(concept, said | taught.card, target)
+@dataclass(frozen=True)
+class TrainingResult:
+    """The trained concepts, in the order of the subjects, and the facts for their cards."""
+
+    concepts: tuple[Concept, ...]
+    card: dict[str, Any]
+
+
+def make_result(run: TrainingRun) -> TrainingResult:
+    """The result of a run in its current state."""
+    return TrainingResult(tuple(_make_concept(run, subject) for subject in run.task.subjects), _make_card(run))
+
+
+def _make_concept(run: TrainingRun, subject: TrainingSubject) -> Concept:
+    per_layer = run.recipe.per_layer_embeddings
+    return Concept(
+        subject.name,
+        subject.class_name,
+        subject.trigger,
+        run.task.model.info.family,
+        run.trainable.adapter(),
+        subject.name,
+        "",
+        format="costars",
+        tokens=run.trainable.concept_tokens(run.task.new_words(subject), per_layer),
+        per_layer=per_layer,
+        weights=run.trainable.full_weights(),
+    )
+
+
+def _make_card(run: TrainingRun) -> dict[str, Any]:
+    task, losses = run.task, run.losses[-_LOSS_STEPS:]
+    return {
+        "base_model": _model_name(task),
+        "base_sha256": task.model.info.sha256,
+        "family": task.model.info.family,
+        "pictures": len(task.examples),
+        "class_images": sum(len(subject.class_examples) for subject in task.subjects),
+        "recipe": asdict(task.recipe),
+        "seconds": round(run.seconds, 1),
+        "loss": round(sum(losses) / len(losses), 5),
+        "device": task.model.device.type,
+        "per_layer": task.recipe.per_layer_embeddings,
+    }
+
+
+def _model_name(task: TrainingTask) -> str:
+    """The model's name without the folders of this machine: concept files are shared."""
+    name = task.model.info.name
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def write_concepts(result: TrainingResult, targets: Sequence[Path]) -> None:
+    """Write each concept to its .safetensors file with a card; each file is written atomically."""
+    for concept, target in zip(result.concepts, targets, strict=True):
+        facts = {"name": concept.name, "class_name": concept.class_name, "trigger": concept.trigger}
+        write_concept(concept, facts | result.card, target)

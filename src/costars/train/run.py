@@ -1,10 +1,10 @@
-"""A training run: its steps, and how it is kept and gone on with."""
+"""A training run: its optimizer steps and its checkpoint."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,144 +13,166 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from costars.errors import TrainError
-from costars.model.model import Model
-from costars.train import checkpoint
-from costars.train.data.subject import TrainingSubject, hash_subjects
+from costars.train.checkpoint import collect_state, load_checkpoint, load_state, save_checkpoint
+from costars.train.data.subject import hash_subjects
 from costars.train.objective import Objective
-from costars.train.optimizers import optimizer_of, rate_at
+from costars.train.optimizers import lr_factor, make_optimizer
 from costars.train.recipes import Recipe, flatten_settings
-from costars.train.trainable import Trained
+from costars.train.task import TrainingTask
+from costars.train.trainable import Trainable
 
 _OBJECTIVE = "objective/"
-_ANEW = "begin anew with --replace in place of --resume"
-# What may be another when a run is gone on with.
-FREE = ("steps", "unet_lr", "text_encoder_lr", "embedding_lr", "max_grad_norm", "lr_decay_fraction", "precision")
+_START_AGAIN = "start again with --replace instead of --resume"
+# Settings that may change when a run is resumed.
+RESUMABLE_SETTINGS = (
+    "steps",
+    "unet_lr",
+    "text_encoder_lr",
+    "embedding_lr",
+    "max_grad_norm",
+    "lr_decay_fraction",
+    "precision",
+)
 
 
-@dataclass
-class Run:
-    """Parameters, optimizer and objective, and how far they are; losses are of every step so far."""
+@dataclass(kw_only=True)
+class TrainingRun:
+    """Parameters, optimizer and objective of a task and their progress; losses has one value per step."""
 
-    model: Model
-    recipe: Recipe
-    trained: Trained
+    task: TrainingTask
+    trainable: Trainable
     objective: Objective
     processes: PartialState
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
-    pictures: str = ""  # the sha256 of what is taught
-    whole: bool = True  # no step is half taken
+    subjects_sha256: str
+    is_consistent: bool = True  # False while an optimizer step is under way
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
-    kept: bool = False  # there is a checkpoint of its own
+    has_checkpoint: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """The task's recipe."""
+        return self.task.recipe
 
     def take_step(self) -> None:
-        """One step of the optimizer; raises TrainError, and changes nothing, where loss or gradients are no numbers."""
+        """Take one optimizer step. Raises TrainError, without changing a parameter, for non-finite loss or gradients."""
         with self._autocast():
-            self.objective.before(self.step)
-        for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
-            group["lr"] = rate
+            self.objective.prepare_step(self.step)
+        for group, lr in zip(self.optimizer.param_groups, self._learning_rates(), strict=True):
+            group["lr"] = lr
         self.optimizer.zero_grad()
-        loss = sum(self._part(part) for part in range(self.recipe.gradient_accumulation_steps))
-        live = self._averaged()
-        norm = nn.utils.clip_grad_norm_(live, self.recipe.max_grad_norm or math.inf, foreach=True)
+        loss = sum(self._accumulate(part) for part in range(self.recipe.gradient_accumulation_steps))
+        parameters = self._reduce_gradients()
+        norm = nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm or math.inf, foreach=True)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
-            again = "go on from the checkpoint" if self.kept else "begin anew"
-            raise TrainError(
-                f"step {self.step + 1}: the loss is {loss:.3g} and its slope {float(norm):.3g}, so it stops here; "
-                f"{again} with lower rates, or with precision=fp32"
-            )
-        self.whole = False
+            raise TrainError(self._describe_divergence(loss, float(norm)))
+        self.is_consistent = False
         self.optimizer.step()
         self.step += 1
         self.losses.append(loss)
-        self.whole = True
-        self._stop_words()
+        self.is_consistent = True
+        self._freeze_embeddings_at_threshold()
+
+    def _describe_divergence(self, loss: float, norm: float) -> str:
+        what = f"loss ({loss:.3g})" if not math.isfinite(loss) else f"gradient norm ({norm:.3g})"
+        kept = "the last checkpoint is kept; resume it" if self.has_checkpoint else "start again"
+        step = self.step + 1
+        return f"non-finite {what} at step {step}; training stopped, {kept} with lower learning rates or precision=fp32"
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+        return torch.autocast(self.task.model.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
-    def _part(self, part: int) -> float:
-        """The loss of one batch of a step, its gradients added up."""
-        turn = (self.step * self.recipe.gradient_accumulation_steps + part) * self.processes.num_processes
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + turn + self.processes.process_index)
+    def _accumulate(self, part: int) -> float:
+        """Add the gradients of one batch of the step; returns its share of the loss."""
+        index = (self.step * self.recipe.gradient_accumulation_steps + part) * self.processes.num_processes
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + index + self.processes.process_index)
         with self._autocast():
-            error = self.objective.loss(generator) / self.recipe.gradient_accumulation_steps
-        error.backward()  # type: ignore[no-untyped-call]
-        return float(error.detach())
+            loss = self.objective.loss(generator) / self.recipe.gradient_accumulation_steps
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
-    def _averaged(self) -> list[nn.Parameter]:
-        """What moves in this step, its gradients the mean over the processes; other gradients are dropped."""
-        several, groups = self.processes.num_processes > 1, self.optimizer.param_groups
-        live = [p for group in groups if group["lr"] for p in group["params"] if p.requires_grad]
-        live = [p for p in live if several or p.grad is not None]
-        for parameter in {*self.parameters.values()} - {*live}:
+    def _reduce_gradients(self) -> list[nn.Parameter]:
+        """Average gradients over the processes; returns the parameters that this step changes, drops other gradients."""
+        is_distributed, groups = self.processes.num_processes > 1, self.optimizer.param_groups
+        active = [p for group in groups if group["lr"] for p in group["params"] if p.requires_grad]
+        active = [p for p in active if is_distributed or p.grad is not None]
+        for parameter in {*self.parameters.values()} - {*active}:
             parameter.grad = None
-        for parameter in live if several else ():
-            # A word that this process did not read may be in another's batch: all must reduce the same ones.
+        for parameter in active if is_distributed else ():
+            # A word that is not in this process's batch may be in another's: all processes reduce the same parameters.
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             torch.distributed.all_reduce(parameter.grad)
             parameter.grad /= self.processes.num_processes
-        return live
+        return active
 
-    def _rates(self) -> list[float]:
-        """The groups' rates; what is not words waits until they have learned alone."""
-        share, waits = rate_at(self.step, self.recipe), self.step < self.recipe.embedding_only_steps
-        return [g["initial_lr"] * share * float(g["words"] or not waits) for g in self.optimizer.param_groups]
+    def _learning_rates(self) -> list[float]:
+        """Current learning rates of the groups; 0 for all but embeddings in the first embedding_only_steps."""
+        factor, embeddings_only = lr_factor(self.step, self.recipe), self.step < self.recipe.embedding_only_steps
+        return [
+            group["initial_lr"] * factor * float(group["is_embedding"] or not embeddings_only)
+            for group in self.optimizer.param_groups
+        ]
 
-    def _stop_words(self) -> None:
-        if self.recipe.embedding_norm_threshold and self.trained.words_norm() >= self.recipe.embedding_norm_threshold:
-            self.trained.freeze_words()
+    def _freeze_embeddings_at_threshold(self) -> None:
+        threshold = self.recipe.embedding_norm_threshold
+        if threshold and self.trainable.embedding_norm() >= threshold:
+            self.trainable.freeze_embeddings()
 
-    def save(self, kept: Path) -> None:
-        """Write all that the run needs to go on."""
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
         facts = {"step": str(self.step), "seconds": str(self.seconds), "losses": json.dumps(self.losses)}
-        facts |= {"recipe": json.dumps(asdict(self.recipe)), "base_sha256": self.model.facts.sha256}
-        facts["pictures_sha256"] = self.pictures
-        own = {f"{_OBJECTIVE}{key}": tensor for key, tensor in self.objective.state().items()}
-        checkpoint.save(kept, checkpoint.state_of(self.parameters, self.optimizer) | own, facts)
-        self.kept = True
+        facts |= {"recipe": json.dumps(asdict(self.recipe)), "base_sha256": self.task.model.info.sha256}
+        facts["pictures_sha256"] = self.subjects_sha256
+        objective = {f"{_OBJECTIVE}{key}": tensor for key, tensor in self.objective.state().items()}
+        save_checkpoint(path, collect_state(self.parameters, self.optimizer) | objective, facts)
+        self.has_checkpoint = True
 
-    def restore(self, kept: Path) -> None:
-        """Be where a checkpoint is; raises TrainError for one of another run."""
-        tensors, facts = checkpoint.load(kept)
-        texts = (facts.get("recipe", "{}"), json.dumps(asdict(self.recipe)))
-        before, now = (flatten_settings(json.loads(text)) for text in texts)
-        for name, value in now.items():
-            if before.get(name) != value and name not in FREE:
-                raise TrainError(f"{kept.name}: was begun with {name}={before.get(name)}, now it is {value}; {_ANEW}")
-        if facts.get("base_sha256") != self.model.facts.sha256:
-            raise TrainError(f"{kept.name}: was begun on another model; {_ANEW}")
-        if facts.get("pictures_sha256") != self.pictures:
-            raise TrainError(
-                f"{kept.name}: the pictures, captions or concepts are others than when it was begun; {_ANEW}"
-            )
-        checkpoint.put_state(tensors, self.parameters, self.optimizer)
-        self.objective.restore(_own(tensors))
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises TrainError if it belongs to another run."""
+        tensors, facts = load_checkpoint(path)
+        self._check_same_run(path, facts)
+        load_state(tensors, self.parameters, self.optimizer)
+        self.objective.restore(_objective_state(tensors))
         self.step, self.seconds, self.losses = int(facts["step"]), float(facts["seconds"]), json.loads(facts["losses"])
-        self.kept = True
-        self._stop_words()
+        self.has_checkpoint = True
+        self._freeze_embeddings_at_threshold()
+
+    def _check_same_run(self, path: Path, facts: Mapping[str, str]) -> None:
+        # The current recipe is compared as JSON too: tuples become lists.
+        texts = (facts.get("recipe", "{}"), json.dumps(asdict(self.recipe)))
+        saved, current = (flatten_settings(json.loads(text)) for text in texts)
+        for name, value in current.items():
+            if saved.get(name) != value and name not in RESUMABLE_SETTINGS:
+                raise TrainError(
+                    f"{path.name}: started with {name}={saved.get(name)}, now {name}={value}; {_START_AGAIN}"
+                )
+        if facts.get("base_sha256") != self.task.model.info.sha256:
+            raise TrainError(f"{path.name}: started on another model; {_START_AGAIN}")
+        if facts.get("pictures_sha256") != self.subjects_sha256:
+            raise TrainError(f"{path.name}: images, captions or concepts have changed since the start; {_START_AGAIN}")
 
 
-def of_objective(kept: Path) -> tuple[int, dict[str, Tensor]]:
-    """How many steps a checkpoint has, and what its objective keeps."""
-    tensors, facts = checkpoint.load(kept)
-    return int(facts["step"]), _own(tensors)
+def start_run(task: TrainingTask, trainable: Trainable, objective: Objective, processes: PartialState) -> TrainingRun:
+    """A run at step 0."""
+    return TrainingRun(
+        task=task,
+        trainable=trainable,
+        objective=objective,
+        processes=processes,
+        parameters=trainable.named_parameters(),
+        optimizer=make_optimizer(trainable.parameter_groups(task.recipe), task.recipe),
+        subjects_sha256=hash_subjects(task.subjects),
+    )
 
 
-def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_objective_state(path: Path) -> tuple[int, dict[str, Tensor]]:
+    """The number of steps of a checkpoint, and the state of its objective."""
+    tensors, facts = load_checkpoint(path)
+    return int(facts["step"]), _objective_state(tensors)
+
+
+def _objective_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(_OBJECTIVE): t for key, t in tensors.items() if key.startswith(_OBJECTIVE)}
-
-
-def begun(
-    model: Model,
-    teachings: Sequence[TrainingSubject],
-    recipe: Recipe,
-    trained: Trained,
-    objective: Objective,
-    processes: PartialState,
-) -> Run:
-    """A run at its beginning."""
-    optimizer = optimizer_of(trained.groups(recipe), recipe)
-    return Run(model, recipe, trained, objective, processes, trained.parameters(), optimizer, hash_subjects(teachings))

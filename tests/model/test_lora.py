@@ -1,4 +1,4 @@
-"""Adapters: one per row equals one at a time as diffusers loads them, and nothing is left behind."""
+"""Adapters: one per row equals one at a time in peft, and nothing is left behind."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from costars.errors import ConceptError
-from costars.model.lora import changes, concatenated, one_adapter_per_row, scaled, text_adapter
+from costars.model.lora import concatenate_adapters, one_adapter_per_row, scale_adapter, text_adapter, weight_changes
 from costars.types import LowRank
 
 ROWS = [None, "a", "b", "a"]
@@ -81,12 +81,12 @@ def test_nothing_is_left_after_the_block_or_an_error_in_it(tiny, concepts, trace
 @pytest.mark.parametrize(
     ("path", "size", "said"),
     [
-        ("down_blocks.9.to_q", (8, 8), "changes the layer 'down_blocks.9.to_q', which this model does not have"),
+        ("down_blocks.9.to_q", (8, 8), "changes layer 'down_blocks.9.to_q', which this model does not have"),
         ("mid_block", (8, 8), "'mid_block', which this model does not have"),
         (
             "mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
             (320, 320),
-            "is 320 -> 320, but the model's is 48 -> 48; it was made for another base model",
+            "is 320 -> 320, the model's is 48 -> 48; it was made for another base model",
         ),
     ],
 )
@@ -120,19 +120,19 @@ def change(layer: nn.Module, adapters: dict, rows: list, x: torch.Tensor) -> tor
 def test_concatenated_is_the_sum(ranks, seed):
     parts = [{"m.layer": low_rank(rank, seed + i)} for i, rank in enumerate(ranks)]
     layer, x = nn.Linear(6, 5), torch.randn(1, 7, 6)
-    together = change(layer, {"all": concatenated(parts)}, ["all"], x)
+    together = change(layer, {"all": concatenate_adapters(parts)}, ["all"], x)
     alone = sum(change(layer, {"one": p}, ["one"], x) for p in parts)
     assert torch.allclose(together, alone, atol=1e-4)
 
 
 def test_concatenated_keeps_layers_that_only_one_part_has():
-    joined = concatenated([{"m.x": low_rank(2, 0)}, {"m.y": low_rank(3, 1)}, {"m.x": low_rank(1, 2)}])
+    joined = concatenate_adapters([{"m.x": low_rank(2, 0)}, {"m.y": low_rank(3, 1)}, {"m.x": low_rank(1, 2)}])
     assert {path: len(entry.down) for path, entry in joined.items()} == {"m.x": 3, "m.y": 3}
 
 
 @given(st.floats(0, 4), st.lists(st.integers(1, 5), min_size=2, max_size=3))
 def test_rows_with_adapters_of_any_rank_and_scale_have_their_own_product(weight, ranks):
-    adapters = {str(i): scaled({"m.layer": low_rank(rank, i)}, weight) for i, rank in enumerate(ranks)}
+    adapters = {str(i): scale_adapter({"m.layer": low_rank(rank, i)}, weight) for i, rank in enumerate(ranks)}
     x = torch.randn(len(ranks) + 1, 4, 6)
     out = change(nn.Linear(6, 5), adapters, [None, *adapters], x)
     assert torch.equal(out[0], torch.zeros(4, 5))
@@ -153,7 +153,7 @@ def test_a_convolution_with_an_adapter_equals_one_with_merged_weights(stride):
 
 
 def test_a_batch_of_another_size_than_announced_is_refused():
-    with pytest.raises(ValueError, match="1 rows were announced to the adapters, 2 came"):
+    with pytest.raises(ValueError, match="adapters are set for 1 rows, the call has 2"):
         change(nn.Linear(6, 5), {"a": {"m.layer": low_rank(2, 0)}}, ["a"], torch.randn(2, 4, 6))
 
 
@@ -178,7 +178,7 @@ def test_a_whole_weight_is_an_exact_low_rank(layer):
     weight = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0))
     module, x = nn.ModuleDict({"layer": layer}), torch.randn(2, *((7, 7) if weight.ndim == 4 else ()), weight.shape[1])
     x = x.movedim(-1, 1) if weight.ndim == 4 else x
-    adapter = changes({"m.layer": weight}, {"m": module}, "mine")
+    adapter = weight_changes({"m.layer": weight}, {"m": module}, "mine")
     entry = adapter["m.layer"]
     assert entry.up.ndim == entry.down.ndim == weight.ndim and entry.down.shape[2:] == weight.shape[2:]
     out = change(layer, {"a": adapter}, ["a", None], x)
@@ -197,5 +197,5 @@ def test_a_whole_weight_is_an_exact_low_rank(layer):
     [(nn.Linear(6, 5), (5, 6, 1, 1)), (nn.Conv2d(6, 5, 3), (5, 6)), (nn.LayerNorm(6), (6,)), (nn.Conv2d(6, 5, 3), ())],
 )
 def test_a_whole_weight_of_another_shape_is_refused(layer, shape):
-    with pytest.raises(ConceptError, match=r"concept 'mine': brings 'm\.layer' of .*; it was made for another base"):
-        changes({"m.layer": torch.ones(shape)}, {"m": nn.ModuleDict({"layer": layer})}, "mine")
+    with pytest.raises(ConceptError, match=r"concept 'mine': its weight 'm\.layer' is .*; it was made for another base"):
+        weight_changes({"m.layer": torch.ones(shape)}, {"m": nn.ModuleDict({"layer": layer})}, "mine")

@@ -1,4 +1,4 @@
-"""ControlNets from disk, and what is refused."""
+"""ControlNets: loading, images, and rejected ones."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from diffusers import ControlNetModel
 from PIL import Image
 
 from costars.errors import ModelError, SceneError
-from costars.model.controlnet import check_control_net, control_image, load_control_net
+from costars.model.controlnet import check_controlnet, load_control_image, load_controlnet
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def folder(tiny, tmp_path_factory):
 
 
 def test_a_control_net_is_loaded_frozen(tiny, folder):
-    net = load_control_net(folder, "pose", tiny)
+    net = load_controlnet(folder, "pose", tiny)
     assert not net.training and not any(p.requires_grad for p in net.parameters())
     assert net.config["cross_attention_dim"] == tiny.unet.config["cross_attention_dim"]
 
@@ -26,12 +26,12 @@ def test_a_control_net_is_loaded_frozen(tiny, folder):
 @pytest.mark.parametrize("part", ["unet", "nothing"])
 def test_what_is_no_control_net_is_refused(tiny, golden, part):
     with pytest.raises(ModelError, match=r"controls\.model 'pose': no ControlNet in safetensors"):
-        load_control_net(golden / "tiny-sdxl" / part, "pose", tiny)
+        load_controlnet(golden / "tiny-sdxl" / part, "pose", tiny)
 
 
 def test_the_picture_is_brought_to_the_size_of_the_scene(tiny, tmp_path):
     Image.new("L", (30, 15), 255).save(tmp_path / "pose.png")
-    image = control_image("pose.png", tmp_path, (64, 32), tiny)
+    image = load_control_image("pose.png", tmp_path, (64, 32), tiny)
     assert image.shape == (1, 3, 32, 64) and bool((image == 1).all()) and image.dtype is torch.float32
 
 
@@ -39,18 +39,18 @@ def test_a_picture_that_is_none_is_refused(tiny, tmp_path):
     (tmp_path / "pose.png").write_text("no picture")
     for name in ("pose.png", "gone.png"):
         with pytest.raises(SceneError, match=f"controls.image '{name}': cannot be read as a picture; check the path"):
-            control_image(name, tmp_path, (64, 32), tiny)
+            load_control_image(name, tmp_path, (64, 32), tiny)
 
 
 def test_a_picture_of_another_shape_is_refused_not_squashed(tiny, tmp_path):
     Image.new("L", (200, 50)).save(tmp_path / "pose.png")
-    with pytest.raises(SceneError, match="is 200 x 50 px, the picture 64 x 64; give one of the same shape"):
-        control_image("pose.png", tmp_path, (64, 64), tiny)
+    with pytest.raises(SceneError, match="is 200 x 50 px, but the picture is 64 x 64 px; give one of the same aspect ratio"):
+        load_control_image("pose.png", tmp_path, (64, 64), tiny)
 
 
 def test_the_family_is_checked_also_of_a_net_that_is_loaded_already(tiny, folder):
-    net = load_control_net(folder, "pose", tiny)
-    check_control_net(net, "pose", tiny)
+    net = load_controlnet(folder, "pose", tiny)
+    check_controlnet(net, "pose", tiny)
     net.register_to_config(cross_attention_dim=768)
-    with pytest.raises(ModelError, match=r"reads text of width 768, the model 'tiny' of 64 .sdxl.; use a ControlNet"):
-        check_control_net(net, "pose", tiny)
+    with pytest.raises(ModelError, match=r"reads text of width 768, but the model 'tiny' .sdxl. of 64; use a ControlNet"):
+        check_controlnet(net, "pose", tiny)
