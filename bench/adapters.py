@@ -67,14 +67,14 @@ def medians(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
 def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
     """Print the table for one number of concepts; a pair of rows each."""
     k = len(concepts)
-    size = (2 * k, model.facts.latent_channels, *model.latent_size(model.facts.size_px))
+    size = (2 * k, model.info.latent_channels, *model.latent_size(model.info.size_px))
     latents, text = torch.randn(size), model.encode_text("a woman in a park")
     rows = [c.name for c in concepts for _ in range(2)]
 
     def call(start: int = 0, stop: int = 2 * k) -> torch.Tensor:
         count = stop - start
         tokens, pooled = text.tokens.expand(count, -1, -1), text.pooled.expand(count, -1)
-        own = Conditioning(tokens, pooled, model.size_ids(model.facts.size_px))
+        own = Conditioning(tokens, pooled, model.size_ids(model.info.size_px))
         return predict_noise(model.unet, latents[start:stop], torch.tensor(500), own)
 
     own = {c.name: c.adapter for c in concepts}

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers import schedulers as diffusers_schedulers
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from costars.model.families import attention_layers
-from costars.model.load import CONFIGS, SDXL_PARTS
-from costars.model.single_file import tokenizer_of
+from costars.model.families import FAMILIES, attention_layers
+from costars.model.single_file import CONFIGS, load_tokenizer
 from costars.studio import DTYPES
 
 RANK, CELL_PX = 16, 8
@@ -37,7 +36,6 @@ TINY: dict[str, dict[str, Any]] = {
     "text_encoder": _NARROW,
     "text_encoder_2": {**_NARROW, "projection_dim": 32},
 }
-TOKENIZER = "tokenizer_config.json"
 
 
 def asked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, torch.device, str]:
@@ -79,17 +77,14 @@ def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device:
     def told(part: str) -> dict[str, Any]:
         return {**json.loads((config / part / "config.json").read_text()), **small.get(part, {})}
 
-    def clip(kind: Any, part: str) -> Any:
-        return kind(CLIPTextConfig(**told(part)))
-
     with device:
         unet = UNet2DConditionModel.from_config({**told("unet"), "sample_size": size_px // CELL_PX})
         parts = {"unet": unet, "vae": AutoencoderKL.from_config(told("vae"))}
-        parts["text_encoder"] = clip(CLIPTextModel, "text_encoder")
-        if family == "sdxl":
-            parts["text_encoder_2"] = clip(CLIPTextModelWithProjection, "text_encoder_2")
+        for encoder in FAMILIES[family].text_encoders:
+            text_config = transformers.CLIPTextConfig(**told(encoder.name))
+            parts[encoder.name] = getattr(transformers, encoder.model_class)(text_config)
     parts = {name: module.to(kind) for name, module in parts.items()}
-    tokenizers = {name: tokenizer_of(config / name) for name in SDXL_PARTS if (config / name / TOKENIZER).is_file()}
+    tokenizers = {e.tokenizer: load_tokenizer(config / e.tokenizer) for e in FAMILIES[family].text_encoders}
     scheduler = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
     scheduler = getattr(diffusers_schedulers, scheduler["_class_name"]).from_config(scheduler)
     rest: dict[str, Any] = {"scheduler": scheduler, **tokenizers}

@@ -105,7 +105,7 @@ def pipeline_row(model: Model, rounds: int) -> float:
         left_out |= {"requires_safety_checker": False}
     pipeline = kind(unet=model.unet, vae=model.vae, scheduler=model.scheduler, **left_out)
     pipeline.set_progress_bar_config(disable=True)
-    width, height = model.facts.size_px
+    width, height = model.info.size_px
     size = {"width": width, "height": height, "num_inference_steps": PIPELINE_STEPS, "output_type": "latent"}
 
     def run(pictures: int) -> Callable[[], object]:
@@ -146,10 +146,10 @@ def official(model: Model, k: int, rounds: int) -> float:
 
 def call(model: Model, text: Text, rows: int) -> object:
     """One call of the UNet as it stands."""
-    h, w = model.latent_size(model.facts.size_px)
-    sample = torch.randn(rows, model.facts.latent_channels, h, w).to(model.device, model.dtype)
+    h, w = model.latent_size(model.info.size_px)
+    sample = torch.randn(rows, model.info.latent_channels, h, w).to(model.device, model.dtype)
     pooled = None if text.pooled is None else text.pooled.expand(rows, -1)
-    own = Conditioning(text.tokens[0:1].expand(rows, -1, -1), pooled, model.size_ids(model.facts.size_px))
+    own = Conditioning(text.tokens[0:1].expand(rows, -1, -1), pooled, model.size_ids(model.info.size_px))
     return predict_noise(model.unet, sample, torch.tensor(500, device=model.device), own)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from costars.model.offload import Portion
+from costars.model.offload import MicroBatcher
 from costars.sample.attention_processor import Moment
 from costars.sample.batch import batch_of, positions_in
 from costars.types import ControlNet, DenoisingPath
@@ -24,7 +24,7 @@ def noise(model, paths, controls=(), progress=0.0):
             moment,
             None,
             controls,
-            Portion(model.max_rows, model.device),
+            MicroBatcher(model.max_rows, model.device),
         )
 
 
@@ -111,7 +111,7 @@ def test_each_layer_reads_its_own_tokens_down_mid_up(tiny_double, monkeypatch):
             moment,
             None,
             (),
-            Portion(0, CPU),
+            MicroBatcher(0, CPU),
         )
     for _, layer in layers:
         layer.to_k._forward_hooks.clear()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from costars.model.schedulers import scheduler_of
+from costars.model.schedulers import make_scheduler
 from costars.sample.batch import rows_of
 from costars.sample.loop import denoise, only, sampler
-from costars.types import Path, Text
+from costars.types import DenoisingPath, Text
 
 SIZE = (64, 64)
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def run(model, paths, combine=first, steps=4, start=0, guidance_scale=3.0):
 
 @pytest.mark.parametrize(("scheduler", "guidance_scale"), [("euler", 5.0), ("ddim", 5.0), ("euler", 1.0), ("dpm", 5.0)])
 def test_a_single_path_equals_the_pipeline_of_diffusers(tiny, pipeline, scheduler, guidance_scale):
-    pipeline.scheduler = scheduler_of(scheduler, pipeline.scheduler)
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
     noise = tiny.initial_noise(SIZE, 3)
     expected = pipeline(
         "a man in the forest",
@@ -59,9 +59,9 @@ def test_a_single_path_equals_the_pipeline_of_diffusers(tiny, pipeline, schedule
         guidance_scale=guidance_scale,
         output_type="latent",
     ).images
-    plan = sampler(scheduler_of(scheduler, tiny.scheduler), 10, CPU, SIZE, guidance_scale, seed=3)
+    plan = sampler(make_scheduler(scheduler, tiny.scheduler), 10, CPU, SIZE, guidance_scale, seed=3)
     negative = tiny.encode_text("blurry") if guidance_scale > 1 else None
-    path = Path("global", tiny.encode_text("a man in the forest"), negative)
+    path = DenoisingPath("global", tiny.encode_text("a man in the forest"), negative)
     *_, step = denoise(tiny, plan.noise(tiny), [path], plan)
     assert torch.allclose(step.latent, expected, atol=1e-4, rtol=0)
 
@@ -69,8 +69,8 @@ def test_a_single_path_equals_the_pipeline_of_diffusers(tiny, pipeline, schedule
 @pytest.mark.parametrize(("max_rows", "sizes"), [(0, [7]), (3, [3, 3, 1]), (2, [2, 2, 2, 1]), (9, [7])])
 def test_all_rows_go_in_one_call_that_max_rows_splits(max_rows, sizes):
     model = stub(max_rows)
-    replay = Path("layout", text(9), replay=torch.zeros(5, 4, 2, 2))
-    pairs = [Path(name, text(1), text(0)) for name in ("global", "a", "b")]
+    replay = DenoisingPath("layout", text(9), replay=torch.zeros(5, 4, 2, 2))
+    pairs = [DenoisingPath(name, text(1), text(0)) for name in ("global", "a", "b")]
     step = next(run(model, [replay, *pairs]))
     assert [len(call) for call in model.unet.calls] == sizes
     assert step.rows == 7
@@ -80,8 +80,8 @@ def test_all_rows_go_in_one_call_that_max_rows_splits(max_rows, sizes):
 def test_combine_sees_every_path_in_order_with_the_unconditional_half_first(max_rows):
     seen = []
     paths = [
-        Path("layout", text(9), replay=torch.zeros(5, 4, 2, 2)),
-        *(Path(name, text(10 + i), text(i)) for i, name in enumerate(("global", "a", "b"))),
+        DenoisingPath("layout", text(9), replay=torch.zeros(5, 4, 2, 2)),
+        *(DenoisingPath(name, text(10 + i), text(i)) for i, name in enumerate(("global", "a", "b"))),
     ]
 
     def combine(noise):
@@ -93,8 +93,8 @@ def test_combine_sees_every_path_in_order_with_the_unconditional_half_first(max_
 
 
 def test_guidance_goes_from_the_unconditional_noise_past_the_conditional_one():
-    (once,) = run(stub(), [Path("global", text(2), text(1))], steps=1, guidance_scale=3.0)
-    (direct,) = run(stub(), [Path("global", text(1 + 3 * (2 - 1)))], steps=1)
+    (once,) = run(stub(), [DenoisingPath("global", text(2), text(1))], steps=1, guidance_scale=3.0)
+    (direct,) = run(stub(), [DenoisingPath("global", text(1 + 3 * (2 - 1)))], steps=1)
     assert torch.allclose(once.latent, direct.latent)
     assert (once.rows, direct.rows) == (2, 1)
 
@@ -102,18 +102,18 @@ def test_guidance_goes_from_the_unconditional_noise_past_the_conditional_one():
 def test_a_replayed_row_follows_its_stored_latents():
     model = stub()
     stored = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 2, 2)
-    list(run(model, [Path("layout", text(0), replay=stored), Path("global", text(1), text(0))], start=1))
+    list(run(model, [DenoisingPath("layout", text(0), replay=stored), DenoisingPath("global", text(1), text(0))], start=1))
     assert [call[0, 0, 0, 0].item() for call in model.unet.calls] == [1, 2, 3]
 
 
 def test_steps_are_counted_from_the_start_to_the_end():
-    steps = list(run(stub(), [Path("global", text(1), text(0))], steps=5, start=2))
+    steps = list(run(stub(), [DenoisingPath("global", text(1), text(0))], steps=5, start=2))
     assert [(s.index, s.of, s.rows) for s in steps] == [(2, 5, 2), (3, 5, 4), (4, 5, 6)]
 
 
 def test_the_pair_that_a_rule_compares_comes_first():
-    layout = Path("layout", text(9), replay=torch.zeros(5, 4, 2, 2))
-    rows = rows_of([layout, *(Path(n, text(1), text(0)) for n in ("global", "a"))])
+    layout = DenoisingPath("layout", text(9), replay=torch.zeros(5, 4, 2, 2))
+    rows = rows_of([layout, *(DenoisingPath(n, text(1), text(0)) for n in ("global", "a"))])
     named = [(r.path.name, r.conditional) for r in rows]
     assert named[:2] == [("layout", True), ("global", True)]
     assert sorted(named[2:]) == [("a", False), ("a", True), ("global", False)]
@@ -122,7 +122,7 @@ def test_the_pair_that_a_rule_compares_comes_first():
 def test_the_models_own_scheduler_is_not_moved(tiny):
     before = dict(vars(tiny.scheduler))
     plan = sampler(tiny.scheduler, 3, CPU, SIZE, 1.0)
-    list(denoise(tiny, torch.zeros(1, 4, 8, 8), [Path("g", tiny.encode_text("a man"))], plan))
+    list(denoise(tiny, torch.zeros(1, 4, 8, 8), [DenoisingPath("g", tiny.encode_text("a man"))], plan))
     assert plan.scheduler is not tiny.scheduler
     assert all(vars(tiny.scheduler)[key] is value for key, value in before.items())
 
@@ -138,7 +138,7 @@ def test_between_two_steps_nothing_is_left_on_the_model(tiny, trace):
         during.append(trace(tiny.unet))
         return only(noise)
 
-    path = Path("global", tiny.encode_text("a man"))
+    path = DenoisingPath("global", tiny.encode_text("a man"))
     steps = denoise(
         tiny, torch.zeros(1, 4, 8, 8), [path], sampler(tiny.scheduler, 3, CPU, SIZE, 1.0), combine=watched, rule=plain
     )
@@ -150,7 +150,7 @@ def test_between_two_steps_nothing_is_left_on_the_model(tiny, trace):
 def test_two_pictures_may_be_drawn_step_by_step_in_turn(tiny):
     def drawn(prompt, rule):
         plan = sampler(tiny.scheduler, 4, CPU, SIZE, 3.0, seed=1)
-        path = Path("global", tiny.encode_text(prompt), tiny.encode_text(""))
+        path = DenoisingPath("global", tiny.encode_text(prompt), tiny.encode_text(""))
         return denoise(tiny, plan.noise(tiny), [path], plan, rule=rule)
 
     def halved(attend, query, key, value, where):

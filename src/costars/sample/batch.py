@@ -13,7 +13,7 @@ from torch import Tensor
 from costars.model.controlnet import control_residuals
 from costars.model.lora import RowAdapters
 from costars.model.model import Model
-from costars.model.offload import Portion
+from costars.model.offload import MicroBatcher
 from costars.model.predict import Conditioning, join_pooled, predict_noise
 from costars.sample.attention_processor import Moment
 from costars.types import ControlNet, DenoisingPath, Text
@@ -51,19 +51,19 @@ class Batch:
         moment: Moment,
         adapters: RowAdapters | None,
         controls: Sequence[ControlNet],
-        portion: Portion,
+        micro_batcher: MicroBatcher,
     ) -> Tensor:
         """(r, c, h, w) predicted noise, in calls of as many rows as this portion allows."""
         parts, first = list[Tensor](), 0
         while first < len(self.rows):
-            size = portion.size(len(self.rows) - first)
+            size = micro_batcher.size(len(self.rows) - first)
             moment.rows = here = slice(first, first + size)
             first += size
             own = self.conditioning.rows(here)
             first_layer = replace(own, tokens=own.tokens[:, : own.tokens.shape[1] // self.layers])
             guided = [r.path.controlled for r in self.rows[here]]
             worn = nullcontext() if adapters is None else adapters.on([r.path.adapter for r in self.rows[here]])
-            with portion.measured(size), worn:
+            with micro_batcher.measure(size), worn:
                 residuals = control_residuals(controls, sample[here], t, first_layer, guided, moment.progress)
                 parts.append(predict_noise(model.unet, sample[here], t, own, residuals))
         return torch.cat(parts)

@@ -15,7 +15,7 @@ from torch import Tensor
 from costars.model.families import attention_layers
 from costars.model.lora import RowAdapters
 from costars.model.model import Model
-from costars.model.offload import Portion
+from costars.model.offload import MicroBatcher
 from costars.sample.attention_processor import Moment, attention_rule, plain
 from costars.sample.batch import batch_of
 from costars.types import AttentionRule, ControlNet, DenoisingPath, Step
@@ -94,7 +94,7 @@ def denoise(
     model.max_rows or the memory wants it), combine on the predicted noise of both halves (OMG, Eq. 6), guidance
     (Ho & Salimans 2022), and one scheduler step. Between steps the model is as it was found.
     """
-    batch, portion = batch_of(model, paths, steps.size_px), Portion(model.max_rows, model.device)
+    batch, micro_batcher = batch_of(model, paths, steps.size_px), MicroBatcher(model.max_rows, model.device)
     asked = rule if rule is not None or batch.layers == 1 else plain
     layers = [] if asked is None else attention_layers(model.unet)
     moment, of, used = Moment(), len(steps.timesteps), 0
@@ -104,10 +104,10 @@ def denoise(
         with torch.no_grad(), nullcontext() if asked is None else attention_rule(layers, asked, moment):
             t = steps.timesteps[i]
             sample = steps.scheduler.scale_model_input(batch.samples(latent, i), t)
-            noise = batch.noise(model, sample, t, moment, adapters, controls, portion)
+            noise = batch.noise(model, sample, t, moment, adapters, controls, micro_batcher)
             latent = steps.step(_guided(combine(batch.by_path(noise)), steps.guidance_scale), i, latent)
         used += len(batch.rows)
-        yield Step(stage, i, of, latent, used, portion.size(len(batch.rows)))
+        yield Step(stage, i, of, latent, used, micro_batcher.size(len(batch.rows)))
 
 
 def _guided(noise: Tensor, scale: float) -> Tensor:

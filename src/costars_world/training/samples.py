@@ -1,10 +1,10 @@
-"""Sheets of samples, drawn while a model trains."""
+"""Draws sheets of samples of a model in training."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,18 +14,19 @@ from PIL import Image
 
 from costars.builtin.segmenter import WorldSegmenter
 from costars.concepts.load import load_concept
-from costars.images.contact_sheet import masks_in_colour
+from costars.images.contact_sheet import overlay_masks
+from costars.model.families import SDXL
 from costars.model.lora import one_adapter_per_row, text_adapter
-from costars.model.model import Facts, Model
+from costars.model.model import Model, ModelInfo
 from costars.sample.loop import denoise, sampler
-from costars.types import Adapter, Path
-from costars_world.judge.judge import Judge, crop
+from costars.types import Adapter, DenoisingPath
+from costars_world.judge.judge import Judge, crop_figure
 from costars_world.render.world import sample_picture
 from costars_world.training import loop
 from costars_world.training.base import BaseModel
-from costars_world.training.vae import pixels
+from costars_world.training.vae import images_to_tensor
 
-# Held-out prompts: every class, every place, both orders of depth, one to five figures.
+# Held-out prompts with every class and place, both depth orders, and one to five figures.
 PROMPTS = (
     "a woman in front of a man in a park",
     "a man in front of a woman on a beach",
@@ -63,23 +64,39 @@ PROMPTS = (
 STEPS = 30
 
 
-def averaged(base: BaseModel, run: loop.Run) -> BaseModel:
-    """A copy of a model in training with the running mean of its weights."""
+def copy_with_average(base: BaseModel, run: loop.Run) -> BaseModel:
+    """Copy a model in training, with the moving average of its weights."""
     copied = copy.deepcopy(base)
-    loop.put_average(run, copied.trained())
+    loop.copy_average(run, copied.trainable_modules())
     copied.unet.set_attn_processor(AttnProcessor2_0())
     return copied
 
 
-def as_model(base: BaseModel, vae: AutoencoderKL, device: torch.device) -> Model:
-    """The parts as costars sees a checkpoint; weights are shared, not copied."""
-    facts = Facts("in training", "sdxl", "", (128, 128), 8, 8, "world")
+def make_model(base: BaseModel, vae: AutoencoderKL, device: torch.device) -> Model:
+    """Wrap the parts as a costars model; weights are shared, not copied."""
+    info = ModelInfo(
+        name="in training",
+        family=SDXL.name,
+        sha256="",
+        size_px=(128, 128),
+        cell_px=8,
+        latent_channels=8,
+        segmenter="world",
+    )
     for part in (base.unet, base.text_encoder, base.text_encoder_2, vae):
         part.to(device).eval()
-    return Model(base.unet, vae, base.encoders(), base.scheduler, facts, device, torch.float32)
+    return Model(
+        unet=base.unet,
+        vae=vae,
+        encoders=base.encoders(),
+        scheduler=base.scheduler,
+        info=info,
+        device=device,
+        dtype=torch.float32,
+    )
 
 
-def sample(
+def sample_images(
     model: Model,
     prompts: Sequence[str],
     *,
@@ -88,57 +105,59 @@ def sample(
     guidance_scale: float = 5.0,
     seed: int = 0,
 ) -> list[Image.Image]:
-    """One picture for each prompt, each with a seed of its own, by the model with or without an adapter."""
+    """Sample one image per prompt, with seeds seed, seed + 1, ...; the adapter is optional."""
     images = []
-    own = {} if adapter is None else {"own": adapter}
-    with one_adapter_per_row(model.unet, "unet.", own) as adapters, text_adapter(model.encoders, adapter or {}):
+    named = {} if adapter is None else {"concept": adapter}
+    with one_adapter_per_row(model.unet, "unet.", named) as adapters, text_adapter(model.encoders, adapter or {}):
         for i, prompt in enumerate(prompts):
-            size_px = model.facts.size_px
+            size_px = model.info.size_px
             plan = sampler(model.scheduler, steps or STEPS, model.device, size_px, guidance_scale, seed=seed + i)
             text, negative = model.encode_text(prompt), model.encode_text("")
-            path = Path("global", text, negative, adapter=next(iter(own), None))
+            path = DenoisingPath("global", text, negative, adapter=next(iter(named), None))
             *_, step = denoise(model, plan.noise(model), [path], plan, adapters=adapters)
             images.append(model.decode(step.latent))
     return images
 
 
 @torch.no_grad()
-def decoded(vae: AutoencoderKL, count: int = 8) -> Image.Image:
-    """Held-out pictures over what the autoencoder makes of them."""
+def draw_reconstructions(vae: AutoencoderKL, count: int = 8) -> Image.Image:
+    """Draw held-out pictures above their reconstructions by the autoencoder."""
     pictures = [sample_picture(seed).image for seed in range(count)]
-    x = pixels(torch.from_numpy(np.stack([np.asarray(p) for p in pictures]))).to(vae.device)
+    x = images_to_tensor(torch.from_numpy(np.stack([np.asarray(p) for p in pictures]))).to(vae.device)
     back = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1).add(1).mul(127.5).round().byte()
     arrays = back.permute(0, 2, 3, 1).cpu().numpy()
-    return tiled([*pictures, *(Image.fromarray(a) for a in arrays)], columns=count)
+    return tile_images([*pictures, *(Image.fromarray(a) for a in arrays)], columns=count)
 
 
-def segmented(segmenter: WorldSegmenter, count: int = 8) -> Image.Image:
-    """Held-out pictures over the figures that the segmenter finds in them."""
+def draw_segmentations(segmenter: WorldSegmenter, count: int = 8) -> Image.Image:
+    """Draw held-out pictures above the regions that the segmenter finds in them."""
     pictures = [sample_picture(seed).image for seed in range(count)]
-    found = [{str(i): region for i, region in enumerate(segmenter.regions(p))} for p in pictures]
-    return tiled([*pictures, *(masks_in_colour(p, f) for p, f in zip(pictures, found, strict=True))], columns=count)
+    found = [{str(i): region for i, region in enumerate(segmenter.find_regions(p))} for p in pictures]
+    return tile_images([*pictures, *(overlay_masks(p, f) for p, f in zip(pictures, found, strict=True))], columns=count)
 
 
-def look_alikes(judge: Judge, queries: int = 8, candidates: int = 150, nearest: int = 3) -> Image.Image:
-    """Held-out figures over those whom the judge finds most like them among other pictures'."""
+def draw_nearest_figures(judge: Judge, queries: int = 8, candidates: int = 150, nearest: int = 3) -> Image.Image:
+    """Draw held-out figures above the nearest figures of other pictures by the judge's embedding."""
     pictures = [sample_picture(seed) for seed in range(queries + candidates)]
     figures = [(p.image, p.figures[0].visible_mask.astype(np.float32)) for p in pictures]
     embeddings = judge.embed(figures)
     order = (embeddings[:queries] @ embeddings[queries:].T).topk(nearest, dim=1).indices + queries
     rows = [range(queries), *order.T.tolist()]
-    return tiled([Image.fromarray(crop(*figures[i])[..., :3]) for row in rows for i in row], columns=queries)
+    return tile_images(
+        [Image.fromarray(crop_figure(*figures[i])[..., :3]) for row in rows for i in row], columns=queries
+    )
 
 
-def taught(model: Model, folder: FilePath, name: str) -> Image.Image:
-    """Reference pictures of a concept over as many that were drawn with it."""
+def draw_concept(model: Model, folder: Path, name: str) -> Image.Image:
+    """Draw reference pictures of a concept above images generated with it."""
     concept = load_concept(folder / f"{name}.safetensors", name, name)
     prompts = [f"a {name} {concept.class_name} {place}" for place in ("in a park", "on a street", "in the snow")]
     references = [Image.open(folder / name / f"{i:02d}.png") for i in range(len(prompts))]
-    return tiled([*references, *sample(model, prompts, adapter=concept.adapter)], columns=len(prompts))
+    return tile_images([*references, *sample_images(model, prompts, adapter=concept.adapter)], columns=len(prompts))
 
 
-def tiled(images: Sequence[Image.Image], columns: int = 8, tile_px: int = 192) -> Image.Image:
-    """Pictures in rows, edge to edge."""
+def tile_images(images: Sequence[Image.Image], columns: int = 8, tile_px: int = 192) -> Image.Image:
+    """Arrange images in rows, without gaps."""
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * tile_px, rows * tile_px))
     for i, image in enumerate(images):

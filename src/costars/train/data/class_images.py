@@ -16,7 +16,7 @@ from costars.model.model import Model
 from costars.model.prompt_weighting import escape_brackets
 from costars.model.text_encoder import NO_LEARNED_WORDS
 from costars.sample.loop import denoise, sampler
-from costars.train.checkpoint import load, save
+from costars.train.checkpoint import load_checkpoint, save_checkpoint
 from costars.train.data.images import Example
 from costars.train.data.latents import Batch, LatentDataset, encode_examples
 from costars.train.recipes import Recipe
@@ -46,7 +46,7 @@ def generate_class_latents(
     end, even if the caller stops early.
     """
     source = {"base_sha256": model.info.sha256, "seed": str(seed), "prompts": json.dumps(list(prompts))}
-    latents, cached_source = load(cache) if cache is not None and cache.exists() else ({}, source)
+    latents, cached_source = load_checkpoint(cache) if cache is not None and cache.exists() else ({}, source)
     latents = latents if cached_source == source else {}
     try:
         for i in range(count):
@@ -57,7 +57,7 @@ def generate_class_latents(
     finally:
         if cache is not None and PartialState().is_main_process:
             with suppress(OSError):  # the cache is optional, and an error must not hide the one that ended the loop
-                save(cache, latents, source)
+                save_checkpoint(cache, latents, source)
 
 
 def encode_class_images(
