@@ -14,7 +14,8 @@ from costars.builtin.segmenter import load_segmenter
 from costars.settings import Settings
 from costars.train.em.estep_masks import Evidence, estimate_masks, mean_iou
 from costars.train.em.group_images import collect_group_images
-from costars.train.loop import teach
+from costars.train.loop import train
+from costars.train.task import TrainingTask
 from costars.train.recipes import BUILTIN, RECIPES, Em
 from costars.train.run import Run
 from costars_world.benchmarks import em
@@ -29,15 +30,15 @@ def hasty(*args):
 
 @pytest.mark.parametrize("number", range(len(em.SETS)))
 def test_a_set_shows_all_of_it_in_every_picture(number):
-    teachings = em.lessons(number)
+    subjects = em.lessons(number)
     names = em.SETS[number].split()
-    assert [t.class_name for t in teachings] == names
-    pictures = collect_group_images(teachings)
+    assert [t.class_name for t in subjects] == names
+    pictures = collect_group_images(subjects)
     assert len(pictures) == em.TOGETHER
     for picture in pictures:
-        assert set(picture.given) == set(names)
-        assert np.sum(list(picture.given.values()), axis=0).max() == 1  # true masks share no pixel
-        assert min(mask.mean() for mask in picture.given.values()) > 0.01
+        assert set(picture.given_masks) == set(names)
+        assert np.sum(list(picture.given_masks.values()), axis=0).max() == 1  # true masks share no pixel
+        assert min(mask.mean() for mask in picture.given_masks.values()) > 0.01
 
 
 def test_the_ways_are_those_of_the_recipe():
@@ -118,7 +119,7 @@ def test_first_masks_are_the_figures_hats_and_tails_too(monkeypatch):
 
     monkeypatch.setattr("costars.train.em.objective.estimate_masks", both)
     brief = replace(recipe, batch_size=1, em=replace(recipe.em, estep=replace(recipe.em.estep, timesteps=20)))
-    steps = teach(open_studio("cpu").model(BUILTIN), each, brief)
+    steps = train(TrainingTask(open_studio("cpu").model(BUILTIN), each, brief))
     masks = next(steps).masks
     steps.close()
     truth = {(i, t.name): example.mask for t in each for i, example in enumerate(t.examples)}

@@ -13,10 +13,10 @@ from costars.segment.thresholds import otsu_threshold
 from costars.train.em.estep_masks import (
     EStepConfig,
     Evidence,
-    propagate_maps,
-    estimate_masks,
     compute_log_likelihoods,
+    estimate_masks,
     mean_iou,
+    propagate_maps,
 )
 
 HOW = EStepConfig(crf_size_px=32)

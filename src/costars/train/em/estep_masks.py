@@ -91,12 +91,9 @@ def _replace_invalid_masks(
     """Masks as float32; empty and too large ones become the previous mask without the pixels of the valid ones."""
     invalid = {name for name, mask in found.items() if not 0 < mask.mean() <= max_mask_fraction}
     taken = np.any([mask for name, mask in found.items() if name not in invalid], axis=0)
-    masks = {}
-    for name, mask in found.items():
-        if name in invalid:
-            mask = (previous.get(name, np.zeros(mask.shape, dtype=np.float32)) >= 0.5) & ~taken
-        masks[name] = mask.astype(np.float32)
-    return masks
+    empty = np.zeros(next(iter(found.values())).shape, dtype=np.float32)
+    replaced = {name: (previous.get(name, empty) >= 0.5) & ~taken for name in invalid}
+    return {name: replaced.get(name, mask).astype(np.float32) for name, mask in found.items()}
 
 
 def _label_probabilities(evidence: Evidence, kernel: Tensor, size: Sequence[int], config: EStepConfig) -> Tensor:
