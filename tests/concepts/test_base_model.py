@@ -1,4 +1,4 @@
-"""The base model a concept was made for: said, shown, or both, and never against each other."""
+"""The base model family comes from metadata and tensor shapes, which must agree."""
 
 import json
 
@@ -13,21 +13,21 @@ KEY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 TEXT_2 = "text_model.encoder.layers.0.self_attn.q_proj"
 
 
-def pair(path: str, inside: int = 6) -> dict[str, torch.Tensor]:
-    return {f"{path}.lora_A.weight": torch.ones(1, inside), f"{path}.lora_B.weight": torch.ones(5, 1)}
+def lora_tensors(path: str, width: int = 6) -> dict[str, torch.Tensor]:
+    return {f"{path}.lora_A.weight": torch.ones(1, width), f"{path}.lora_B.weight": torch.ones(5, 1)}
 
 
-def family(path) -> str:
+def detect(path) -> str:
     return load_concept(path, "mine", "mine").family
 
 
-@pytest.mark.parametrize(("size", "expected"), [(768, "sd15"), (1024, "sd2"), (2048, "sdxl"), (64, "")])
-def test_the_size_of_what_cross_attention_reads_shows_it(write, size, expected):
-    assert family(write(pair(f"unet.{KEY}", size))) == expected
+@pytest.mark.parametrize(("width", "expected"), [(768, "sd15"), (1024, "sd2"), (2048, "sdxl"), (64, "")])
+def test_family_from_width_of_cross_attention(write, width, expected):
+    assert detect(write(lora_tensors(f"unet.{KEY}", width))) == expected
 
 
-def test_a_second_text_encoder_shows_sdxl(write):
-    assert family(write(pair(f"text_encoder_2.{TEXT_2}") | pair(f"text_encoder.{TEXT_2}"))) == "sdxl"
+def test_second_text_encoder_means_sdxl(write):
+    assert detect(write(lora_tensors(f"text_encoder_2.{TEXT_2}") | lora_tensors(f"text_encoder.{TEXT_2}"))) == "sdxl"
 
 
 @pytest.mark.parametrize(
@@ -44,34 +44,34 @@ def test_a_second_text_encoder_shows_sdxl(write):
         ({"costars": json.dumps({"family": "sd2"}), "ss_base_model_version": "sd_v1"}, "sd2"),
     ],
 )
-def test_metadata_says_it_where_no_size_shows_it(write, metadata, expected):
-    assert family(write(pair(f"unet.{QUERY}"), **metadata)) == expected
+def test_family_from_metadata_if_shapes_do_not_tell(write, metadata, expected):
+    assert detect(write(lora_tensors(f"unet.{QUERY}"), **metadata)) == expected
 
 
-def test_what_is_said_in_words_not_known_here_leaves_it_to_the_sizes(write):
-    assert family(write(pair(f"unet.{KEY}", 768), ss_base_model_version="my merge")) == "sd15"
+def test_unknown_base_model_version_is_ignored(write):
+    assert detect(write(lora_tensors(f"unet.{KEY}", 768), ss_base_model_version="my merge")) == "sd15"
 
 
 @pytest.mark.parametrize(
-    ("metadata", "size", "said", "shown"),
+    ("metadata", "width", "stated", "evidence"),
     [
-        ({"ss_base_model_version": "sd_v1"}, 2048, "says sd15 (ss_base_model_version 'sd_v1')", "are of sdxl"),
-        ({"modelspec.architecture": "stable-diffusion-xl-v1-base"}, 768, "says sdxl (modelspec.arch", "are of sd15"),
-        ({"costars": '{"family": "sd2"}'}, 768, "says sd2 (its card)", "attn2.to_k' reads 768 numbers per word"),
+        ({"ss_base_model_version": "sd_v1"}, 2048, "says sd15 (ss_base_model_version 'sd_v1')", "belong to sdxl"),
+        ({"modelspec.architecture": "stable-diffusion-xl-v1-base"}, 768, "says sdxl (modelspec.arch", "belong to sd15"),
+        ({"costars": '{"family": "sd2"}'}, 768, "says sd2 (its card)", "attn2.to_k' has input width 768"),
     ],
 )
-def test_what_is_said_against_what_is_shown_is_refused_with_both(write, metadata, size, said, shown):
+def test_contradicting_metadata_is_rejected(write, metadata, width, stated, evidence):
     with pytest.raises(ConceptError) as caught:
-        family(write(pair(f"unet.{KEY}", size), **metadata))
-    assert said in str(caught.value) and shown in str(caught.value) and "\n" not in str(caught.value)
-    assert str(caught.value).endswith("use a file whose metadata is right")
+        detect(write(lora_tensors(f"unet.{KEY}", width), **metadata))
+    assert stated in str(caught.value) and evidence in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).endswith("use a file with correct metadata")
 
 
-def test_layers_of_two_families_are_refused_with_both(write):
+def test_layers_of_two_families_are_rejected(write):
     with pytest.raises(ConceptError) as caught:
-        family(write(pair(f"unet.{KEY}", 768) | pair(f"text_encoder_2.{TEXT_2}")))
-    said = str(caught.value)
-    assert "its layers are of " in said and "sdxl (it has a second text encoder)" in said and "sd15 ('unet." in said
+        detect(write(lora_tensors(f"unet.{KEY}", 768) | lora_tensors(f"text_encoder_2.{TEXT_2}")))
+    message = str(caught.value)
+    assert "layers belong to " in message and "sdxl (second text encoder)" in message and "sd15 ('unet." in message
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,18 @@ def test_layers_of_two_families_are_refused_with_both(write):
     ],
 )
 @pytest.mark.parametrize("layer", [f"unet.{QUERY}", "lora_unet_layers_0_attention_qkv", "transformer.blocks.0.to_q"])
-def test_another_base_model_is_refused_by_its_name_whatever_its_layers_are(write, layer, key, value):
+def test_other_base_models_are_rejected_by_name(write, layer, key, value):
     with pytest.raises(ConceptError) as caught:
-        family(write(pair(layer), **{key: value}))
-    assert f"mine: was made for {value!r} ({key}); use one made for SD 1.5" in str(caught.value)
+        detect(write(lora_tensors(layer), **{key: value}))
+    assert f"mine: made for {value!r} ({key}); use a file for SD 1.5" in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["sd16", 3, None])
-def test_a_card_that_says_another_family_is_refused(write, value):
-    with pytest.raises(ConceptError, match=r"its card says family '.*'; known: sd15, sd2, sdxl"):
-        family(write(pair(f"unet.{QUERY}"), costars=json.dumps({"family": value})))
+def test_unknown_family_in_the_card_is_rejected(write, value):
+    with pytest.raises(ConceptError, match=r"unknown family '.*' in its card; known: sd15, sd2, sdxl"):
+        detect(write(lora_tensors(f"unet.{QUERY}"), costars=json.dumps({"family": value})))
+
+
+@pytest.mark.parametrize(("width", "expected"), [(768, "sd15"), (1024, "sd2")])
+def test_family_from_width_of_embeddings(write, width, expected):
+    assert detect(write({"emb_params": torch.ones(2, width)})) == expected

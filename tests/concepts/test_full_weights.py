@@ -1,4 +1,4 @@
-"""Custom Diffusion: keys and values that stand for the model's own, and the word that was taught beside them."""
+"""Full weights replace those of the model: Custom Diffusion's keys and values, and other layers."""
 
 import copy
 
@@ -6,20 +6,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from costars.concepts.import_file import Naming, import_concept
+from costars.concepts.import_file import ImportOptions, import_concept
 from costars.concepts.load import load_concept
 from costars.errors import ConceptError
 from costars.model.lora import one_adapter_per_row, text_adapter
-from costars.model.offload import Portion
-from costars.resolve import fitted
+from costars.model.offload import MicroBatcher
+from costars.resolve import match_concepts
 from costars.sample.attention_processor import Moment
 from costars.sample.batch import batch_of
-from costars.types import Path
+from costars.types import DenoisingPath
 
 
 @pytest.fixture
-def taught(tiny, write, random):
-    """A file as diffusers writes it, and the UNet with these weights in place."""
+def custom_diffusion(tiny, write, random):
+    """(file as diffusers writes it, UNet with these weights)."""
     unet, tensors = copy.deepcopy(tiny.unet), {}
     for name, module in unet.named_modules():
         if name.endswith(("attn2.to_k", "attn2.to_v")):
@@ -31,21 +31,23 @@ def taught(tiny, write, random):
 
 
 def noise(model, unet, adapters=None):
-    batch = batch_of(model, [Path("a", model.encode_text("a man"), adapter="own" if adapters else None)], (64, 64))
+    batch = batch_of(
+        model, [DenoisingPath("a", model.encode_text("a man"), adapter="own" if adapters else None)], (64, 64)
+    )
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         if adapters is None:
             added = dict(batch.added)
             return unet(latent, torch.tensor(500), batch.tokens, added_cond_kwargs=added).sample
         with one_adapter_per_row(unet, "unet.", {"own": adapters}) as rows:
-            return batch.noise(model, latent, torch.tensor(500), Moment(), rows, (), Portion(0, model.device))
+            return batch.noise(model, latent, torch.tensor(500), Moment(), rows, (), MicroBatcher(0, model.device))
 
 
-def test_the_models_own_keys_and_values_are_replaced(tiny, taught):
-    path, unet = taught
+def test_keys_and_values_of_the_model_are_replaced(tiny, custom_diffusion):
+    path, unet = custom_diffusion
     concept = load_concept(path, "toy", "toy")
     assert concept.format == "Custom Diffusion" and len(concept.weights) == 34 and not concept.adapter
-    taken, notes, _ = fitted({"toy": concept}, tiny)
+    taken, notes, _ = match_concepts({"toy": concept}, tiny)
     assert notes == () and not taken["toy"].weights
     ranks = {min(e.down.shape[1], len(e.up)) for e in taken["toy"].adapter.values()}
     assert {len(e.down) for e in taken["toy"].adapter.values()} == ranks
@@ -54,13 +56,13 @@ def test_the_models_own_keys_and_values_are_replaced(tiny, taught):
     assert not torch.allclose(ours, noise(tiny, tiny.unet), atol=1e-3)
 
 
-def test_with_its_word_it_is_imported_as_one_concept(write, random, tmp_path):
+def test_import_with_its_textual_inversion(write, random, tmp_path):
     stem = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor"
     path = write(
         {f"{stem}.to_{k}_custom_diffusion.weight": random(320, 768, seed=i) for i, k in enumerate("kv")}, "toy"
     )
-    word = write({"<toy>": random(1, 768)}, "word")
-    made = import_concept(path, tmp_path / "library", Naming(class_name="toy"), words=word)
+    embedding = write({"<toy>": random(1, 768)}, "embedding")
+    made = import_concept(path, tmp_path / "library", ImportOptions(class_name="toy", embedding=embedding))
     assert (made.concept.trigger, made.concept.class_name) == ("<toy>", "toy")
     before = load_concept(path, "toy", "toy")
     assert before.family == made.concept.family == "sd15" and len(before.weights) == 2
@@ -68,42 +70,42 @@ def test_with_its_word_it_is_imported_as_one_concept(write, random, tmp_path):
     assert made.concept.words["<toy>"]["text_encoder"].shape == (1, 1, 768)
 
 
-def test_words_that_are_none_are_refused(taught, tmp_path):
-    path, _ = taught
-    with pytest.raises(ConceptError, match=r"--words toy\.safetensors: want a textual inversion"):
-        import_concept(path, tmp_path / "library", Naming(), words=path)
+def test_embedding_must_be_a_textual_inversion(custom_diffusion, tmp_path):
+    path, _ = custom_diffusion
+    with pytest.raises(ConceptError, match=r"--words toy\.safetensors: expected a textual inversion"):
+        import_concept(path, tmp_path / "library", ImportOptions(embedding=path))
     assert not (tmp_path / "library").exists()
 
 
-def test_weights_of_another_model_are_refused(tiny, write, random):
+def test_weights_of_another_model_are_rejected(tiny, write, random):
     key = "mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k_custom_diffusion.weight"
     path = write({key: random(7, 64)}, "toy", costars='{"family": "sdxl"}')
     with pytest.raises(ConceptError, match=r"brings 'unet\.mid_block.*' of \(7, 64\), the model's is \(48, 64\)"):
-        fitted({"toy": load_concept(path, "toy", "toy")}, tiny)
+        match_concepts({"toy": load_concept(path, "toy", "toy")}, tiny)
 
 
-def test_a_bias_cannot_be_applied(write, random):
+def test_bias_is_rejected(write, random):
     key = "mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_out_custom_diffusion.0.bias"
-    with pytest.raises(ConceptError, match="train it on keys and values alone"):
+    with pytest.raises(ConceptError, match="train only keys and values of cross-attention"):
         load_concept(write({key: random(48)}, "toy"), "toy", "toy")
 
 
-def test_convolutions_and_text_layers_are_replaced_too(tiny, write, random):
-    """As a training of all weights leaves them; the text encoder's path has the level that transformers took out."""
+def test_convolutions_and_text_encoder_layers_are_replaced(tiny, write, random):
+    """As after training all weights; the path of the text encoder has the level text_model."""
     parts = {"unet": tiny.unet, **{e.name: e.module for e in tiny.encoders}}
     wanted = ["unet.conv_in", "unet.down_blocks.0.downsamplers.0.conv", "unet.mid_block.attentions.0.proj_in"]
     copies = {part: copy.deepcopy(module) for part, module in parts.items()}
-    own = "encoder.layers.0.mlp.fc1"
+    text_layer = "encoder.layers.0.mlp.fc1"
     tensors = {}
-    for number, path in enumerate([*wanted, f"text_encoder.text_model.{own}"]):
+    for number, path in enumerate([*wanted, f"text_encoder.text_model.{text_layer}"]):
         part, _, name = path.partition(".")
         module = copies[part]
-        layer = module.get_submodule(name if hasattr(module, "text_model") or part == "unet" else own)
+        layer = module.get_submodule(name if hasattr(module, "text_model") or part == "unet" else text_layer)
         layer.weight.data += 0.05 * random(*layer.weight.shape, seed=number)
         tensors[f"weights.{path}"] = layer.weight.data
     concept = load_concept(write(tensors, "toy", costars='{"family": "sdxl"}'), "toy", "toy")
     assert {t.ndim for t in concept.weights.values()} == {2, 4} and concept.format == "costars"
-    adapter = fitted({"toy": concept}, tiny).concepts["toy"].adapter
+    adapter = match_concepts({"toy": concept}, tiny).concepts["toy"].adapter
     assert len(adapter) == len(tensors)
     assert torch.allclose(noise(tiny, tiny.unet, adapter), noise(tiny, copies["unet"]), atol=1e-5)
     ids = torch.tensor([[0, 5, 6, 1]])
@@ -114,27 +116,31 @@ def test_convolutions_and_text_layers_are_replaced_too(tiny, write, random):
     assert not torch.allclose(ours, parts["text_encoder"](ids).last_hidden_state, atol=1e-4)
 
 
-def test_a_layer_that_keeps_its_own_weight_may_say_so_with_nothing(taught, write):
-    path, _ = taught
-    held = load_file(path) | {"mid_block.attentions.0.transformer_blocks.0.attn1.processor": torch.zeros(0)}
-    again = load_concept(write(held, "again", costars='{"family": "sdxl"}'), "again", "again")
+def test_empty_placeholders_are_ignored(custom_diffusion, write):
+    path, _ = custom_diffusion
+    tensors = load_file(path) | {"mid_block.attentions.0.transformer_blocks.0.attn1.processor": torch.zeros(0)}
+    again = load_concept(write(tensors, "again", costars='{"family": "sdxl"}'), "again", "again")
     assert again.weights.keys() == load_concept(path, "toy", "toy").weights.keys() and not again.adapter
 
 
-def test_a_file_of_nothing_else_is_refused(write):
+def test_file_of_placeholders_is_rejected(write):
     key = "mid_block.attentions.0.transformer_blocks.0.attn1.processor"
-    with pytest.raises(ConceptError, match="holds 'nothing at all'"):
+    with pytest.raises(ConceptError, match="contains no adapter layers"):
         load_concept(write({key: torch.zeros(0)}, "toy"), "toy", "toy")
 
 
 @pytest.mark.parametrize(
-    ("key", "shape", "said"),
+    ("key", "shape", "expected"),
     [
-        ("weights.unet.conv_in", (4, 4, 3), r"'weights\.unet\.conv_in' is no finite weight of 2 or 4 axes"),
-        ("weights.unet.conv_in", (4,), r"no finite weight of 2 or 4 axes \(its shape: \(4,\)\); fetch the file again"),
-        ("mid_block.attentions.0.transformer_blocks.0.attn1.processor", (2, 2), r"attn1\.processor', which costars"),
+        ("weights.unet.conv_in", (4, 4, 3), r"'weights\.unet\.conv_in' is not a finite weight of 2 or 4 axes"),
+        ("weights.unet.conv_in", (4,), r"not a finite weight of 2 or 4 axes \(shape \(4,\)\); fetch the file again"),
+        (
+            "mid_block.attentions.0.transformer_blocks.0.attn1.processor",
+            (2, 2),
+            r"contains 'mid_block.*attn1\.processor', which is not supported",
+        ),
     ],
 )
-def test_what_is_no_weight_is_refused(write, random, key, shape, said):
-    with pytest.raises(ConceptError, match=said):
+def test_invalid_weight_is_rejected(write, random, key, shape, expected):
+    with pytest.raises(ConceptError, match=expected):
         load_concept(write({key: random(*shape)}, "toy"), "toy", "toy")

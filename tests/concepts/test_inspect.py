@@ -1,4 +1,4 @@
-"""Everything that is known of a file, ready to print."""
+"""Concept files are described as JSON, with the reason if they are not supported."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ UNET = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 TEXT = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
 
 
-def test_a_kohya_file_is_told_in_full(write, tmp_path):
+def test_description_of_a_kohya_file(write, tmp_path):
     tensors = {f"{UNET}.lora_down.weight": torch.ones(2, 2048), f"{UNET}.lora_up.weight": torch.ones(5, 2)}
     tensors |= {f"{TEXT}.lora_down.weight": torch.ones(1, 8), f"{TEXT}.lora_up.weight": torch.ones(8, 1)}
     (tmp_path / "mine.civitai.info").write_text(json.dumps({"trainedWords": ["zxa"], "baseModel": "SDXL 1.0"}))
@@ -48,7 +48,7 @@ def test_a_kohya_file_is_told_in_full(write, tmp_path):
     }  # fmt: skip
 
 
-def test_a_textual_inversion_is_told_by_its_words(write, random):
+def test_description_of_a_textual_inversion(write, random):
     report = describe(write({"clip_l": random(2, 768), "clip_g": random(2, 1280)}))
     assert (report["format"], report["trigger"], report["layers"], report["ranks"]) == (
         "textual inversion",
@@ -59,7 +59,7 @@ def test_a_textual_inversion_is_told_by_its_words(write, random):
     assert report["words"] == {"mine": {"text_encoder": [2, 768], "text_encoder_2": [2, 1280]}}
 
 
-def test_a_file_that_cannot_be_applied_is_told_with_the_reason(write):
+def test_description_of_an_unsupported_file_has_the_reason(write):
     metadata = {"modelspec.title": "Ana", "modelspec.license": "CC0-1.0"}
     path = write({f"{UNET}.lokr_w1": torch.ones(2, 2), f"{UNET}.alpha": torch.ones(())}, **metadata)
     report = describe(path)
@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_applied_is_told_with_the_reason(write):
     assert report["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and "family" not in report
 
 
-def test_the_pickle_of_an_ed_lora_is_told(tmp_path):
+def test_description_of_an_edlora_pickle(tmp_path):
     torch.save({"params": {"new_concept_embedding": {"<zxa>": torch.ones(16, 768)}, "unet": {}}}, tmp_path / "zxa.pth")
     report = describe(tmp_path / "zxa.pth")
     assert (report["format"], report["family"], report["trigger"]) == ("ED-LoRA", "sd15", "<zxa>")

@@ -1,111 +1,25 @@
-"""The names of layers: whatever a program calls them, they are the model's own."""
-
-from types import SimpleNamespace
+"""The keys of every program lead to module paths of the model."""
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.loaders.lora_conversion_utils import (
-    _convert_non_diffusers_lora_to_diffusers,
-    _maybe_map_sgm_blocks_to_diffusers,
-)
-from diffusers.utils import convert_unet_state_dict_to_peft
 
-from costars.concepts.keys import ROLES, module_path, read_key
+from costars.concepts.keys import ROLES, is_ignored, module_path, read_key
 
-SPELLINGS = [s for s in ROLES if ROLES[s] in ("down", "up")]
-TRANSFORMER = ["proj_in", "proj_out"] + [
-    f"transformer_blocks_{i}_{layer}"
-    for i in range(2)
-    for layer in ("attn1_to_q", "attn1_to_k", "attn2_to_v", "attn2_to_out_0", "ff_net_0_proj", "ff_net_2")
-]
-RESNET = ["in_layers_2", "out_layers_3", "emb_layers_1", "skip_connection"]
-
-
-def sgm_names(attention: dict[str, tuple[int, ...]], levels: int) -> list[str]:
-    """Every kind of layer of an sgm UNet of two layers to a level; attention {side: levels that have it}."""
-    names = ["input_blocks_0_0", "out_2", "time_embed_0", "time_embed_2"]
-    names += [f"middle_block_{i}_{layer}" for i in (0, 2) for layer in RESNET]
-    names += [f"middle_block_1_{layer}" for layer in TRANSFORMER]
-    for side, first in (("input", 1), ("output", 0)):
-        for number in range(first, 3 * levels):
-            level, layer = divmod(number - first, 3)
-            if side == "input" and layer == 2:
-                names.append(f"input_blocks_{number}_0_op")
-                continue
-            names += [f"{side}_blocks_{number}_0_{inner}" for inner in RESNET]
-            if level in attention[side]:
-                names += [f"{side}_blocks_{number}_1_{inner}" for inner in TRANSFORMER]
-            if side == "output" and layer == 2 and level < levels - 1:
-                names.append(f"output_blocks_{number}_{2 if level in attention[side] else 1}_conv")
-    return names
-
-
-SDXL = [*sgm_names({"input": (1, 2), "output": (0, 1)}, 3), "label_emb_0_0", "label_emb_0_2"]
-SD15 = sgm_names({"input": (0, 1, 2), "output": (1, 2, 3)}, 4)
-
-
-def as_diffusers_does(names: list[str]) -> set[str]:
-    """The paths that diffusers' own converters make of these names."""
-    tensors = {f"lora_unet_{n}.lora_{side}.weight": torch.zeros(1) for n in names for side in ("down", "up")}
-    mapped = _maybe_map_sgm_blocks_to_diffusers(tensors, SimpleNamespace(layers_per_block=2))
-    converted, _ = _convert_non_diffusers_lora_to_diffusers(mapped)
-    peft = convert_unet_state_dict_to_peft(converted)
-    return {key.partition(".lora_")[0] for key in peft}
-
-
-def test_the_blocks_of_sgm_are_those_that_diffusers_makes_of_them():
-    ours = {module_path(f"lora_unet_{name}") for name in SDXL}
-    assert len(ours) == len(SDXL) and None not in ours
-    assert ours == as_diffusers_does(SDXL)
-
-
-def test_so_they_are_for_sd15_but_for_the_sampler_of_a_level_without_attention():
-    """diffusers calls output_blocks.2.1.conv an attention; the UNet has an upsampler there.
-
-    It is asked for one name at a time: of several it takes input_blocks.10 for a part of input_blocks.1.
-    """
-    assert module_path("lora_unet_output_blocks_2_1_conv") == "unet.up_blocks.0.upsamplers.0.conv"
-    for name in (n for n in SD15 if n != "output_blocks_2_1_conv"):
-        assert {module_path(f"lora_unet_{name}")} == as_diffusers_does([name])
-
-
-@pytest.fixture(scope="module", params=["sd15", "sdxl"])
-def layers(request, golden) -> list[str]:
-    """Every linear layer and convolution of a UNet with the blocks of a family."""
-    config = UNet2DConditionModel.load_config(golden / "tiny-sdxl" / "unet")
-    if request.param == "sd15":
-        config = {"block_out_channels": (8,) * 4, "norm_num_groups": 8, "cross_attention_dim": 8}
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    return [n for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
-
-
-def test_underscores_for_dots_lose_nothing(layers):
-    assert len(layers) > 100
-    assert [module_path("lora_unet_" + name.replace(".", "_")) for name in layers] == [f"unet.{n}" for n in layers]
-
-
-def test_the_names_of_sgm_are_layers_of_the_unet(layers):
-    sgm = SD15 if any("down_blocks.3" in name for name in layers) else SDXL
-    there = {f"unet.{name}" for name in layers}
-    made = {module_path(f"lora_unet_{name}") for name in sgm if "transformer_blocks_1" not in name}
-    # The names are given a shortcut in every resnet; the UNet has one only where the width changes.
-    assert {path for path in made - there if not path.endswith("conv_shortcut")} == set()
+LORA_ENDINGS = [ending for ending, role in ROLES.items() if role in ("down", "up")]
 
 
 @pytest.mark.parametrize(
     ("prefix", "part"),
     [("lora_te_", "text_encoder."), ("lora_te1_", "text_encoder."), ("lora_te2_", "text_encoder_2.")],
 )
-def test_text_encoders_by_their_kohya_names(tiny, prefix, part):
+def test_kohya_names_of_text_encoder_layers(tiny, prefix, part):
     encoder = tiny.encoders[-1].module
     paths = [n for n, m in encoder.named_modules() if isinstance(m, torch.nn.Linear)]
     assert "text_projection" in paths and "text_model.encoder.layers.0.mlp.fc1" in paths
     assert [module_path(prefix + p.replace(".", "_")) for p in paths] == [part + p for p in paths]
 
 
-@pytest.mark.parametrize("suffix", SPELLINGS)
+@pytest.mark.parametrize("ending", LORA_ENDINGS)
 @pytest.mark.parametrize(
     ("stem", "path"),
     [
@@ -125,8 +39,8 @@ def test_text_encoders_by_their_kohya_names(tiny, prefix, part):
         ("lora_unet_mid_block_resnets_1_time_emb_proj", "unet.mid_block.resnets.1.time_emb_proj"),
     ],
 )  # fmt: skip
-def test_every_spelling_leads_to_the_layer(stem, path, suffix):
-    assert read_key(stem + suffix) == (path, ROLES[suffix])
+def test_key_of_every_dialect_is_read(stem, path, ending):
+    assert read_key(stem + ending) == (path, ROLES[ending])
 
 
 @pytest.mark.parametrize(
@@ -149,9 +63,16 @@ def test_every_spelling_leads_to_the_layer(stem, path, suffix):
         "vae.conv_in",
     ],
 )
-def test_what_is_no_layer_has_no_path(stem):
+def test_unknown_layer_has_no_path(stem):
     assert module_path(stem) is None
 
 
-def test_a_key_without_a_known_ending_is_no_factor():
+def test_key_with_unknown_ending_is_not_read():
     assert read_key("unet.conv_in.weight") is None
+
+
+def test_only_empty_placeholders_are_ignored():
+    key = "mid_block.attentions.0.transformer_blocks.0.attn1.processor"
+    assert is_ignored(key, 0) and not is_ignored(key, 4)
+    assert not is_ignored(f"weights.unet.{key}", 0)
+    assert not is_ignored("unet.conv_in.lora_A.weight", 0)

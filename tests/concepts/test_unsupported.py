@@ -1,17 +1,19 @@
-"""Kinds of file that cannot be applied are refused by their name, with what to do."""
+"""Unsupported kinds of files are rejected by name, with what to do instead."""
 
 import pytest
 import torch
 
 from costars.concepts.load import load_concept
-from costars.concepts.unsupported import REFUSED
+from costars.concepts.tensor_kinds import TENSOR_KINDS, Unsupported
+from costars.concepts.unsupported import check_supported
 from costars.errors import ConceptError
 
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 FLAT = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 
+TRANSFORMER = "an adapter of a transformer"
 KINDS = [
-    ("model.diffusion_model.input_blocks.0.0.weight", "a whole checkpoint", "name it as the scene's model"),
+    ("model.diffusion_model.input_blocks.0.0.weight", "a full checkpoint", "use it as the model of the scene"),
     (f"{FLAT}.lora_mid.weight", "a LoCon with a Tucker core (lora_mid)", "extract a plain LoRA"),
     (f"{FLAT}.hada_t1", "a LoHa with a Tucker core", "extract a plain LoRA"),
     (f"{FLAT}.dora_scale", "a DoRA", "extract a plain LoRA"),
@@ -26,36 +28,50 @@ KINDS = [
     (f"{FLAT}.on_input", "an (IA)^3", "extract a plain LoRA"),
     (f"{LAYER}.ia3_l", "an (IA)^3", "extract a plain LoRA"),
     (f"{FLAT}.a1.weight", "a GLoRA", "extract a plain LoRA"),
-    (f"{FLAT}.diff", "a full difference of weights", "extract a plain LoRA"),
-    (f"{FLAT}.diff_b", "a full difference of weights", "extract a plain LoRA"),
-    (f"{FLAT}.scalar", "a LyCORIS with a scalar", "train it without use_scalar"),
-    (f"{FLAT}.w_norm", "a LyCORIS with trained norms", "train it without train_norm"),
-    ("bundle_emb.zxa.string_to_param.*", "a LoRA with words bundled into it", "take them apart"),
+    (f"{FLAT}.diff", "a full-rank weight difference", "extract a plain LoRA"),
+    (f"{FLAT}.diff_b", "a full-rank weight difference", "extract a plain LoRA"),
+    (f"{FLAT}.scalar", "a LyCORIS file with a scalar", "train it without use_scalar"),
+    (f"{FLAT}.w_norm", "a LyCORIS file with trained norms", "train it without train_norm"),
+    ("bundle_emb.zxa.string_to_param.*", "a LoRA with bundled embeddings", "separate them"),
     ("image_proj.proj.weight", "an IP-Adapter", "use a LoRA of the same character"),
     ("lllite_unet_input_blocks_1.weight", "a ControlNet", "use a LoRA of the same character"),
-    ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "made for a transformer", "use one made for SD 1.5"),
-    ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "made for a transformer", "use one made for"),
-    ("diffusion_model.joint_blocks.0.lora_A.weight", "made for a transformer", "use one made for SD 1.5"),
-    ("lora_te3_encoder_block_0_layer_0.lora_down.weight", "made for a transformer", "use one made for SD 1.5"),
-    ("text_model.encoder.layers.0.mlp.fc1.lora_A.weight", "that does not say of which", "put text_encoder. or"),
+    (
+        "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight",
+        TRANSFORMER,
+        "use one made for SD 1.5",
+    ),
+    (
+        "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
+        TRANSFORMER,
+        "use one made for",
+    ),
+    ("diffusion_model.joint_blocks.0.lora_A.weight", TRANSFORMER, "use one made for SD 1.5"),
+    ("lora_te3_encoder_block_0_layer_0.lora_down.weight", TRANSFORMER, "use one made for SD 1.5"),
+    ("text_model.encoder.layers.0.mlp.fc1.lora_A.weight", "of an unnamed text encoder", "put text_encoder. or"),
 ]
 
 
-@pytest.mark.parametrize(("key", "what", "mend"), KINDS)
-def test_a_kind_that_is_known_is_refused_by_its_name(write, key, what, mend):
+@pytest.mark.parametrize(("key", "what", "remedy"), KINDS)
+def test_unsupported_kind_is_rejected_by_name(write, key, what, remedy):
     tensors = {f"{FLAT}.lora_down.weight": torch.ones(2, 6), f"{FLAT}.lora_up.weight": torch.ones(5, 2)}
     with pytest.raises(ConceptError) as caught:
         load_concept(write(tensors | {key: torch.ones(2, 2)}), "mine", "mine")
-    said = str(caught.value)
-    assert said.startswith("mine: is ") and what in said and repr(key) in said and mend in said and "\n" not in said
+    message = str(caught.value)
+    assert message.startswith("mine: is ") and what in message and repr(key) in message
+    assert remedy in message and "\n" not in message
 
 
-def test_every_kind_of_the_table_is_tried_above():
-    tried = {next(what for _, what, _ in REFUSED if part in what) for _, part, _ in KINDS}
-    assert tried == {what for _, what, _ in REFUSED}
+def test_every_unsupported_kind_is_tested():
+    unsupported = {kind.what for kind in TENSOR_KINDS.values() if isinstance(kind, Unsupported)}
+    assert {next(what for what in unsupported if part in what) for _, part, _ in KINDS} == unsupported
 
 
-def test_a_plain_lora_of_every_layer_is_none_of_them(write):
+def test_first_unsupported_kind_of_the_table_is_reported():
+    with pytest.raises(ConceptError, match="is a LoKr"):
+        check_supported(["lora_unet_double_blocks_0.lora_down.weight", "lora_unet_double_blocks_0.lokr_w1"], "mine")
+
+
+def test_plain_lora_is_supported(write):
     load_concept(
         write({f"{LAYER}.lora_A.weight": torch.ones(2, 6), f"{LAYER}.lora_B.weight": torch.ones(5, 2)}), "m", "m"
     )

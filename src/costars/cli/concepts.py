@@ -12,7 +12,7 @@ from rich.console import Console
 from costars.errors import ConceptError
 
 if TYPE_CHECKING:
-    from costars.concepts.library import Store
+    from costars.concepts.library import Library
 
 concepts_app = typer.Typer(help="The characters and objects you can cast.", no_args_is_help=True)
 console = Console(stderr=True)
@@ -21,19 +21,19 @@ console = Console(stderr=True)
 @concepts_app.command("list")
 def list_concepts() -> None:
     """Every concept a scene can name: the shipped ones, your library and your other folders."""
-    from costars.concepts.library import BUILTIN, contained
+    from costars.concepts.library import BUILTIN, check_link
     from costars.concepts.load import read_card
 
     store = _store()
     for name, path in store.files():
         try:
-            card = read_card(path if name.startswith(BUILTIN) else contained(path))
+            card = read_card(path if name.startswith(BUILTIN) else check_link(path))
         except ConceptError as error:
             typer.echo(f"{name:<20} damaged: {error}")
             continue
         kind = "".join(c if c.isprintable() else "?" for c in str(card.get("class_name") or "?"))
         typer.echo(f"{name:<20} {kind:<8} {path.stat().st_size // 1024} kB")
-    for name, path, meant in store.hidden():
+    for name, path, meant in store.hidden_files():
         typer.echo(f"{name:<20} hidden: {path} is not used, {meant} has the same name")
 
 
@@ -78,9 +78,12 @@ def import_file(
     replace: Annotated[bool, typer.Option("--replace", help="put it in the place of one of its name")] = False,
 ) -> None:
     """Check a file of any known kind and put it into your library."""
-    from costars.concepts.import_file import Naming, import_concept
+    from costars.concepts.import_file import ImportOptions, import_concept
 
-    made = import_concept(file, _store().library, Naming(name, class_name, trigger, licence), replace, words)
+    options = ImportOptions(
+        name=name, class_name=class_name, trigger=trigger, licence=licence, embedding=words, overwrite=replace
+    )
+    made = import_concept(file, _store().user_folder, options)
     concept = made.concept
     layers = f"{len(concept.adapter)} layers" if concept.adapter else f"{len(concept.tokens)} words"
     facts = (
@@ -128,9 +131,9 @@ def merge_files(
     """Give concepts one set of keys and values, so that a prompt may name them all, and print the paths."""
     from costars.concepts.load import read_card
     from costars.concepts.saving import write_concept
-    from costars.resolve import fitted
+    from costars.resolve import match_concepts
     from costars.studio import open_studio
-    from costars.train.merge_custom_diffusion import merged
+    from costars.train.merge_custom_diffusion import merge_concepts
 
     others = [line.strip() for line in captions.read_text(errors="replace").splitlines() if line.strip()]
     targets = [out / f"{Path(name).stem}.safetensors" for name in names]
@@ -145,8 +148,8 @@ def merge_files(
         )
     studio = open_studio()
     concepts, base = [studio.store.load(name) for name in names], studio.model(model)
-    fitted({concept.name: concept for concept in concepts}, base)
-    for name, made, target in zip(names, merged(base, concepts, others), targets, strict=True):
+    match_concepts({concept.name: concept for concept in concepts}, base)
+    for name, made, target in zip(names, merge_concepts(base, concepts, others), targets, strict=True):
         write_concept(made, read_card(studio.store.find(name)), target)
         typer.echo(target)
 
@@ -157,9 +160,9 @@ def remove_concept(name: Annotated[str, typer.Argument(help="a name in your libr
     typer.echo(_store().remove(name))
 
 
-def _store() -> Store:
-    from costars.concepts.library import Store
+def _store() -> Library:
+    from costars.concepts.library import Library
     from costars.settings import machine_settings
 
     settings = machine_settings()
-    return Store(settings.builtin / "concepts", settings.library, settings.concept_folders)
+    return Library(settings.builtin / "concepts", settings.library, settings.concept_folders)

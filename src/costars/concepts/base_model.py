@@ -1,4 +1,4 @@
-"""Which base models a concept was made for: what the file says, held against what its tensors show."""
+"""Detects the base model family of a concept from its metadata and its tensor shapes, which must agree."""
 
 from __future__ import annotations
 
@@ -8,99 +8,92 @@ from typing import Any
 from torch import Tensor
 
 from costars.errors import ConceptError
-from costars.model.families import (
-    CROSS_KEYS_VALUES,
-    FAMILIES,
-    KNOWN_TITLES,
-    SD2,
-    SD15,
-    SDXL,
-    TEXT_ENCODER,
-    TEXT_ENCODER_2,
-)
 from costars.types import Adapter
 
-# Width of a token that cross-attention reads -> family.
-CONTEXT: Mapping[int, str] = {family.text_width: family.name for family in FAMILIES.values()}
-# Width of a token embedding of the only text encoder -> family.
-WORD: Mapping[int, str] = {width: name for width, name in CONTEXT.items() if len(FAMILIES[name].text_encoders) == 1}
-# Number of cross-attention layers -> family, for those with published ED-LoRAs (an embedding for each layer).
-PER_LAYER: Mapping[int, str] = {family.cross_layers: family.name for family in (SD15, SDXL)}
-# Keys of kohya and of ModelSpec; start of their value -> family, "" for a base model that is none of these.
-_ARCHITECTURE = "modelspec.architecture"  # of a list of names, where kohya's key may hold words of one's own
-_SAID = ("ss_base_model_version", _ARCHITECTURE)
-_STARTS: Mapping[str, str] = {
+FAMILIES = ("sd15", "sd2", "sdxl")
+
+CONTEXT_WIDTHS: Mapping[int, str] = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # inputs of cross-attention keys
+EMBEDDING_WIDTHS: Mapping[int, str] = {768: "sd15", 1024: "sd2"}  # token embeddings of a single text encoder
+CROSS_ATTENTION_COUNTS: Mapping[int, str] = {16: "sd15", 70: "sdxl"}  # cross-attention layers of the UNet
+
+_ARCHITECTURE = "modelspec.architecture"  # a closed list of names, while kohya's key may hold any text
+_METADATA_KEYS = ("ss_base_model_version", _ARCHITECTURE)
+# Prefix of a metadata value -> family; "" is another base model. The first that fits counts.
+_FAMILY_BY_PREFIX: Mapping[str, str] = {
     "stable-diffusion-xl-v1-refiner": "",
-    "stable-diffusion-xl": SDXL.name,
-    "stable-diffusion-v1": SD15.name,
-    "stable-diffusion-v2": SD2.name,
+    "stable-diffusion-xl": "sdxl",
+    "stable-diffusion-v1": "sd15",
+    "stable-diffusion-v2": "sd2",
     "stable-diffusion-3": "",
-    "sdxl": SDXL.name,
-    "sd_v1": SD15.name,
-    "sd_v2": SD2.name,
+    "sdxl": "sdxl",
+    "sd_v1": "sd15",
+    "sd_v2": "sd2",
     **dict.fromkeys(("sd3", "flux", "chroma", "lumina", "hunyuan", "qwen", "wan", "pixart", "stable-cascade"), ""),
     **dict.fromkeys(("z-image", "z_image", "zimage", "auraflow", "hidream", "cosmos", "anima", "kolors"), ""),
 }
 
 
-def family_of(
+def detect_family(
     card: Mapping[str, Any],
     metadata: Mapping[str, str],
     adapter: Adapter,
     tokens: Mapping[str, Mapping[str, Tensor]],
     source: str,
 ) -> str:
-    """sd15, sd2 or sdxl: of the card, else of other metadata, else of the tensors' sizes, else "".
+    """Return sd15, sd2 or sdxl from the card, else the metadata, else the tensor shapes; "" if none tells.
 
-    Raises ConceptError naming both where two of them contradict each other, and for another base model.
+    Raises ConceptError if two of them contradict each other, and for any other base model.
     """
-    shown = dict(_shown(adapter, tokens))
-    if len(shown) > 1:
-        both = " and of ".join(f"{family} ({why})" for family, why in shown.items())
-        raise ConceptError(f"{source}: its layers are of {both}; use a file made for one base model")
-    said, why = _said(card, metadata, source)
-    if said and shown and said not in shown:
-        family, evidence = next(iter(shown.items()))
+    from_tensors = dict(_families_from_tensors(adapter, tokens))
+    if len(from_tensors) > 1:
+        families = " and to ".join(f"{family} ({evidence})" for family, evidence in from_tensors.items())
+        raise ConceptError(f"{source}: layers belong to {families}; use a file made for one base model")
+    stated, origin = _family_from_metadata(card, metadata, source)
+    if stated and from_tensors and stated not in from_tensors:
+        family, evidence = next(iter(from_tensors.items()))
         raise ConceptError(
-            f"{source}: its metadata says {said} ({why}), its layers are of {family} ({evidence}); "
-            "use a file whose metadata is right"
+            f"{source}: metadata says {stated} ({origin}), but layers belong to {family} ({evidence}); "
+            "use a file with correct metadata"
         )
-    return said or next(iter(shown), "")
+    return stated or next(iter(from_tensors), "")
 
 
-def check_said(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> None:
-    """Raises ConceptError where a file says that it was made for another base model than those that are known here."""
-    _said(card, metadata, source)
+def check_base_model(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> None:
+    """Raise ConceptError if the metadata names an unsupported base model."""
+    _family_from_metadata(card, metadata, source)
 
 
-def _said(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> tuple[str, str]:
+def _family_from_metadata(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> tuple[str, str]:
+    """(family, the entry that names it), or ("", "")."""
     if "family" in card:
         family = card["family"]
         if family not in FAMILIES:
-            raise ConceptError(f"{source}: its card says family {str(family)[:40]!r}; known: {', '.join(FAMILIES)}")
+            raise ConceptError(
+                f"{source}: unknown family {str(family)[:40]!r} in its card; known: {', '.join(FAMILIES)}"
+            )
         return str(family), "its card"
-    for key in _SAID:
+    for key in _METADATA_KEYS:
         value = metadata.get(key, "")
-        start = next((s for s in _STARTS if value.lower().startswith(s)), None)
-        other = key == _ARCHITECTURE and value and start is None
-        if other or (start is not None and not _STARTS[start]):
-            raise ConceptError(f"{source}: was made for {value[:60]!r} ({key}); use one made for {KNOWN_TITLES}")
-        if start is not None:
-            return _STARTS[start], f"{key} {value[:60]!r}"
+        prefix = next((p for p in _FAMILY_BY_PREFIX if value.lower().startswith(p)), None)
+        is_unknown_architecture = key == _ARCHITECTURE and value and prefix is None
+        if is_unknown_architecture or (prefix is not None and not _FAMILY_BY_PREFIX[prefix]):
+            raise ConceptError(f"{source}: made for {value[:60]!r} ({key}); use a file for SD 1.5, SD 2 or SDXL")
+        if prefix is not None:
+            return _FAMILY_BY_PREFIX[prefix], f"{key} {value[:60]!r}"
     return "", ""
 
 
-def _shown(adapter: Adapter, tokens: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, str]]:
-    """(family, what shows it), one after the other; nothing where no size is one of a known family."""
+def _families_from_tensors(adapter: Adapter, tokens: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, str]]:
+    """(family, evidence) for each tensor whose shape occurs in one family only."""
     for path, entry in adapter.items():
-        if path.startswith(f"{TEXT_ENCODER_2}."):
-            yield SDXL.name, "it has a second text encoder"
-        elif path.endswith(CROSS_KEYS_VALUES) and entry.down.shape[1] in CONTEXT:
-            size = entry.down.shape[1]
-            yield CONTEXT[size], f"{path!r} reads {size} numbers per word"
-    for word, parts in tokens.items():
-        size = parts[TEXT_ENCODER].shape[-1] if TEXT_ENCODER in parts else 0
-        if TEXT_ENCODER_2 in parts:
-            yield SDXL.name, f"{word!r} is a word of two text encoders"
-        elif size in WORD:
-            yield WORD[size], f"{word!r} is a word of {size} numbers"
+        if path.startswith("text_encoder_2."):
+            yield "sdxl", "second text encoder"
+        elif path.endswith(("attn2.to_k", "attn2.to_v")) and entry.down.shape[1] in CONTEXT_WIDTHS:
+            width = entry.down.shape[1]
+            yield CONTEXT_WIDTHS[width], f"{path!r} has input width {width}"
+    for token, parts in tokens.items():
+        width = parts["text_encoder"].shape[-1] if "text_encoder" in parts else 0
+        if "text_encoder_2" in parts:
+            yield "sdxl", f"{token!r} has embeddings for two text encoders"
+        elif width in EMBEDDING_WIDTHS:
+            yield EMBEDDING_WIDTHS[width], f"{token!r} has embeddings of width {width}"

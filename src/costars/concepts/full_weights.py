@@ -1,4 +1,4 @@
-"""Layers whose whole weight a file brings: Custom Diffusion's keys and values, and those that our own files hold."""
+"""Reads full layer weights: Custom Diffusion's keys and values, and those in files written by costars."""
 
 from __future__ import annotations
 
@@ -8,46 +8,50 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from costars.concepts.dialects import WEIGHTS
 from costars.concepts.keys import module_path
 from costars.errors import ConceptError
 
-OURS = "weights."  # weights.<module path> in a file of ours
-_AXES = (2, 4)  # of a linear layer and a convolution
-_UNCHANGED = re.compile(r".*\.processor")  # an empty tensor, by which diffusers tells a layer that keeps its own
-_KEY = re.compile(r"(.*)\.processor\.to_(q|k|v|out)_custom_diffusion(?:\.0)?\.(weight|bias)")
+_AXES = (2, 4)  # of a linear layer and of a convolution
+_CUSTOM_DIFFUSION = re.compile(
+    r"(.*)\.processor(?:\.to_(q|k|v|out)_custom_diffusion(?:\.0)?\.(weight|bias))?"
+)  # as diffusers writes it
 
 
-def is_replaced(key: str) -> bool:
-    """Whether this is a layer's whole weight, or says that the layer keeps its own."""
-    return key.startswith(OURS) or any(kind.fullmatch(key) for kind in (_KEY, _UNCHANGED))
+def is_full_weight(key: str) -> bool:
+    """Whether a key belongs to a layer's full weight."""
+    return key.startswith(WEIGHTS) or _CUSTOM_DIFFUSION.fullmatch(key) is not None
 
 
-def read_replaced(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """{module path: (out, in) or (out, in, kh, kw)} in float32, of Custom Diffusion (Kumari et al. 2023, arXiv
-    2212.04488) as diffusers writes it, or of a file of ours; raises ConceptError for what cannot be applied."""
+def read_full_weights(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Read {module path: (out, in) or (out, in, kh, kw)} in float32.
+
+    Reads Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488) as diffusers writes it, and files of costars.
+    Raises ConceptError for a tensor that is not a supported weight.
+    """
     weights = {}
     for key, tensor in tensors.items():
-        if _UNCHANGED.fullmatch(key) and not key.startswith(OURS) and not tensor.numel():
-            continue
-        path = key.removeprefix(OURS) if key.startswith(OURS) else _path(key, source)
+        path = key.removeprefix(WEIGHTS) if key.startswith(WEIGHTS) else _module_path(key, source)
         if tensor.ndim not in _AXES or not tensor.isfinite().all():
             shape = tuple(tensor.shape)
             raise ConceptError(
-                f"{source}: {key!r} is no finite weight of 2 or 4 axes (its shape: {shape}); fetch the file again"
+                f"{source}: {key!r} is not a finite weight of 2 or 4 axes (shape {shape}); fetch the file again"
             )
         weights[path] = tensor.to(torch.float32)
     return weights
 
 
-def _path(key: str, source: str) -> str:
-    found = _KEY.fullmatch(key)
-    stem, which, last = found.groups() if found else ("", "", "")
-    path = module_path(f"{stem}.to_{which}")
-    if path is None or last == "bias":
-        raise ConceptError(f"{source}: holds {key!r}, which costars cannot apply; train it on keys and values alone")
+def to_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the keys of costars' files."""
+    return {f"{WEIGHTS}{path}": weight for path, weight in weights.items()}
+
+
+def _module_path(key: str, source: str) -> str:
+    match = _CUSTOM_DIFFUSION.fullmatch(key)
+    stem, layer, kind = match.groups() if match else (None, None, None)
+    path = module_path(f"{stem}.to_{layer}") if layer else None
+    if path is None or kind == "bias":
+        raise ConceptError(
+            f"{source}: contains {key!r}, which is not supported; train only keys and values of cross-attention"
+        )
     return path
-
-
-def written(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under the keys of our files."""
-    return {f"{OURS}{path}": weight for path, weight in weights.items()}

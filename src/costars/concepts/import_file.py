@@ -1,4 +1,4 @@
-"""Other people's files into the library: checked whole, then written as ours, or not at all."""
+"""Imports concept files of any known program into the library: checked completely, then written as costars' own."""
 
 from __future__ import annotations
 
@@ -9,113 +9,123 @@ from pathlib import Path
 from typing import Any
 
 from costars.concepts.edlora import read_edlora
-from costars.concepts.load import concept_of, load_concept, read_card
-from costars.concepts.metadata import frequent_tags, read_sidecar, read_words, stated_licence, stated_triggers
+from costars.concepts.load import load_concept, read_card, to_concept
+from costars.concepts.metadata import read_card_text, read_frequent_tags, read_licence, read_sidecar, read_triggers
 from costars.concepts.saving import write_concept
 from costars.errors import ConceptError
 from costars.files.magic import is_pickle
-from costars.files.safetensors_header import read_header, sha256_of
+from costars.files.safetensors_header import compute_sha256, read_header
 from costars.types import Concept
 
 _NAME = re.compile(r"\w[\w .+,()\[\]-]{0,99}")
 
 
-@dataclass(frozen=True)
-class Naming:
-    """What a person says of a concept; None is as the file says."""
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """What the user sets on import; None takes the value from the file.
+
+    `embedding` is the textual inversion that belongs to the file, as for Custom Diffusion. `overwrite` replaces a
+    concept of the same name.
+    """
 
     name: str | None = None
     class_name: str | None = None
     trigger: str | None = None
     licence: str | None = None
+    embedding: Path | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A concept as it now is in the library, and what its maker's file lets one guess of its trigger."""
+class ImportResult:
+    """The concept in the library, and words of its file that may be the trigger if it has none."""
 
     concept: Concept
     path: Path
     hints: tuple[str, ...]
 
 
-def import_concept(
-    path: Path, library: Path, naming: Naming, replaced: bool = False, words: Path | None = None
-) -> Imported:
-    """Check a file of any known kind and write it into the library with a card; words are a textual inversion
-    that belongs to it, as Custom Diffusion leaves one.
+def import_concept(path: Path, library: Path, options: ImportOptions) -> ImportResult:
+    """Check a file of any known kind and write it with a card into the folder `library`.
 
-    An ED-LoRA's pickle is opened here and where a file is described, and nowhere else. The trigger, where nobody
-    says it, is the only one that the maker gives. Raises ConceptError, and leaves the library as it was, for a
-    file that cannot be applied, a name that is no plain name, and one that is there unless it is to be replaced.
+    The trigger is that of the options, else of the file's card, else the only one its author states. Pickles of
+    ED-LoRAs are opened only here and in `inspect.describe`.
+    Raises ConceptError, and leaves the library unchanged, if the file is not supported, the name is invalid, or the
+    name exists and `overwrite` is false.
     """
-    name = _plain(naming.name if naming.name is not None else path.stem)
+    name = _check_name(options.name if options.name is not None else path.stem)
     target = library / f"{name}.safetensors"
-    if target.exists() and not replaced:
-        raise ConceptError(f"{name!r} is in your library already; give another --name, or --replace it")
-    concept, card, hints = _read(path)
-    if words is not None:
-        concept = _with_words(concept, load_concept(words, words.stem, words.name))
-    said = {"class_name": naming.class_name, "trigger": naming.trigger, "licence": naming.licence}
-    card |= {key: value for key, value in said.items() if value is not None}
-    concept = _with_trigger(concept, naming.trigger)
-    card |= {
-        "name": name,
-        "class_name": read_words(card, "class_name", path.name),
-        "trigger": read_words(card, "trigger", path.name) or concept.trigger,
-        "licence": read_words(card, "licence", path.name),
-        **({"family": concept.family} if concept.family else {}),
-        "per_layer": concept.per_layer,
-    }
-    if "imported" not in card:  # what a file of ours was made from is kept
-        card["imported"] = {"file": path.name, "format": concept.format, "sha256": concept.sha256}
-    write_concept(concept, card, target)
-    return Imported(load_concept(target, name, name), target, () if card["trigger"] else hints)
+    if target.exists() and not options.overwrite:
+        raise ConceptError(f"{name!r} is already in your library; choose another --name, or add --replace")
+    concept, card, hints = _read_file(path)
+    if options.embedding is not None:
+        embedding = options.embedding
+        concept = _add_embedding(concept, load_concept(embedding, embedding.stem, embedding.name))
+    given = {"class_name": options.class_name, "trigger": options.trigger, "licence": options.licence}
+    card |= {key: value for key, value in given.items() if value is not None}
+    concept = _rename_token(concept, options.trigger)
+    write_concept(concept, _complete_card(card, concept, name, path), target)
+    loaded = load_concept(target, name, name)
+    return ImportResult(loaded, target, () if loaded.trigger else hints)
 
 
-def _plain(name: str) -> str:
+def read_pickle(path: Path) -> tuple[Concept, dict[str, Any], list[str]]:
+    """Read an ED-LoRA as (concept, card, keys of its tensors). Raises ConceptError for any other pickle."""
+    tensors, card = read_edlora(path)
+    concept = to_concept(tensors, {"costars": json.dumps(card)}, path, path.stem, path.name, compute_sha256(path))
+    return replace(concept, format="ED-LoRA"), card, list(tensors)
+
+
+def _check_name(name: str) -> str:
     if not _NAME.fullmatch(name) or name.endswith(".safetensors"):
         raise ConceptError(
-            f"--name {name[:110]!r}: is no plain name; want letters, digits, spaces and .+,()[]-_ , at most 100 of them"
+            f"--name {name[:110]!r}: invalid name; use letters, digits, spaces and .+,()[]-_ (at most 100 characters)"
         )
     return name
 
 
-def read_pickle(path: Path) -> tuple[Concept, dict[str, Any], list[str]]:
-    """(concept, card, keys of its tensors) of an ED-LoRA; raises ConceptError for any other pickle."""
-    tensors, card = read_edlora(path)
-    concept = concept_of(tensors, {"costars": json.dumps(card)}, path, path.stem, path.name, sha256_of(path))
-    return replace(concept, format="ED-LoRA"), card, list(tensors)
+def _complete_card(card: dict[str, Any], concept: Concept, name: str, path: Path) -> dict[str, Any]:
+    """The card with every field that costars reads, and the origin of a file that another program wrote."""
+    card = card | {
+        "name": name,
+        "class_name": read_card_text(card, "class_name", path.name),
+        "trigger": read_card_text(card, "trigger", path.name) or concept.trigger,
+        "licence": read_card_text(card, "licence", path.name),
+        **({"family": concept.family} if concept.family else {}),
+        "per_layer": concept.per_layer,
+    }
+    origin = {"file": path.name, "format": concept.format, "sha256": concept.sha256}
+    return card if "imported" in card else card | {"imported": origin}
 
 
-def _read(path: Path) -> tuple[Concept, dict[str, Any], tuple[str, ...]]:
-    """(concept, card, hints at its trigger) of a file."""
+def _read_file(path: Path) -> tuple[Concept, dict[str, Any], tuple[str, ...]]:
+    """(concept, card, possible triggers)."""
     if is_pickle(path):
         concept, card, _ = read_pickle(path)
         return concept, card, ()
     concept, metadata = load_concept(path, path.stem, path.name), read_header(path).metadata
-    beside = read_sidecar(path)
-    card = {"licence": stated_licence(metadata, beside)} | read_card(path)
-    stated = stated_triggers(metadata, beside)
-    if len(stated) == 1 and not concept.trigger:
-        card["trigger"] = stated[0]
-    return concept, card, (*stated, *(tag for tag in frequent_tags(metadata) if tag not in stated))
+    sidecar = read_sidecar(path)
+    card = {"licence": read_licence(metadata, sidecar)} | read_card(path)
+    triggers = read_triggers(metadata, sidecar)
+    if len(triggers) == 1 and not concept.trigger:
+        card["trigger"] = triggers[0]
+    return concept, card, (*triggers, *(tag for tag in read_frequent_tags(metadata) if tag not in triggers))
 
 
-def _with_words(concept: Concept, inversion: Concept) -> Concept:
+def _add_embedding(concept: Concept, inversion: Concept) -> Concept:
+    """The concept with the embeddings of a textual inversion."""
     if concept.tokens or not inversion.tokens or inversion.adapter or inversion.weights:
         raise ConceptError(
-            f"--words {inversion.source}: want a textual inversion, for a concept that has no words of its own"
+            f"--words {inversion.source}: expected a textual inversion, and a concept without embeddings of its own"
         )
-    trigger = concept.trigger or inversion.trigger
-    return replace(concept, tokens=inversion.tokens, trigger=trigger)
+    return replace(concept, tokens=inversion.tokens, trigger=concept.trigger or inversion.trigger)
 
 
-def _with_trigger(concept: Concept, trigger: str | None) -> Concept:
-    """With its only word called so, where words were taught: they are what the trigger consists of."""
-    if trigger is None or not concept.tokens or all(word in trigger.split() for word in concept.tokens):
+def _rename_token(concept: Concept, trigger: str | None) -> Concept:
+    """The concept with its only token renamed to the trigger, because prompts contain the trigger."""
+    if trigger is None or not concept.tokens or all(token in trigger.split() for token in concept.tokens):
         return concept
     if len(concept.tokens) > 1 or len(trigger.split()) != 1:
-        words = " ".join(concept.tokens)
-        raise ConceptError(f"--trigger {trigger[:60]!r}: want the words that were taught in it, {words!r}")
+        tokens = " ".join(concept.tokens)
+        raise ConceptError(f"--trigger {trigger[:60]!r}: must contain the learned tokens {tokens!r}")
     return replace(concept, tokens={trigger: next(iter(concept.tokens.values()))})

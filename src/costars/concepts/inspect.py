@@ -1,4 +1,4 @@
-"""What a concept file is, in full: for a person who wonders whether it can be cast."""
+"""Describes concept files: format, base model, layers and metadata, and why a file is not supported."""
 
 from __future__ import annotations
 
@@ -7,54 +7,61 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from costars.concepts.dialects import detect_format
 from costars.concepts.import_file import read_pickle
-from costars.concepts.load import format_of, load_concept, read_card
-from costars.concepts.metadata import frequent_tags, model_spec, read_sidecar, stated_licence, stated_triggers
+from costars.concepts.load import load_concept, read_card
+from costars.concepts.metadata import (
+    read_frequent_tags,
+    read_licence,
+    read_model_spec,
+    read_sidecar,
+    read_triggers,
+)
 from costars.errors import ConceptError
 from costars.files.magic import is_pickle
-from costars.files.safetensors_header import read_header, sha256_of
+from costars.files.safetensors_header import compute_sha256, read_header
 from costars.types import Concept
 
-SHOWN = 3  # keys of tensors
+MAX_KEYS = 3  # keys of tensors that are listed
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Everything known of a file, ready for JSON, with the reason where it cannot be applied.
+    """Everything known about a concept file, ready for JSON, with the reason if it is not supported.
 
     Raises ConceptError if it cannot be read.
     """
     if is_pickle(path):
         concept, card, keys = read_pickle(path)
-        return _of_file(path, keys, {}, card) | _of_concept(concept) | {"licence": concept.licence}
+        return _file_facts(path, keys, {}, card) | _concept_facts(concept) | {"licence": concept.licence}
     header = read_header(path)
-    facts = _of_file(path, list(header.tensors), header.metadata, read_card(path))
+    facts = _file_facts(path, list(header.tensors), header.metadata, read_card(path))
     try:
         concept = load_concept(path, path.stem, path.name)
     except ConceptError as error:
         return facts | {"cannot_be_applied": str(error)}
-    return facts | _of_concept(concept) | {"licence": concept.licence or facts["licence"]}
+    return facts | _concept_facts(concept) | {"licence": concept.licence or facts["licence"]}
 
 
-def _of_file(path: Path, keys: list[str], metadata: Mapping[str, str], card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file tells without being understood."""
-    beside = read_sidecar(path)
+def _file_facts(path: Path, keys: list[str], metadata: Mapping[str, str], card: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts that are known without loading the tensors."""
+    sidecar = read_sidecar(path)
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
-        "format": format_of(keys),
+        "sha256": compute_sha256(path),
+        "format": detect_format(keys),
         "tensors": len(keys),
-        "keys": sorted(keys)[:SHOWN],
-        "stated_triggers": stated_triggers(metadata, beside),
-        "frequent_tags": frequent_tags(metadata),
-        "licence": stated_licence(metadata, beside),
+        "keys": sorted(keys)[:MAX_KEYS],
+        "stated_triggers": read_triggers(metadata, sidecar),
+        "frequent_tags": read_frequent_tags(metadata),
+        "licence": read_licence(metadata, sidecar),
         "card": dict(card),
-        "modelspec": model_spec(metadata),
-        "sidecar": beside,
+        "modelspec": read_model_spec(metadata),
+        "sidecar": sidecar,
     }
 
 
-def _of_concept(concept: Concept) -> dict[str, Any]:
+def _concept_facts(concept: Concept) -> dict[str, Any]:
     return {
         "sha256": concept.sha256,
         "format": concept.format,
@@ -63,6 +70,6 @@ def _of_concept(concept: Concept) -> dict[str, Any]:
         "trigger": concept.trigger,
         "layers": dict(Counter(layer.partition(".")[0] for layer in concept.adapter)),
         "ranks": sorted({len(entry.down) for entry in concept.adapter.values()}),
-        "words": {word: {part: list(t.shape) for part, t in parts.items()} for word, parts in concept.tokens.items()},
+        "words": {token: {part: list(t.shape) for part, t in parts.items()} for token, parts in concept.tokens.items()},
         "per_layer": concept.per_layer,
     }

@@ -1,86 +1,77 @@
-"""What a key of an adapter file means: a layer of ours, and which factor of its change."""
+"""Translates the keys of adapter files to module paths of the model and roles of tensors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-from costars.concepts.layer_paths import TEXT, UNET, dotted
+from costars.concepts.dialects import DIALECTS, PARTS, WEIGHTS
+from costars.concepts.layer_paths import TEXT_LAYER, UNET_LAYER, split_underscores
 from costars.concepts.sgm_blocks import from_sgm
+from costars.concepts.tensor_kinds import TENSOR_KINDS, Ignored, Role
 
-PARTS = ("unet.", "text_encoder.", "text_encoder_2.")
-PEFT_PREFIX = "base_model.model."
+# Ending of a key -> role of the tensor in its layer.
+ROLES = {pattern.removeprefix("*"): kind.name for pattern, kind in TENSOR_KINDS.items() if isinstance(kind, Role)}
+_IGNORED = {pattern.removeprefix("*"): kind for pattern, kind in TENSOR_KINDS.items() if isinstance(kind, Ignored)}
 
-# End of a key -> what the tensor is to its layer.
-ROLES: Mapping[str, str] = {
-    ".lora_A.weight": "down",  # peft
-    ".lora_B.weight": "up",
-    ".lora_A.default.weight": "down",  # peft, the adapter's own name kept
-    ".lora_B.default.weight": "up",
-    ".lora.down.weight": "down",  # diffusers before it used peft
-    ".lora.up.weight": "up",
-    ".lora_linear_layer.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up",
-    "_lora.down.weight": "down",  # diffusers' first, in attention processors
-    "_lora.up.weight": "up",
-    ".lora_down.weight": "down",  # kohya, LyCORIS, ED-LoRA
-    ".lora_up.weight": "up",
-    ".hada_w1_a": "w1_a",  # LyCORIS LoHa
-    ".hada_w1_b": "w1_b",
-    ".hada_w2_a": "w2_a",
-    ".hada_w2_b": "w2_b",
-    ".alpha": "alpha",
-}
-# Start of a key whose dots were made underscores -> the part that it belongs to.
-_FLAT: Mapping[str, str] = {
-    "lora_unet_": "unet.",
-    "lora_te_": "text_encoder.",
-    "lora_te1_": "text_encoder.",
-    "lora_te2_": "text_encoder_2.",
-}
 _UNET_START = re.compile(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding)\b")
-_PROCESSOR_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+_PROCESSOR_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
 def read_key(key: str) -> tuple[str, str] | None:
-    """(module path, role) of a key; None where it is no factor of a layer that is known here."""
-    suffix = next((s for s in ROLES if key.endswith(s)), None)
-    path = None if suffix is None else module_path(key.removesuffix(suffix))
-    return None if suffix is None or path is None else (path, ROLES[suffix])
+    """(module path, role) of a key; None if it is not a known tensor of a known layer."""
+    ending = next((e for e in ROLES if key.endswith(e)), None)
+    path = None if ending is None else module_path(key.removesuffix(ending))
+    return None if ending is None or path is None else (path, ROLES[ending])
+
+
+def is_ignored(key: str, element_count: int) -> bool:
+    """Whether a tensor changes no layer and is skipped."""
+    kind = next((kind for ending, kind in _IGNORED.items() if key.endswith(ending)), None)
+    if kind is None or key.startswith(WEIGHTS):
+        return False
+    return not kind.if_empty or element_count == 0
 
 
 def module_path(stem: str) -> str | None:
-    """The module path, led by its part, of a key without its role; None where it is not known."""
-    for prefix, part in _FLAT.items():
-        if stem.startswith(prefix):
-            return _from_flat(stem.removeprefix(prefix), part)
-    path = stem.replace(PEFT_PREFIX, "").replace(".processor.", ".")
+    """Module path, starting with its part, for a key without its ending; None if it is unknown.
+
+    lora_unet_conv_in and base_model.model.conv_in are both unet.conv_in.
+    """
+    path = stem
+    for dialect in DIALECTS:
+        if dialect.replacement is None:
+            continue
+        if not dialect.underscored:
+            path = path.replace(dialect.marker, dialect.replacement)
+        elif stem.startswith(dialect.marker):
+            return _from_underscores(stem.removeprefix(dialect.marker), dialect.replacement)
+    path = path.replace(".processor.", ".")
     if _UNET_START.match(path):
         path = f"unet.{path}"
     part = next((p for p in PARTS if path.startswith(p)), "")
     if not part:
         return None
-    own = path.removeprefix(part)
-    return part + (_unet_name(own) if part == "unet." else _text_name(own))
+    name = path.removeprefix(part)
+    return part + (_normalize_unet_name(name) if part == "unet." else _normalize_text_name(name))
 
 
-def _from_flat(flat: str, part: str) -> str | None:
-    path = dotted(flat)
+def _from_underscores(flat: str, part: str) -> str | None:
+    path = split_underscores(flat)
     if path is None:
         return None
     if part != "unet.":
-        return part + path if TEXT.fullmatch(path) else None
-    known = path if UNET.fullmatch(path) else from_sgm(path)
-    return part + known if known is not None and UNET.fullmatch(known) else None
+        return part + path if TEXT_LAYER.fullmatch(path) else None
+    name = path if UNET_LAYER.fullmatch(path) else from_sgm(path)
+    return part + name if name is not None and UNET_LAYER.fullmatch(name) else None
 
 
-def _unet_name(own: str) -> str:
-    return f"{own}.0" if own.endswith(".to_out") else own
+def _normalize_unet_name(name: str) -> str:
+    return f"{name}.0" if name.endswith(".to_out") else name
 
 
-def _text_name(own: str) -> str:
-    """With the level that transformers 5 took out of one encoder, and the names from before processors went."""
-    start, _, last = own.rpartition(".")
+def _normalize_text_name(name: str) -> str:
+    """Add the level text_model, which transformers 5 removed, and rename layers of old attention processors."""
+    start, _, last = name.rpartition(".")
     if start.endswith("self_attn"):
-        own = f"{start}.{_PROCESSOR_TEXT.get(last, last)}"
-    return own if own.startswith(("text_model.", "text_projection")) else f"text_model.{own}"
+        name = f"{start}.{_PROCESSOR_NAMES.get(last, last)}"
+    return name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}"

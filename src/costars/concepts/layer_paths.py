@@ -1,4 +1,4 @@
-"""The layers that an adapter may change, and their names when every dot was made an underscore."""
+"""The layers that an adapter can change: their module paths, with dots or underscores, and their weight shapes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 from costars.model.families import FAMILIES
 
-# Parts of a path that hold underscores of their own, diffusers' first, then those of the sgm UNet.
-_WORDS = (
+# All components of the paths, most with underscores of their own: first of diffusers, then of the sgm UNet.
+_COMPONENTS = (
     "down_blocks up_blocks mid_block attentions resnets downsamplers upsamplers transformer_blocks attn1 attn2 "
     "to_q to_k to_v to_out ff net proj proj_in proj_out conv conv1 conv2 conv_in conv_out conv_shortcut "
     "time_emb_proj time_embedding add_embedding linear_1 linear_2 "
@@ -15,9 +15,9 @@ _WORDS = (
     "input_blocks middle_block output_blocks in_layers out_layers emb_layers skip_connection op out "
     "time_embed label_emb"
 ).split()
-_WORD = re.compile(rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))}|\d+)(?=_|$)")
+_COMPONENT = re.compile(rf"(?:{'|'.join(sorted(_COMPONENTS, key=len, reverse=True))}|\d+)(?=_|$)")
 
-UNET = re.compile(
+UNET_LAYER = re.compile(
     r"""(?:(?:down|up)_blocks\.[0-3]|mid_block)\.
         (?: attentions\.\d+\.
             (?: proj_in | proj_out
@@ -27,7 +27,7 @@ UNET = re.compile(
       | conv_in | conv_out | (?:time|add)_embedding\.linear_[12]""",
     re.VERBOSE,
 )
-TEXT = re.compile(
+TEXT_LAYER = re.compile(
     r"text_model\.encoder\.layers\.\d+\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])|text_projection",
 )
 
@@ -38,20 +38,20 @@ _CONV = re.compile(r"\.(conv|conv1|conv2|conv_in|conv_out|conv_shortcut)$")
 _PROJECTION = re.compile(r"\.proj_(in|out)$")
 
 
-def dotted(flat: str) -> str | None:
-    """a_path_in_underscores as a.path; None where a part of it is not known."""
-    words, at = list[str](), 0
-    while at < len(flat):
-        found = _WORD.match(flat, at)
-        if found is None:
+def split_underscores(flat: str) -> str | None:
+    """Turn mid_block_attentions_0_proj_in into mid_block.attentions.0.proj_in; None if a component is unknown."""
+    components, position = list[str](), 0
+    while position < len(flat):
+        match = _COMPONENT.match(flat, position)
+        if match is None:
             return None
-        words.append(found[0])
-        at = found.end() + 1
-    return ".".join(words)
+        components.append(match[0])
+        position = match.end() + 1
+    return ".".join(components)
 
 
 def weight_axes(path: str, family: str) -> int | None:
-    """2 for a linear layer, 4 for a convolution; None where the path and the family do not tell."""
+    """Number of axes of a layer's weight: 2 for a linear layer, 4 for a convolution, None if it cannot be known."""
     if _PROJECTION.search(path):
         return None if family not in FAMILIES else 2 if FAMILIES[family].linear_projections else 4
     if _CONV.search(path):
@@ -60,5 +60,5 @@ def weight_axes(path: str, family: str) -> int | None:
 
 
 def kernel_size(path: str) -> int:
-    """Side of a layer's kernel; 1 for a linear layer."""
+    """Side length of a layer's kernel in cells; 1 for a linear layer."""
     return 3 if _CONV.search(path) and not path.endswith("conv_shortcut") else 1

@@ -1,4 +1,4 @@
-"""Where concepts are found: shipped with costars, in your library, in other folders, or as a file."""
+"""Finds concepts: shipped with costars, in the user's library, in other folders, or as a file."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ BUILTIN, PATTERN = "builtin/", "*.safetensors"
 
 
 @dataclass(frozen=True)
-class Store:
-    """Folders of .safetensors files: the shipped ones, the library, and others that are only read.
+class Library:
+    """Folders of .safetensors files: shipped with costars, the user's own, and others that are only read.
 
-    The shipped ones are called builtin/NAME, all others NAME. The others are looked through with the folders
-    in them. Of one name in several folders the library's is meant, then that of the first of the others, what
-    lies higher up going first; `hidden` tells of the rest.
+    Shipped concepts are named builtin/NAME, all others NAME. The other folders are searched recursively. If several
+    folders have the same name, the user's folder comes first, then the others in order, with files nearer to the
+    top first; `hidden_files` lists the rest.
     """
 
-    builtin: Path
-    library: Path
-    extra: Sequence[Path] = ()
+    builtin_folder: Path
+    user_folder: Path
+    extra_folders: Sequence[Path] = ()
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """Every concept's name, as a scene would write it, with its file."""
+        """(name as a scene writes it, file) of every concept."""
         seen = set[str]()
-        for name, path in self._all():
+        for name, path in self._all_files():
             if name not in seen:
                 seen.add(name)
                 yield name, path
 
-    def hidden(self) -> Iterator[tuple[str, Path, Path]]:
-        """(name, file, the file that the name means) of every file that another of its name hides."""
-        meant = dict(self.files())
-        for name, path in self._all():
-            if meant[name] != path:
-                yield name, path, meant[name]
+    def hidden_files(self) -> Iterator[tuple[str, Path, Path]]:
+        """(name, file, file that is used instead) of every file hidden by another with the same name."""
+        used = dict(self.files())
+        for name, path in self._all_files():
+            if used[name] != path:
+                yield name, path, used[name]
 
-    def _all(self) -> Iterator[tuple[str, Path]]:
-        for prefix, folder in ((BUILTIN, self.builtin), ("", self.library)):
-            yield from ((prefix + path.stem, path) for path in _files(folder.glob(PATTERN)))
-        for folder in self.extra:
-            yield from ((path.stem, path) for path in _files(folder.rglob(PATTERN)))
+    def _all_files(self) -> Iterator[tuple[str, Path]]:
+        for prefix, folder in ((BUILTIN, self.builtin_folder), ("", self.user_folder)):
+            yield from ((prefix + path.stem, path) for path in _sort_files(folder.glob(PATTERN)))
+        for folder in self.extra_folders:
+            yield from ((path.stem, path) for path in _sort_files(folder.rglob(PATTERN)))
 
     def find(self, concept: str, base: Path | None = None) -> Path:
-        """The file of a concept; a relative path is looked up beside the scene file.
+        """Find the file of a concept, given its name or the path of a .safetensors file.
 
-        Raises ConceptError if there is none, or if a name leads out of its folder.
+        Raises ConceptError if there is none, or if the file is a link out of its folder.
         """
         known = dict(self.files())
         if concept in known:
-            return known[concept] if concept.startswith(BUILTIN) else contained(known[concept])
+            return known[concept] if concept.startswith(BUILTIN) else check_link(known[concept])
         if concept.endswith(".safetensors"):
             path = Path(concept).expanduser()
             return path if path.is_absolute() or base is None else base / path
@@ -65,40 +65,41 @@ class Store:
         )
 
     def load(self, concept: str, base: Path | None = None) -> Concept:
-        """Load a concept as a scene names it."""
+        """Load a concept, given its name or the path of a .safetensors file. Raises ConceptError; see find."""
         path = self.find(concept, base)
         source = concept if "/" not in concept or concept.startswith(BUILTIN) else path.name
         return load_concept(path, path.stem, source)
 
     def remove(self, name: str) -> Path:
-        """Delete a concept of the library; raises ConceptError for a name that is not in it."""
-        path = self.library / f"{name}.safetensors"
-        mine = {stem: file for stem, file in self.files() if file.parent == self.library}
-        if name in mine:
-            mine[name].unlink()
+        """Delete a concept from the user's folder and return its path. Raises ConceptError if it is not there."""
+        path = self.user_folder / f"{name}.safetensors"
+        own = {stem: file for stem, file in self.files() if file.parent == self.user_folder}
+        if name in own:
+            own[name].unlink()
             return path
         known = dict(self.files())
         if name.startswith(BUILTIN) and name in known:
-            raise ConceptError(f"{name!r} is shipped with costars and cannot be removed; no scene has to cast it")
+            raise ConceptError(f"{name!r} is shipped with costars and cannot be removed; remove concepts of your own")
         if name in known:
             raise ConceptError(f"{name!r} is in {known[name].parent}, which costars only reads; delete the file there")
-        raise ConceptError(f"no concept {name!r} in your library; {nearest(name, mine)}")
+        raise ConceptError(f"no concept {name!r} in your library; {nearest(name, own)}")
 
 
-def _files(found: Iterable[Path]) -> list[Path]:
-    """Those nearest to the top first; macOS leaves ._NAME beside NAME."""
-    return sorted((path for path in found if not path.name.startswith(".")), key=lambda path: (len(path.parts), path))
+def _sort_files(paths: Iterable[Path]) -> list[Path]:
+    """Sort by depth, then by path, without the files ._NAME that macOS adds."""
+    visible = (path for path in paths if not path.name.startswith("."))
+    return sorted(visible, key=lambda path: (len(path.parts), path))
 
 
-def contained(path: Path) -> Path:
-    """The path, unless it is a link that leads out of its folder: then ConceptError."""
+def check_link(path: Path) -> Path:
+    """Return the path. Raises ConceptError if it is a link to a file outside its folder."""
     try:
         inside = path.resolve().is_relative_to(path.parent.resolve())
-    except (OSError, RuntimeError):  # links in a circle
+    except (OSError, RuntimeError):  # circular links
         inside = False
     if not inside:
         raise ConceptError(
-            f"{path.name} is a link that leads out of its folder; import the file itself, or name the folder "
-            "that it is in with COSTARS_CONCEPT_FOLDERS"
+            f"{path.name} is a link that leads out of its folder; import the file itself, or add the folder it is in "
+            "to COSTARS_CONCEPT_FOLDERS"
         )
     return path

@@ -1,8 +1,8 @@
-"""Concept files: what is in a .safetensors adapter or textual inversion, whoever wrote it."""
+"""Loads concept files: .safetensors adapters, textual inversions and full weights of any known program."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,105 +10,93 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from costars.concepts.base_model import check_said, family_of
-from costars.concepts.full_weights import OURS as OUR_WEIGHTS
-from costars.concepts.full_weights import is_replaced, read_replaced
-from costars.concepts.keys import PEFT_PREFIX
-from costars.concepts.lora import read_adapter, with_axes
-from costars.concepts.lora_alpha import part_scales
-from costars.concepts.metadata import json_object, read_words
-from costars.concepts.textual_inversion import OURS, is_inversion, is_words, read_inversion, read_ours, two_files
-from costars.concepts.unsupported import refuse
+from costars.concepts.base_model import check_base_model, detect_family
+from costars.concepts.dialects import TOKENS, detect_format
+from costars.concepts.full_weights import is_full_weight, read_full_weights
+from costars.concepts.keys import is_ignored
+from costars.concepts.lora import normalize_axes, read_adapter
+from costars.concepts.lora_alpha import read_scales
+from costars.concepts.metadata import parse_json_object, read_card_text
+from costars.concepts.textual_inversion import (
+    has_named_tokens,
+    is_textual_inversion,
+    join_encoders,
+    read_textual_inversion,
+    read_tokens,
+)
+from costars.concepts.unsupported import check_supported
 from costars.errors import ConceptError
-from costars.files.safetensors_header import read_header, sha256_of
+from costars.files.safetensors_header import compute_sha256, read_header
 from costars.types import Concept, LowRank
-
-# Part of a key -> who writes such keys; the first that any key holds is the file's format.
-FORMATS: Mapping[str, str] = {
-    OURS: "costars",
-    OUR_WEIGHTS: "costars",
-    "_custom_diffusion": "Custom Diffusion",
-    ".hada_w1_a": "LyCORIS LoHa",
-    "lora_unet_": "kohya",
-    "lora_te": "kohya",
-    PEFT_PREFIX: "peft",
-    ".lora_": "diffusers",
-    ".lora.": "diffusers",
-    "_lora.": "diffusers",
-}
 
 
 def load_concept(path: Path, name: str, source: str) -> Concept:
-    """Read a concept; its header is checked before any tensor is, and nothing in it is skipped.
+    """Load a concept. The header is checked before any tensor is read, and every tensor must be understood.
 
-    source is how the scene called it. Of an SDXL textual inversion in diffusers' two files NAME and NAME_2
-    the first is named, and the second is read with it. Class and trigger come from the file's metadata, if it has any;
-    the family of a file that neither says nor shows one is "".
-    Raises ConceptError with one line on what is damaged, unknown or made for another base model.
+    `source` is what the scene calls it. For an SDXL textual inversion in diffusers' two files NAME and NAME_2, pass
+    the first; the second is read with it. Class and trigger come from the metadata; the family is "" if neither
+    metadata nor shapes tell it.
+    Raises ConceptError if the file is damaged, has unknown tensors or is made for another base model.
     """
     header = read_header(path)
-    check_said(_card(path, header.metadata), header.metadata, source)
-    refuse(header.tensors, source)
-    sha256, tensors = sha256_of(path), _read(path)
+    check_base_model(_parse_card(path, header.metadata), header.metadata, source)
+    check_supported(header.tensors, source)
+    sha256, tensors = compute_sha256(path), _read_tensors(path)
     second = path.with_name(f"{path.stem}_2{path.suffix}")
-    both = None
-    if is_words(tensors) and second.is_file() and set(read_header(second).tensors) == set(tensors):
-        both = two_files(tensors, _read(second))
-    if both is None:
-        return concept_of(tensors, header.metadata, path, name, source, sha256)
-    concept = concept_of(both, header.metadata, path, name, source, sha256_of(path, second))
+    joined = None
+    if has_named_tokens(tensors) and second.is_file() and set(read_header(second).tensors) == set(tensors):
+        joined = join_encoders(tensors, _read_tensors(second))
+    if joined is None:
+        return to_concept(tensors, header.metadata, path, name, source, sha256)
+    concept = to_concept(joined, header.metadata, path, name, source, compute_sha256(path, second))
     return replace(concept, format="textual inversion")
 
 
-def concept_of(
+def to_concept(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, name: str, source: str, sha256: str
 ) -> Concept:
-    """The concept that these tensors and metadata are; see load_concept."""
-    card = _card(path, metadata)
-    scales = part_scales(metadata, tensors, path, source)
-    ours = {key: tensor for key, tensor in tensors.items() if key.startswith(OURS)}
-    whole = {key: tensor for key, tensor in tensors.items() if is_replaced(key)}
-    rest = {key: tensor for key, tensor in tensors.items() if key not in ours and key not in whole}
-    inversion = not ours and not whole and is_inversion({key: tuple(tensor.shape) for key, tensor in rest.items()})
+    """Build a concept from the tensors and metadata of a file; see load_concept."""
+    card = _parse_card(path, metadata)
+    scales = read_scales(metadata, tensors, path, source)
+    own_tokens = {key: tensor for key, tensor in tensors.items() if key.startswith(TOKENS)}
+    used = {key: tensor for key, tensor in tensors.items() if not is_ignored(key, tensor.numel())}
+    full = {key: tensor for key, tensor in used.items() if is_full_weight(key)}
+    rest = {key: tensor for key, tensor in used.items() if key not in own_tokens and key not in full}
+    is_inversion = len(rest) == len(tensors) and is_textual_inversion({k: tuple(t.shape) for k, t in rest.items()})
     per_layer = card.get("per_layer") is True
-    words = read_inversion(rest, name, source) if inversion else read_ours(ours, per_layer, source)
-    weights = read_replaced(whole, source)
-    adapter = {} if inversion or (not rest and (ours or weights)) else read_adapter(rest, scales, source)
-    shapes = {**adapter, **{p: LowRank(w, w) for p, w in weights.items()}}  # a family is told by widths of down
-    family = family_of(card, metadata, shapes, words, source)
-    trigger = read_words(card, "trigger", path.name) or " ".join(words)
+    tokens = read_textual_inversion(rest, name, source) if is_inversion else read_tokens(own_tokens, per_layer, source)
+    weights = read_full_weights(full, source)
+    has_adapter = not is_inversion and (bool(rest) or not (own_tokens or weights))
+    adapter = read_adapter(rest, scales, source) if has_adapter else {}
+    shapes = {**adapter, **{p: LowRank(w, w) for p, w in weights.items()}}  # the family depends on the width of down
+    family = detect_family(card, metadata, shapes, tokens, source)
+    trigger = read_card_text(card, "trigger", path.name) or " ".join(tokens)
     return Concept(
         name=name,
-        class_name=read_words(card, "class_name", path.name),
+        class_name=read_card_text(card, "class_name", path.name),
         trigger=trigger,
         family=family,
-        adapter=with_axes(adapter, family),
+        adapter=normalize_axes(adapter, family),
         source=source,
         sha256=sha256,
-        licence=read_words(card, "licence", path.name),
-        format="textual inversion" if inversion else format_of(tensors),
-        tokens={word: words[word] for word in sorted(words, key=trigger.find)},
+        licence=read_card_text(card, "licence", path.name),
+        format="textual inversion" if is_inversion else detect_format(tensors),
+        tokens={token: tokens[token] for token in sorted(tokens, key=trigger.find)},
         per_layer=per_layer,
         weights=weights,
     )
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card in a concept file's metadata, without its weights."""
-    return _card(path, read_header(path).metadata)
+    """Read the card in a concept file's metadata, without its tensors."""
+    return _parse_card(path, read_header(path).metadata)
 
 
-def _card(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    return json_object(metadata.get("costars", "{}"), f"{path.name}: its metadata 'costars'")
+def _parse_card(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    return parse_json_object(metadata.get("costars", "{}"), f"{path.name}: metadata 'costars'")
 
 
-def format_of(keys: Iterable[str]) -> str:
-    """Who writes files with such keys."""
-    listed = list(keys)
-    return next((name for part, name in FORMATS.items() if any(part in key for key in listed)), "unknown")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

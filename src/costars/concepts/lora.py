@@ -1,4 +1,4 @@
-"""From the tensors of an adapter file to low rank changes, one for each layer."""
+"""Turns the tensors of an adapter file into one low-rank weight change per layer."""
 
 from __future__ import annotations
 
@@ -7,135 +7,139 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from costars.concepts.keys import PARTS, read_key
+from costars.concepts.dialects import PARTS
+from costars.concepts.keys import read_key
 from costars.concepts.layer_paths import kernel_size, weight_axes
 from costars.errors import ConceptError
 from costars.types import Adapter, LowRank
 
 MAX_RANK = 4096
-MAX_NUMBERS = 2**28  # of a layer that is written out; the largest of SDXL takes 2**24
-Factors = Mapping[str, Tensor]
+MAX_ELEMENTS = 2**28  # of an expanded LoHa layer; the largest layer of SDXL takes 2**24
+LayerTensors = Mapping[str, Tensor]  # by role
 
 
-class _UnfitError(ValueError):
-    """What is wrong with a layer's factors, without the layer's name."""
+class _LayerError(ValueError):
+    """What is wrong with the tensors of a layer; the caller adds the layer's path."""
 
 
 def read_adapter(tensors: Mapping[str, Tensor], scales: Mapping[str, Callable[[int], float]], source: str) -> Adapter:
-    """Every layer's change of weight as up @ down in float32, the scale alpha / rank folded into up.
+    """Read the weight change of every layer as up @ down in float32, with the scale alpha / rank folded into up.
 
-    A layer's own alpha goes first, then its part's of scales {part: rank -> scale}, then 1.
-    Raises ConceptError for a tensor that is not understood: none is skipped.
+    The alpha of a layer takes precedence over `scales` {part: rank -> scale}; without either the scale is 1.
+    Raises ConceptError for a tensor that is not understood; none is skipped.
     """
     adapter: dict[str, LowRank] = {}
-    for path, factors in _layers(tensors, source).items():
+    for path, layer in _group_by_layer(tensors, source).items():
         try:
-            adapter[path] = _change(path, factors, scales)
-        except _UnfitError as error:
+            adapter[path] = _build_change(path, layer, scales)
+        except _LayerError as error:
             raise ConceptError(f"{source}: {path!r} {error}; fetch the file again") from None
     return adapter
 
 
-def with_axes(adapter: Adapter, family: str) -> Adapter:
-    """Factors of linear layers with 2 axes and of convolutions with 4, where the path and the family tell which.
+def normalize_axes(adapter: Adapter, family: str) -> Adapter:
+    """Give the factors of linear layers 2 axes and those of convolutions 4, if path and family tell the kind.
 
-    Some files hold linear layers as convolutions of one pixel, and the reverse.
+    Some files store linear layers as 1 x 1 convolutions, or the reverse.
     """
-    return {path: _with_axes(entry, weight_axes(path, family)) for path, entry in adapter.items()}
+    return {path: _set_axes(entry, weight_axes(path, family)) for path, entry in adapter.items()}
 
 
-def _layers(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str, Tensor]]:
+def _group_by_layer(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str, Tensor]]:
+    """{module path: {role: tensor in float32}}."""
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        read = read_key(key)
-        if read is None:
-            raise _not_understood(key, source)
-        path, role = read
-        factors = layers.setdefault(path, {})
-        if role in factors:
-            raise ConceptError(f"{source}: holds {path!r} twice, once as {key!r}; use a file that one program wrote")
+        path_and_role = read_key(key)
+        if path_and_role is None:
+            raise ConceptError(
+                f"{source}: contains {key!r}, which is not an adapter layer of SD 1.5, SD 2 or SDXL in the formats of "
+                f"kohya, diffusers ({', '.join(PARTS)}) or peft; convert it, or use another file"
+            )
+        path, role = path_and_role
+        layer = layers.setdefault(path, {})
+        if role in layer:
+            raise ConceptError(
+                f"{source}: layer {path!r} appears twice, once as {key!r}; use a file written by one program"
+            )
         if not tensor.is_floating_point() and role != "alpha":
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise ConceptError(f"{source}: {key!r} is of {kind}, want floating point numbers; use a file that has them")
-        factors[role] = tensor.to(torch.float32)
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise ConceptError(
+                f"{source}: {key!r} has dtype {dtype}, expected floating point; use a file with floating-point weights"
+            )
+        layer[role] = tensor.to(torch.float32)
     if not layers:
-        raise _not_understood("nothing at all", source)
+        raise ConceptError(f"{source}: contains no adapter layers; use another file")
     return layers
 
 
-def _not_understood(what: str, source: str) -> ConceptError:
-    return ConceptError(
-        f"{source}: holds {what!r}, which is no layer of an adapter for SD 1.5, 2 or SDXL in the formats of kohya, "
-        f"diffusers ({', '.join(PARTS)}) or peft; convert it, or use another file"
-    )
-
-
-def _change(path: str, factors: Factors, scales: Mapping[str, Callable[[int], float]]) -> LowRank:
-    alpha = factors.get("alpha")
-    roles = frozenset(factors) - {"alpha"}
-    if roles not in KINDS:
-        raise _UnfitError(f"has the factors {', '.join(sorted(roles)) or 'none'}, want both of a LoRA or all of a LoHa")
+def _build_change(path: str, layer: LayerTensors, scales: Mapping[str, Callable[[int], float]]) -> LowRank:
+    alpha = layer.get("alpha")
+    roles = frozenset(layer) - {"alpha"}
+    if roles not in BUILDERS:
+        found = ", ".join(sorted(roles)) or "none"
+        raise _LayerError(f"has tensors {found}, expected down, up (LoRA) or w1_a, w1_b, w2_a, w2_b (LoHa)")
     if alpha is not None and alpha.numel() != 1:
-        raise _UnfitError(f"has an alpha of shape {tuple(alpha.shape)}, want one number")
-    rank, entry = KINDS[roles](path, factors)
+        raise _LayerError(f"has an alpha of shape {tuple(alpha.shape)}, expected one number")
+    rank, entry = BUILDERS[roles](path, layer)
     part = next(p for p in PARTS if path.startswith(p))
-    scale = scales[part](rank) if alpha is None and part in scales else 1.0 if alpha is None else float(alpha) / rank
+    part_scale = scales[part](rank) if part in scales else 1.0
+    scale = part_scale if alpha is None else float(alpha) / rank
     entry = LowRank(entry.down, entry.up * scale)
     if not (entry.down.isfinite().all() and entry.up.isfinite().all()):
-        raise _UnfitError("holds numbers that are not finite, as from a training that failed")
+        raise _LayerError("has non-finite values, as after a failed training")
     return entry
 
 
-def _low_rank(_: str, factors: Factors) -> tuple[int, LowRank]:
-    """LoRA, and LoCon for convolutions: down (r, in) or (r, in, kh, kw), up (out, r) or (out, r, 1, 1)."""
-    down, up = factors["down"], factors["up"]
-    shapes = f"has factors of shapes {tuple(down.shape)} and {tuple(up.shape)}"
+def _build_lora(_: str, layer: LayerTensors) -> tuple[int, LowRank]:
+    """LoRA, or LoCon for convolutions: down (r, in) or (r, in, kh, kw), up (out, r) or (out, r, 1, 1)."""
+    down, up = layer["down"], layer["up"]
+    shapes = f"has tensors of shapes {tuple(down.shape)} and {tuple(up.shape)}"
     if not {down.ndim, up.ndim} <= {2, 4} or up.shape[1] != len(down) or any(n != 1 for n in up.shape[2:]):
-        raise _UnfitError(shapes)
+        raise _LayerError(f"{shapes}, which do not fit together")
     if not 1 <= len(down) <= MAX_RANK:
-        raise _UnfitError(f"{shapes}: a rank of {len(down)}, want 1 to {MAX_RANK}")
+        raise _LayerError(f"{shapes}: rank {len(down)}, expected 1 to {MAX_RANK}")
     flat = up.reshape(up.shape[:2])
     return len(down), LowRank(down, flat if down.ndim == 2 else flat[:, :, None, None])
 
 
-def _hadamard(path: str, factors: Factors) -> tuple[int, LowRank]:
-    """LoHa: (w1_a @ w1_b) * (w2_a @ w2_b) as one product of rank r * r, or of full rank where that is less.
+def _build_loha(path: str, layer: LayerTensors) -> tuple[int, LowRank]:
+    """LoHa: (w1_a @ w1_b) * (w2_a @ w2_b) as one product of rank r * r, or of full rank if that is smaller.
 
-    Row by row, every product of a number of the first with one of the second (Hyeon-Woo et al. 2022,
+    Its rows are all products of a row of the first with a row of the second (Hyeon-Woo et al. 2022,
     arXiv 2108.06098, proposition 1).
     """
-    a1, b1, a2, b2 = (factors[f"w{i}_{side}"] for i in (1, 2) for side in "ab")
-    shapes = [tuple(t.shape) for t in (a1, b1, a2, b2)]
-    if any(len(s) != 2 for s in shapes) or a1.shape[1] != len(b1) or a2.shape[1] != len(b2):
-        raise _UnfitError(f"has factors of shapes {shapes}")
+    a1, b1, a2, b2 = (layer[f"w{i}_{side}"] for i in (1, 2) for side in "ab")
+    shapes = f"has tensors of shapes {[tuple(t.shape) for t in (a1, b1, a2, b2)]}"
+    if any(t.ndim != 2 for t in (a1, b1, a2, b2)) or a1.shape[1] != len(b1) or a2.shape[1] != len(b2):
+        raise _LayerError(f"{shapes}, which do not fit together")
     if len(a1) != len(a2) or b1.shape[1] != b2.shape[1] or not 1 <= len(b1) <= MAX_RANK:
-        raise _UnfitError(f"has factors of shapes {shapes}")
+        raise _LayerError(f"{shapes}, which do not fit together")
     rank = min(len(b1) * len(b2), len(a1), b1.shape[1])
-    if rank * (len(a1) + b1.shape[1]) > MAX_NUMBERS:
-        raise _UnfitError(f"has factors of shapes {shapes}, which would become over {MAX_NUMBERS} numbers")
+    if rank * (len(a1) + b1.shape[1]) > MAX_ELEMENTS:
+        raise _LayerError(f"{shapes}, which would expand to over {MAX_ELEMENTS} elements")
     if len(b1) * len(b2) == rank:
         up = (a1[:, :, None] * a2[:, None, :]).flatten(1)
         down = (b1[:, None, :] * b2[None, :, :]).flatten(0, 1)
     else:
         dense = (a1 @ b1) * (a2 @ b2)
-        wide = dense.shape[1] > dense.shape[0]
-        up, down = (torch.eye(len(dense)), dense) if wide else (dense, torch.eye(dense.shape[1]))
+        is_wide = dense.shape[1] > dense.shape[0]
+        up, down = (torch.eye(len(dense)), dense) if is_wide else (dense, torch.eye(dense.shape[1]))
     side = kernel_size(path)
     if side == 1:
         return len(b1), LowRank(down, up)
     if down.shape[1] % side**2:
-        raise _UnfitError(f"has factors of shapes {shapes} for a kernel of {side} x {side}")
+        raise _LayerError(f"{shapes}, which do not fit a kernel of {side} x {side}")
     return len(b1), LowRank(down.unflatten(1, (-1, side, side)), up[:, :, None, None])
 
 
-# The factors that a layer has -> what they make: (rank that alpha is divided by, the change).
-KINDS: Mapping[frozenset[str], Callable[[str, Factors], tuple[int, LowRank]]] = {
-    frozenset({"down", "up"}): _low_rank,
-    frozenset({"w1_a", "w1_b", "w2_a", "w2_b"}): _hadamard,
+# Roles of the tensors in a layer -> function that builds (rank that alpha is divided by, weight change).
+BUILDERS: Mapping[frozenset[str], Callable[[str, LayerTensors], tuple[int, LowRank]]] = {
+    frozenset({"down", "up"}): _build_lora,
+    frozenset({"w1_a", "w1_b", "w2_a", "w2_b"}): _build_loha,
 }
 
 
-def _with_axes(entry: LowRank, axes: int | None) -> LowRank:
+def _set_axes(entry: LowRank, axes: int | None) -> LowRank:
     if axes == 4 and entry.down.ndim == 2:
         return LowRank(entry.down[:, :, None, None], entry.up[:, :, None, None])
     if axes == 2 and entry.down.ndim == 4 and entry.down.shape[2:] == (1, 1):
