@@ -69,9 +69,7 @@ def make_subject() -> Callable[..., TrainingSubject]:
 def make_task(small: Model, make_subject: Callable[..., TrainingSubject]) -> Callable[..., TrainingTask]:
     """A task for a recipe, by default of mia on the small SDXL model."""
 
-    def make(
-        recipe: Recipe, subjects: Sequence[TrainingSubject] | None = None, model: Model = small
-    ) -> TrainingTask:
+    def make(recipe: Recipe, subjects: Sequence[TrainingSubject] | None = None, model: Model = small) -> TrainingTask:
         return TrainingTask(model, [make_subject(recipe)] if subjects is None else subjects, recipe)
 
     return make
@@ -116,3 +114,14 @@ def same_concept() -> Callable[[Concept, Concept], bool]:
         return bool(a) and a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
     return compare
+
+
+@pytest.fixture
+def predict(tiny: Model) -> Callable[[], torch.Tensor]:
+    """One prediction of the tiny UNet."""
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randn(1, 77, 64, generator=generator)
+    width = tiny.encoders[1].module.config.projection_dim
+    added = {"text_embeds": torch.zeros(1, width), "time_ids": tiny.size_ids((64, 64))}
+    latent = torch.randn(1, 4, 8, 8, generator=generator)
+    return lambda: tiny.unet(latent, torch.tensor(300), text, added_cond_kwargs=added).sample
