@@ -8,26 +8,37 @@ from typing import Any
 from torch import Tensor
 
 from costars.errors import ConceptError
+from costars.model.families import (
+    CROSS_KEYS_VALUES,
+    FAMILIES,
+    KNOWN_TITLES,
+    SD2,
+    SD15,
+    SDXL,
+    TEXT_ENCODER,
+    TEXT_ENCODER_2,
+)
 from costars.types import Adapter
 
-FAMILIES = ("sd15", "sd2", "sdxl")
-
-CONTEXT_WIDTHS: Mapping[int, str] = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # inputs of cross-attention keys
-EMBEDDING_WIDTHS: Mapping[int, str] = {768: "sd15", 1024: "sd2"}  # token embeddings of a single text encoder
-CROSS_ATTENTION_COUNTS: Mapping[int, str] = {16: "sd15", 70: "sdxl"}  # cross-attention layers of the UNet
+# Input width of cross-attention keys -> family.
+CONTEXT_WIDTHS: Mapping[int, str] = {family.text_width: family.name for family in FAMILIES.values()}
+# Width of token embeddings -> family, for families with a single text encoder.
+EMBEDDING_WIDTHS: Mapping[int, str] = {f.text_width: f.name for f in FAMILIES.values() if len(f.text_encoders) == 1}
+# Number of cross-attention layers -> family, for families with published ED-LoRAs.
+CROSS_ATTENTION_COUNTS: Mapping[int, str] = {family.cross_layers: family.name for family in (SD15, SDXL)}
 
 _ARCHITECTURE = "modelspec.architecture"  # a closed list of names, while kohya's key may hold any text
 _METADATA_KEYS = ("ss_base_model_version", _ARCHITECTURE)
 # Prefix of a metadata value -> family; "" is another base model. The first that fits counts.
 _FAMILY_BY_PREFIX: Mapping[str, str] = {
     "stable-diffusion-xl-v1-refiner": "",
-    "stable-diffusion-xl": "sdxl",
-    "stable-diffusion-v1": "sd15",
-    "stable-diffusion-v2": "sd2",
+    "stable-diffusion-xl": SDXL.name,
+    "stable-diffusion-v1": SD15.name,
+    "stable-diffusion-v2": SD2.name,
     "stable-diffusion-3": "",
-    "sdxl": "sdxl",
-    "sd_v1": "sd15",
-    "sd_v2": "sd2",
+    "sdxl": SDXL.name,
+    "sd_v1": SD15.name,
+    "sd_v2": SD2.name,
     **dict.fromkeys(("sd3", "flux", "chroma", "lumina", "hunyuan", "qwen", "wan", "pixart", "stable-cascade"), ""),
     **dict.fromkeys(("z-image", "z_image", "zimage", "auraflow", "hidream", "cosmos", "anima", "kolors"), ""),
 }
@@ -77,7 +88,7 @@ def _family_from_metadata(card: Mapping[str, Any], metadata: Mapping[str, str], 
         prefix = next((p for p in _FAMILY_BY_PREFIX if value.lower().startswith(p)), None)
         is_unknown_architecture = key == _ARCHITECTURE and value and prefix is None
         if is_unknown_architecture or (prefix is not None and not _FAMILY_BY_PREFIX[prefix]):
-            raise ConceptError(f"{source}: made for {value[:60]!r} ({key}); use a file for SD 1.5, SD 2 or SDXL")
+            raise ConceptError(f"{source}: made for {value[:60]!r} ({key}); use a file for {KNOWN_TITLES}")
         if prefix is not None:
             return _FAMILY_BY_PREFIX[prefix], f"{key} {value[:60]!r}"
     return "", ""
@@ -86,14 +97,14 @@ def _family_from_metadata(card: Mapping[str, Any], metadata: Mapping[str, str], 
 def _families_from_tensors(adapter: Adapter, tokens: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, str]]:
     """(family, evidence) for each tensor whose shape occurs in one family only."""
     for path, entry in adapter.items():
-        if path.startswith("text_encoder_2."):
-            yield "sdxl", "second text encoder"
-        elif path.endswith(("attn2.to_k", "attn2.to_v")) and entry.down.shape[1] in CONTEXT_WIDTHS:
+        if path.startswith(f"{TEXT_ENCODER_2}."):
+            yield SDXL.name, "second text encoder"
+        elif path.endswith(CROSS_KEYS_VALUES) and entry.down.shape[1] in CONTEXT_WIDTHS:
             width = entry.down.shape[1]
             yield CONTEXT_WIDTHS[width], f"{path!r} has input width {width}"
     for token, parts in tokens.items():
-        width = parts["text_encoder"].shape[-1] if "text_encoder" in parts else 0
-        if "text_encoder_2" in parts:
-            yield "sdxl", f"{token!r} has embeddings for two text encoders"
+        width = parts[TEXT_ENCODER].shape[-1] if TEXT_ENCODER in parts else 0
+        if TEXT_ENCODER_2 in parts:
+            yield SDXL.name, f"{token!r} has embeddings for two text encoders"
         elif width in EMBEDDING_WIDTHS:
             yield EMBEDDING_WIDTHS[width], f"{token!r} has embeddings of width {width}"

@@ -16,6 +16,7 @@ from costars.concepts.keys import module_path
 from costars.concepts.saving import to_smallest_dtype
 from costars.errors import ConceptError, nearest
 from costars.files.atomic import TensorFile, write_safetensors
+from costars.model.families import SD2, SD15, SDXL
 from costars.types import Concept
 
 Files = dict[str, TensorFile]  # by name, without .safetensors
@@ -27,15 +28,18 @@ EMBEDDING = "learned_embeds"
 
 _CROSS_ATTENTION = re.compile(r"unet\.(.*)\.attn2\.to_([kv])")
 _KOHYA_PREFIXES: Mapping[str, Mapping[str, str]] = {
-    "sd15": {"unet": "lora_unet", "text_encoder": "lora_te"},
-    "sd2": {"unet": "lora_unet", "text_encoder": "lora_te"},
-    "sdxl": {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
+    SD15.name: {"unet": "lora_unet", "text_encoder": "lora_te"},
+    SD2.name: {"unet": "lora_unet", "text_encoder": "lora_te"},
+    SDXL.name: {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
 }
 # As sd-scripts writes it. ModelSpec names SD 2 of 512 px and of 768 px differently, and a concept does not know which.
 _KOHYA_METADATA: Mapping[str, Mapping[str, str]] = {
-    "sd15": {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"},
-    "sd2": {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
-    "sdxl": {"ss_base_model_version": "sdxl_base_v1-0", "modelspec.architecture": "stable-diffusion-xl-v1-base/lora"},
+    SD15.name: {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"},
+    SD2.name: {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
+    SDXL.name: {
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+    },
 }
 
 

@@ -53,7 +53,8 @@ def split_underscores(flat: str) -> str | None:
 def weight_axes(path: str, family: str) -> int | None:
     """Number of axes of a layer's weight: 2 for a linear layer, 4 for a convolution, None if it cannot be known."""
     if _PROJECTION.search(path):
-        return None if family not in FAMILIES else 2 if FAMILIES[family].linear_projections else 4
+        known = FAMILIES.get(family)
+        return None if known is None else 2 if known.linear_projections else 4
     if _CONV.search(path):
         return 4
     return 2 if _LINEAR.search(path) else None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from costars.errors import TrainError
-from costars.model.predict import Conditioning, NoiseSchedule
+from costars.model.predict import Conditioning, NoiseSchedule, join_pooled
 from costars.train.attention_maps import AttentionRecorder, attention_recorder
 from costars.train.data.class_images import batch_class_latents, encode_class_images
 from costars.train.data.latents import Batch, LatentDataset, encode_examples
@@ -123,7 +123,7 @@ class ImageObjective:
                 with torch.no_grad():
                     self._text_cache[i] = self.captions.encode(encoders, [i], {})
         tokens, pooled = zip(*(self._text_cache[i] for i in indices), strict=True)
-        return torch.cat(tokens), None if pooled[0] is None else torch.cat(pooled)  # type: ignore[arg-type]
+        return torch.cat(tokens), join_pooled(pooled)
 
 
 @contextmanager
