@@ -1,4 +1,4 @@
-"""Sizes to train at: what fits is all there, and a picture covers its size with nothing left empty."""
+"""Aspect-ratio buckets: their sizes, and cropping images and masks to them."""
 
 from math import log
 
@@ -23,13 +23,13 @@ sides = st.integers(1, 400)
 grids = st.tuples(st.integers(1, 16), st.sampled_from([8, 32, 64]), st.floats(1, 4))
 
 
-def example(width: int, height: int, colour: str = "red", masked: bool = True) -> Example:
+def make_example(width: int, height: int, colour: str = "red", masked: bool = True) -> Example:
     mask = np.ones((height, width), dtype=np.float32) if masked else None
     return Example(Image.new("RGB", (width, height), colour), "a woman", mask, "a.png")
 
 
 @given(grids)
-def test_sizes_are_within_the_area_and_the_shape_and_the_square_is_there(grid):
+def test_bucket_sizes_are_maximal_within_area_and_aspect_ratio(grid):
     count, step, max_aspect_ratio = grid
     size = count * step
     sizes = bucket_sizes(size, step, max_aspect_ratio)
@@ -42,22 +42,22 @@ def test_sizes_are_within_the_area_and_the_shape_and_the_square_is_there(grid):
     assert list(sizes) == sorted(sizes, key=lambda s: (s[0] / s[1], s))
 
 
-def test_the_sizes_of_sdxl_are_among_those_of_1024():
+def test_bucket_sizes_of_1024_include_those_of_sdxl():
     sizes = bucket_sizes(1024, 64)
     assert {(1024, 1024), (1152, 896), (896, 1152), (832, 1216), (1344, 768)} <= set(sizes)
     assert bucket_sizes(64, 64) == ((64, 64),)
 
 
-@pytest.mark.parametrize(("numbers", "says"), [((100, 64), "such as 128"), ((0, 64), "64"), ((64, 0), "step 0")])
-def test_numbers_that_make_no_size_are_refused(numbers, says):
-    with pytest.raises(TrainError, match=says):
+@pytest.mark.parametrize(("numbers", "message"), [((100, 64), "e.g. 128"), ((0, 64), "e.g. 64"), ((64, 0), "step 0")])
+def test_invalid_bucket_numbers_are_rejected(numbers, message):
+    with pytest.raises(TrainError, match=message):
         bucket_sizes(*numbers)
     with pytest.raises(TrainError, match="max_aspect_ratio"):
         bucket_sizes(64, 64, 0.5)
 
 
 @given(st.tuples(sides, sides))
-def test_no_size_is_nearer_in_shape_than_the_nearest(size):
+def test_nearest_size_has_the_nearest_aspect_ratio(size):
     sizes = bucket_sizes(512, 64)
     nearest = nearest_size(size, sizes)
     gaps = {s: abs(log(s[0] / s[1]) - log(size[0] / size[1])) for s in sizes}
@@ -67,8 +67,8 @@ def test_no_size_is_nearer_in_shape_than_the_nearest(size):
 
 
 @given(sides, sides, st.sampled_from(bucket_sizes(256, 32)))
-def test_picture_and_mask_cover_the_size_with_no_empty_border(width, height, size):
-    made, (high, wide, top, left) = crop_to_bucket(example(width, height), size)
+def test_cropped_image_and_mask_have_no_empty_border(width, height, size):
+    made, (high, wide, top, left) = crop_to_bucket(make_example(width, height), size)
     assert made.image.size == size and made.mask.shape == size[::-1] and made.mask.dtype == np.float32
     assert set(made.image.get_flattened_data()) == {(255, 0, 0)}
     assert made.mask.min() > 1 - 1e-5 and made.mask.max() <= 1
@@ -77,7 +77,7 @@ def test_picture_and_mask_cover_the_size_with_no_empty_border(width, height, siz
 
 
 @given(sides)
-def test_a_square_picture_is_never_cropped_in_the_square(side):
+def test_square_image_is_not_cropped_in_the_square_bucket(side):
     pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     made, numbers = crop_to_bucket(Example(image), (64, 64))
@@ -85,7 +85,7 @@ def test_a_square_picture_is_never_cropped_in_the_square(side):
     assert made.image.tobytes() == image.resize((64, 64), Image.Resampling.LANCZOS).tobytes()
 
 
-def test_the_middle_is_kept_and_the_crop_is_told_in_scaled_pixels():
+def test_center_is_kept_and_the_crop_is_in_px_of_the_scaled_image():
     pixels = np.zeros((100, 300, 3), dtype=np.uint8)
     pixels[:, 100:200] = 255
     made, numbers = crop_to_bucket(Example(Image.fromarray(pixels), mask=pixels[..., 0] / np.float32(255)), (200, 200))
@@ -94,20 +94,20 @@ def test_the_middle_is_kept_and_the_crop_is_told_in_scaled_pixels():
 
 
 @given(sides, sides, st.integers(0, 99))
-def test_a_mask_stays_in_zero_to_one(width, height, seed):
+def test_cropped_mask_stays_in_zero_to_one(width, height, seed):
     mask = np.random.default_rng(seed).integers(0, 2, (height, width)).astype(np.float32)
     made, _ = crop_to_bucket(Example(Image.new("RGB", (width, height)), mask=mask), (96, 64))
     assert made.mask.min() >= 0 and made.mask.max() <= 1
 
 
-def test_a_strip_does_not_grow_past_memory():
-    made, numbers = crop_to_bucket(example(60_000, 2, masked=False), (1024, 1024))
+def test_narrow_image_is_cropped_before_it_is_scaled():
+    made, numbers = crop_to_bucket(make_example(60_000, 2, masked=False), (1024, 1024))
     assert made.image.size == (1024, 1024) and numbers == (2, 60_000, 0, 15_359_488)
 
 
-def test_pictures_go_to_their_buckets_in_order():
+def test_group_by_bucket_keeps_the_order():
     sizes = bucket_sizes(256, 64)
-    examples = [example(*size) for size in ((50, 50), (100, 50), (60, 60), (50, 100), (200, 101))]
+    examples = [make_example(*size) for size in ((50, 50), (100, 50), (60, 60), (50, 100), (200, 101))]
     buckets = group_by_bucket(examples, sizes)
     assert buckets[(256, 256)] == [0, 2]
     assert sorted(i for found in buckets.values() for i in found) == [0, 1, 2, 3, 4]
@@ -115,7 +115,7 @@ def test_pictures_go_to_their_buckets_in_order():
 
 
 @given(st.integers(20, 200), st.integers(20, 200))
-def test_a_mask_is_put_back_where_it_was_cut_from(width, height):
+def test_uncrop_mask_restores_the_position(width, height):
     whole = np.ones((height, width), dtype=np.float32)
     back = uncrop_mask(crop_mask_to_bucket(whole, (64, 48)), (width, height))
     assert back.shape == whole.shape and set(np.unique(back)) <= {0, 1}

@@ -129,7 +129,7 @@ def test_hub_id_is_fetched_from_the_cache_when_offline(captioners, monkeypatch):
         calls.append((name, offline, what, wanted))
         return captioners / "blip"
 
-    monkeypatch.setattr(captioning, "fetched", download_from_hub)
+    monkeypatch.setattr(captioning, "download_from_hub", download_from_hub)
     load_captioner("org/name@main", CPU, torch.float32, offline=True)
     assert calls == [("org/name@main", True, "captioner", ("*.json", "*.txt", "*.safetensors"))]
 
@@ -137,7 +137,7 @@ def test_hub_id_is_fetched_from_the_cache_when_offline(captioners, monkeypatch):
 def test_pickles_and_incomplete_weights_are_rejected(captioners, tmp_path):
     folder = copy_model(captioners, "blip", tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    assert "only pytorch_model.bin, and pickles are not read" in error_of(str(folder))
+    assert "only pytorch_model.bin (pickles are not read)" in error_of(str(folder))
     shutil.copy(captioners / "blip-2" / "model.safetensors", folder)
     assert "cannot be loaded" in error_of(str(folder))
 
