@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from costars import RegionError, Scene, open_studio
-from costars.images.contact_sheet import grid, masks_in_colour
+from costars.images.contact_sheet import make_grid, overlay_masks
 from costars.retry import retried
 from costars.studio import Studio
 from costars.types import Picture
@@ -69,7 +69,7 @@ def concepts(studio: Studio, out: Path) -> None:
             drawn.append(studio.render(scene).image)
         rows.append([*references, *drawn])
         names.append(path.stem)
-    grid(rows, ("reference", "reference", "drawn", "drawn", "drawn"), names).save(out / "concepts.png")
+    make_grid(rows, ("reference", "reference", "drawn", "drawn", "drawn"), names).save(out / "concepts.png")
 
 
 def pairs(studio: Studio, out: Path) -> None:
@@ -81,9 +81,9 @@ def pairs(studio: Studio, out: Path) -> None:
             continue
         layout = picture.plan.layout.image
         baseline = studio.render(scene_of(prompt, names, "multi_lora", picture.scene.seed))
-        rows.append([layout, masks_in_colour(layout, picture.plan.regions), picture.image, baseline.image])
+        rows.append([layout, overlay_masks(layout, picture.plan.regions), picture.image, baseline.image])
         captions.append(f"{prompt}  (seed {picture.scene.seed})")
-    grid(rows, ("layout", "who is where", "two_stage", "multi_lora (baseline)"), captions).save(out / "pairs.png")
+    make_grid(rows, ("layout", "who is where", "two_stage", "multi_lora (baseline)"), captions).save(out / "pairs.png")
 
 
 def counts(studio: Studio, out: Path) -> None:
@@ -94,11 +94,11 @@ def counts(studio: Studio, out: Path) -> None:
         if picture is None or picture.plan is None:
             continue
         layout = picture.plan.layout.image
-        rows.append([layout, masks_in_colour(layout, picture.plan.regions), picture.image])
+        rows.append([layout, overlay_masks(layout, picture.plan.regions), picture.image])
         captions.append(f"{prompt}  (seed {picture.scene.seed})")
         seconds = {k: round(v, 2) for k, v in picture.seconds.items()}
         table.append({"concepts": len(names), "rows": dict(picture.rows), "seconds": seconds})
-    grid(rows, ("layout", "who is where", "two_stage"), captions).save(out / "counts.png")
+    make_grid(rows, ("layout", "who is where", "two_stage"), captions).save(out / "counts.png")
     (out / "counts.json").write_text(json.dumps(table, indent=2) + "\n")
 
 

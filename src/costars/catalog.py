@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from costars.scene.value import MethodOptions
     from costars.types import Segmenter
 
-METHODS: Mapping[str, str] = {
+METHODS: dict[str, str] = {  # may be extended before the first scene is read
     "two_stage": "costars.methods.omg",
     "multi_lora": "costars.methods.multi_lora",
 }
