@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from transformers import GenerationMixin
 
 from costars.concepts.load import load_concept, read_card
-from costars.train.checkpoint import load
+from costars.train.checkpoint import load_checkpoint
 from costars.train.data import captioning as captions
 from costars.train.data import class_images as prior
 from costars.train.em import report as em_report
-from costars.train.loop import teach
-from costars.train.run import Run
+from costars.train.loop import train
+from costars.train.run import TrainingRun
 
 LORA = ("train", "lora", "--images", "mia", "--name", "mia", "--class", "woman", "--model", "tiny-sdxl")
 SHORT = ("--set", "steps=2", "--set", "rank=2", "--set", "alpha=2", "--set", "gradient_checkpointing=false")
@@ -55,7 +55,7 @@ def test_a_lora_is_taught_written_shown_and_cast(cli, library, work, write):
     code, out, err = cli(*LORA, *SHORT)
     target = library / "mia.safetensors"
     assert (code, out) == (0, f"{target}\n"), err
-    assert err.splitlines()[-1].startswith("mia: ") and err.rstrip().endswith("called 'mia' in prompts")
+    assert err.splitlines()[-1].startswith("mia: ") and err.rstrip().endswith("MB, trigger 'mia'")
     assert made(library) == ["mia.safetensors"]
     assert [path.name for path in work.iterdir()] == ["sheet-000002.png"]
     with Image.open(work / "sheet-000002.png") as sheet:
@@ -107,7 +107,7 @@ def test_out_of_memory_is_one_line_that_train_can_follow(refused, work, monkeypa
     def full(run):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Run, "take_step", full)
+    monkeypatch.setattr(TrainingRun, "take_step", full)
     refused(
         *WORD, said="out of memory (CUDA out of memory); --set a smaller batch_size (with gradient_accumulation_steps)"
     )
@@ -131,7 +131,7 @@ def refused_early(refused, library, work, monkeypatch):
 
     def of(*words, said):
         before = made(library)
-        monkeypatch.setattr(Run, "take_step", None)
+        monkeypatch.setattr(TrainingRun, "take_step", None)
         refused(*words, said=said)
         assert made(library) == before and not work.exists()
 
@@ -141,7 +141,7 @@ def refused_early(refused, library, work, monkeypatch):
 def test_a_concept_that_is_there_is_kept_unless_it_is_to_be_replaced(refused_early, library):
     target = library / "mia.safetensors"
     target.write_bytes(b"mine")
-    said = f"{target}: is there already; choose another --name or --out, or --replace it"
+    said = f"{target}: already exists; choose another --name or --out, or use --replace"
     refused_early(*LORA, *SHORT, said=said)
     assert target.read_bytes() == b"mine"
 
@@ -152,15 +152,15 @@ def test_a_concept_that_is_there_is_kept_unless_it_is_to_be_replaced(refused_ear
         (("train", "lorra", *LORA[2:]), "lorra: recipe 'lorra': did you mean 'lora' or"),
         ((*LORA, "--set", "step=2"), "settings.step: no such setting; did you mean 'steps'"),
         ((*LORA, "--set", "steps"), "--set 'steps': want key=value, e.g. steps=500"),
-        ((*LORA, "--set", "steps=["), "--set 'steps=[': '[' is no number, word or true"),
+        ((*LORA, "--set", "steps=["), "--set 'steps=[': '[' is not a number, word or true"),
         ((*LORA, "--set", "steps=0"), "settings.steps: 0; want at least 1"),
         ((*LORA, "--set", "num_new_tokens=two"), "settings.num_new_tokens: Input should be a valid integer"),
         (("train", "lora", "--images", "mia"), "concepts.0.name: Field required"),
-        ((*LORA, "--images", "nowhere"), "nowhere': no such folder; give one with pictures"),
+        ((*LORA, "--images", "nowhere"), "nowhere': folder not found; give a folder of training images"),
         ((*LORA, "--name", "../mia"), "concepts.0.name: String should match pattern"),
         ((*LORA, "--model", "nowhere"), "model 'nowhere'"),
         (("train", "none.yaml"), "none.yaml: cannot be read (No such file or directory)"),
-        (("train", "ed-lora", *LORA[2:]), "keeps words in masks, but a picture has none"),
+        (("train", "ed-lora", *LORA[2:]), "an image has no mask; put NAME.mask.png next to each image"),
     ],
 )
 def test_what_cannot_be_taught_is_refused_in_one_line(refused_early, words, said):
@@ -170,11 +170,11 @@ def test_what_cannot_be_taught_is_refused_in_one_line(refused_early, words, said
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("recipe: [", "odd.yaml: is no YAML"),
-        ("# caf\udce9", "odd.yaml: is no YAML"),
-        ("- lora", "odd.yaml: holds list, want keys and values"),
-        ("recipe: lora\nsettings: [steps]", "odd.yaml: holds settings: ['steps'], want keys and values"),
-        ("recipe: lora\nname: mia\nclass: woman", "mia: no pictures are named; give images"),
+        ("recipe: [", "odd.yaml: not valid YAML"),
+        ("# caf\udce9", "odd.yaml: not valid YAML"),
+        ("- lora", "odd.yaml: contains list, want keys and values"),
+        ("recipe: lora\nsettings: [steps]", "odd.yaml: contains settings: ['steps'], want keys and values"),
+        ("recipe: lora\nname: mia\nclass: woman", "mia: no images; set images"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_in_one_line(refused_early, folder, text, said):
@@ -185,7 +185,7 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(refused_early, folder, text
 def test_a_folder_without_pictures_is_refused(refused_early, pictures):
     for path in pictures.iterdir():
         path.rename(path.with_suffix(".tif"))
-    refused_early(*LORA, said="no usable picture there")
+    refused_early(*LORA, said="no usable image in the folder")
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_left_out(cli, pictures, library):
@@ -197,7 +197,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_left_out(cli, pictures, libr
 
 def test_captions_must_hold_the_trigger(refused_early, pictures):
     (pictures / "red.txt").write_text("a woman in a park")
-    said = "mia: the caption of red.png, 'a woman in a park', lacks the trigger '<mia>'; write it before the word"
+    said = "mia: the caption of red.png, 'a woman in a park', lacks the trigger '<mia>'; insert it before 'woman'"
     refused_early(*WORD, said=said)
 
 
@@ -217,8 +217,8 @@ def test_a_model_captions_what_nobody_did_and_the_trigger_is_put_in(
     monkeypatch.setattr(GenerationMixin, "generate", words)
     (pictures / "red.txt").write_text("a mia woman in a park")
     taught = []
-    monkeypatch.setattr("costars.studio.teach", lambda *given: taught.extend(given[1]) or teach(*given))
-    code, _, err = cli(*LORA, *SHORT, "--caption", captioners / name)
+    monkeypatch.setattr("costars.train.session.train", lambda task, *args: taught.extend(task.subjects) or train(task, *args))
+    code, _, err = cli(*LORA, *SHORT, "--captioner", captioners / name)
     assert code == 0 and made(library) == ["mia.safetensors"], err
     says = captions.load_captioner(str(captioners / name), torch.device("cpu"), torch.float32)
     with Image.open(pictures / "green.png") as green:
@@ -226,7 +226,7 @@ def test_a_model_captions_what_nobody_did_and_the_trigger_is_put_in(
     (mia,) = taught
     assert len(said.split()) >= 7
     assert [(e.name, e.caption) for e in mia.examples] == [
-        ("green.png", captions.told(said, "woman", "mia")),
+        ("green.png", captions.insert_trigger(said, "woman", "mia")),
         ("red.png", "a mia woman in a park"),
     ]
     assert captions.contains_word(mia.examples[0].caption, "mia") and mia.examples[0].caption != "a mia woman"
@@ -234,7 +234,7 @@ def test_a_model_captions_what_nobody_did_and_the_trigger_is_put_in(
 
 def test_what_is_no_captioning_model_is_refused(refused_early, folder):
     refused_early(
-        *LORA, *SHORT, "--caption", "tiny-sdxl", said="captioner 'tiny-sdxl': no config.json there; give blip"
+        *LORA, *SHORT, "--captioner", "tiny-sdxl", said="tiny-sdxl': the folder has no config.json; use blip"
     )
 
 
@@ -246,41 +246,41 @@ def test_a_class_of_several_tokens_is_refused(refused_early):
 @pytest.fixture
 def interrupted(monkeypatch):
     """Ctrl-C comes in the second step."""
-    real = Run.take_step
+    real = TrainingRun.take_step
 
     def of(run):
         if run.step == 1:
             raise KeyboardInterrupt
         real(run)
 
-    monkeypatch.setattr(Run, "take_step", of)
-    return lambda: monkeypatch.setattr(Run, "take_step", real)
+    monkeypatch.setattr(TrainingRun, "take_step", of)
+    return lambda: monkeypatch.setattr(TrainingRun, "take_step", real)
 
 
 def test_a_run_that_may_replace_goes_on_so(cli, library, work, interrupted):
     kept = work / "checkpoint.safetensors"
     assert cli(*WORD, "--replace")[2].splitlines()[-2:] == [
-        f"kept in {kept}; go on with --resume --replace",
+        f"saved {kept}; continue with --resume --replace",
         "costars: stopped",
     ]
-    assert f"{kept}: the run that was stopped there is begun anew" in cli(*WORD, "--replace")[2].splitlines()
+    assert f"{kept}: checkpoint of an unfinished run is discarded" in cli(*WORD, "--replace")[2].splitlines()
 
 
 def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrupted):
     assert cli(*WORD, "--name", "bob")[0] == 130
     code, out, err = cli(*WORD)
-    told = f"kept in {work / 'checkpoint.safetensors'}; go on with --resume"
+    told = f"saved {work / 'checkpoint.safetensors'}; continue with --resume"
     assert (code, out, err.splitlines()[-2:]) == (130, "", [told, "costars: stopped"])
     assert made(library) == [] and [path.name for path in work.iterdir()] == ["checkpoint.safetensors"]
     interrupted()
     kept = work / "checkpoint.safetensors"
-    assert load(kept)[1]["step"] == "1"
-    refused(*WORD, said=f"{kept}: a run was stopped there; go on with --resume, or begin anew with --replace")
-    said = "checkpoint.safetensors: was begun with seed=0, now it is 3; begin anew with --replace in place of --resume"
+    assert load_checkpoint(kept)[1]["step"] == "1"
+    refused(*WORD, said=f"{kept}: checkpoint of an unfinished run; use --resume, or --replace to start again")
+    said = "checkpoint.safetensors: started with seed=0, now seed=3; start again with --replace instead of --resume"
     refused(*WORD, "--resume", "--set", "seed=3", said=said)
     code, _, err = cli(*WORD, "--resume")
-    assert code == 0 and f"what the model draws now: {work / 'sheet-000002.png'}" in err.splitlines(), err
-    assert any(line.startswith("teaching 2/2 loss ") for line in err.splitlines()), err
+    assert code == 0 and f"preview: {work / 'sheet-000002.png'}" in err.splitlines(), err
+    assert any(line.startswith("training 2/2 loss ") for line in err.splitlines()), err
     assert made(library) == ["mia.safetensors"] and [p.name for p in work.iterdir()] == ["sheet-000002.png"]
     code, _, err = cli(*WORD, "--name", "eve")
     assert code == 0, err
@@ -325,12 +325,12 @@ def test_a_folder_of_class_pictures_is_learned_from(cli, refused, library, folde
 @pytest.mark.parametrize(
     ("recipe", "folder_name", "said"),
     [
-        ("dreambooth", "nowhere", "nowhere': no such folder; give one with pictures"),
-        ("dreambooth", "empty", "empty': no usable picture there"),
+        ("dreambooth", "nowhere", "nowhere': folder not found; give a folder of training images"),
+        ("dreambooth", "empty", "empty': no usable image in the folder"),
         (
             "lora",
             "women",
-            "mia: class_images, but prior_loss_weight=0 learns nothing from them; set prior_loss_weight=1, or",
+            "mia: class_images have no effect with prior_loss_weight=0; set prior_loss_weight=1, or",
         ),
     ],
 )
@@ -353,7 +353,7 @@ def test_the_loss_is_written_for_tensorboard(cli, folder):
 
 def test_with_less_memory_than_all_a_model_is_not_taught(refused_early, monkeypatch):
     monkeypatch.setenv("COSTARS_MEMORY", "sequential")
-    refused_early(*LORA, said="a model is taught whole; set COSTARS_MEMORY=full")
+    refused_early(*LORA, said="training needs the whole model; set COSTARS_MEMORY=full")
 
 
 def test_the_card_holds_what_is_needed_to_teach_it_again(cli, library):
@@ -369,21 +369,21 @@ def full(*_, **__):
 
 def test_a_full_disk_takes_no_teaching_away(cli, library, work, monkeypatch):
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.flush", full)
-    monkeypatch.setattr("costars.cli.train._save_sheet", full)
+    monkeypatch.setattr("costars.train.session.save_image", full)
     code, _, err = cli(*WORD, "--tensorboard", "events")
     assert code == 0 and made(library) == ["mia.safetensors"], err
-    said = "cannot be written (No space left on device); the teaching goes on without it"
+    said = "cannot be written (No space left on device); training continues without it"
     lines = [line for line in err.splitlines() if said in line]
     assert lines == [f"--tensorboard events: {said}", f"{work / 'sheet-000002.png'}: {said}"]
-    assert "what the model draws now" not in err
+    assert "preview: " not in err
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_once_and_ends_nothing(cli, library, work, monkeypatch):
-    monkeypatch.setattr("costars.studio.teach", partial(teach, save_every_s=0))
-    monkeypatch.setattr(Run, "save", full)
+    monkeypatch.setattr("costars.train.session.train", partial(train, save_every_s=0))
+    monkeypatch.setattr(TrainingRun, "save", full)
     code, _, err = cli(*WORD)
     assert code == 0 and made(library) == ["mia.safetensors"], err
-    said = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device); the teaching goes on"
+    said = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device); training continues"
     assert [line.startswith(said) for line in err.splitlines()].count(True) == 1, err
 
 
@@ -396,12 +396,12 @@ def test_where_a_concept_cannot_be_written_its_checkpoint_stays(cli, refused, li
     with monkeypatch.context() as patch:
         patch.setattr("costars.concepts.saving.save_file", torn)
         code, out, err = cli(*WORD)
-    told = f"the checkpoint {kept} stays; make room or choose another --out, and go on with --resume"
+    told = f"the checkpoint {kept} is kept; free disk space or choose another --out, then use --resume"
     assert (code, out) == (2, "") and err.splitlines()[-1].endswith(told), err
     assert err.splitlines()[-1].startswith(f"costars: {library / 'mia.safetensors'}: Error while serializing")
     assert "No space left on device" in err and "Traceback" not in err
     assert sorted(path.name for path in library.iterdir()) == ["char_a.safetensors", "char_b.safetensors"]
-    assert load(kept)[1]["step"] == "2"
+    assert load_checkpoint(kept)[1]["step"] == "2"
     code, out, err = cli(*WORD, "--resume", "--out", "elsewhere")
     assert (code, out) == (0, "elsewhere/mia.safetensors\n"), err
     assert not kept.exists()
@@ -417,9 +417,9 @@ def test_a_run_that_ends_where_the_disk_is_full_still_says_why(cli, work, interr
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--out", "file/mia.safetensors"), "--out file: file is not a folder that can be written"),
-        (("--out", "file/deep"), "--out file/deep: file is not a folder that can be written; choose another"),
-        (("--work", "file/deep"), "--work file/deep: file is not a folder that can be written; choose another"),
+        (("--out", "file/mia.safetensors"), "--out file: file is not a writable folder"),
+        (("--out", "file/deep"), "--out file/deep: file is not a writable folder; choose another"),
+        (("--work", "file/deep"), "--work file/deep: file is not a writable folder; choose another"),
         (("--out", "odd.safetensors", "--replace"), "odd.safetensors: is a folder; choose another --name or --out"),
     ],
 )
@@ -494,12 +494,12 @@ def test_a_background_is_of_em_and_of_somebody(refused):
         "mia",
         "--background",
         "m=park",
-        said="--background: of whom? it is of em: give --concept",
+        said="--background needs the em recipe with --concept NAME=CLASS",
     )
-    refused(*EM, "--name", "q", said="em: name beside several concepts: each has its own; leave it out here")
+    refused(*EM, "--name", "q", said="em: name next to concepts; move it into each concept")
     refused(*EM, "--background", "m", said="--background 'm': want NAME=CLASS, e.g. meadow=park")
     words = ("train", "lora", *EM[2:], "--background", "m=park")
-    refused(*words, said="m: background, but lora knows none; use em, or leave it out")
+    refused(*words, said="m: lora does not support background; use em, or leave it out")
 
 
 def test_a_mask_of_one_picture_is_held_against_what_is_found_there(cli, library, pictures):
@@ -518,7 +518,7 @@ def test_a_plot_that_cannot_be_drawn_takes_no_concept_away(cli, library, picture
     Image.new("L", (64, 64), 255).save(pictures / "green.ana.mask.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = cli(*EM, *FEW)
-    assert code == 0 and "report.png: needs matplotlib" in err, err
+    assert code == 0 and "report.png: matplotlib is not installed" in err, err
     assert made(library) == ["ana.safetensors", "rex.safetensors"]
     assert not (library.parent / "training" / "ana-rex" / "checkpoint.safetensors").exists()
 
@@ -539,12 +539,12 @@ def stop():
 @pytest.mark.parametrize("after", [2, 3])
 def test_a_report_tells_also_of_the_steps_before_a_stop(cli, rows, monkeypatch, after):
     """Whether the run was stopped between two refreshes or right before one."""
-    words, real = (*EM, *FEW, "--set", "steps=5", "--set", "em.refresh_every_steps=3"), Run.take_step
+    words, real = (*EM, *FEW, "--set", "steps=5", "--set", "em.refresh_every_steps=3"), TrainingRun.take_step
     assert cli(*words, "--work", "whole")[0] == 0
     unbroken = json.loads(Path("whole/report.json").read_text())["masks"]
     assert [row["step"] for row in unbroken] == [0, 3]
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "take_step", lambda run: real(run) if run.step < after else stop())
+        patch.setattr(TrainingRun, "take_step", lambda run: real(run) if run.step < after else stop())
         assert cli(*words, "--replace")[0] == 130
     assert rows() == unbroken[:1]
     code, _, err = cli(*words, "--replace", "--resume")
@@ -553,7 +553,7 @@ def test_a_report_tells_also_of_the_steps_before_a_stop(cli, rows, monkeypatch, 
 
 
 def test_a_report_that_cannot_be_written_takes_no_concept_away(cli, library, monkeypatch):
-    monkeypatch.setattr(em_report, "grid", full)
+    monkeypatch.setattr(em_report, "make_grid", full)
     code, _, err = cli(*EM, *FEW)
     assert code == 0 and "ana-rex: cannot be written (No space left on device)" in err, err
     assert made(library) == ["ana.safetensors", "rex.safetensors"]
@@ -580,5 +580,5 @@ def test_em_teaches_the_whole_unet_when_told_to(cli, library):
 def test_who_is_in_no_picture_is_told(refused, pictures):
     for colour in ("red", "green"):
         (pictures / f"{colour}.txt").write_text("{ana}\n")
-    refused(*EM, *FEW, said="rex: no picture names {rex}; write it into a caption")
+    refused(*EM, *FEW, said="rex: no caption contains {rex}; add it to a caption")
     refused("train", "em", "--images", "mia", "--concept", "ana", said="--concept 'ana': want NAME=CLASS")

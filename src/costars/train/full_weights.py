@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ def trainable_weights(module: nn.Module, suffixes: tuple[str, ...] = ()) -> Iter
     Only layers whose path ends in one of suffixes are trained; without suffixes all are. Norms and biases are not
     trained: an adapter of a concept can only change matrices and kernels.
     """
-    originals: list[tuple[nn.Linear | nn.Conv2d, nn.Parameter]] = []
+    originals: list[tuple[nn.Linear | nn.Conv2d, Any]] = []
     try:
         copies: dict[str, nn.Parameter] = {}
         for path, layer in module.named_modules():

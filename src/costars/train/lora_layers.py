@@ -45,7 +45,7 @@ def lora_layers(
 def to_adapter(part: str, factors: Mapping[str, Tensor], scale: float) -> Adapter:
     """Factors as an adapter, rounded to half precision as in files; the scale is multiplied into `up`."""
     paths = dict.fromkeys(key.rpartition(".")[0] for key in factors)
-    adapter: Adapter = {}
+    adapter: dict[str, LowRank] = {}
     for path in paths:
         down, up = round_to_half(factors[f"{path}.A"]), round_to_half(factors[f"{path}.B"] * scale)
         adapter[f"{part}.{_file_path(part, path)}"] = LowRank(down, up)

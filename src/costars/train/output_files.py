@@ -72,4 +72,4 @@ def describe_resumption(files: TrainingFiles) -> str:
     if not files.checkpoint.exists():
         return "its checkpoint could not be written either; free disk space and start again"
     options = "--resume --replace" if any(path.exists() for path in files.concepts) else "--resume"
-    return f"the checkpoint {files.checkpoint} is kept; free disk space or choose another --out, and continue with {options}"
+    return f"the checkpoint {files.checkpoint} is kept; free disk space or choose another --out, then use {options}"

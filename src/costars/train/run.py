@@ -58,7 +58,7 @@ class TrainingRun:
         return self.task.recipe
 
     def take_step(self) -> None:
-        """Take one optimizer step. Raises TrainError, without changing a parameter, for non-finite loss or gradients."""
+        """Take one optimizer step. Raises TrainError for non-finite loss or gradients; parameters are then unchanged."""
         with self._autocast():
             self.objective.prepare_step(self.step)
         for group, lr in zip(self.optimizer.param_groups, self._learning_rates(), strict=True):
@@ -95,7 +95,10 @@ class TrainingRun:
         return float(loss.detach())
 
     def _reduce_gradients(self) -> list[nn.Parameter]:
-        """Average gradients over the processes; returns the parameters that this step changes, drops other gradients."""
+        """Average gradients over the processes and drop those of parameters that this step does not change.
+
+        Returns the parameters that it changes.
+        """
         is_distributed, groups = self.processes.num_processes > 1, self.optimizer.param_groups
         active = [p for group in groups if group["lr"] for p in group["params"] if p.requires_grad]
         active = [p for p in active if is_distributed or p.grad is not None]

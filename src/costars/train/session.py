@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ def run_session(
     resume: bool = False,
     sheet_every: int = 0,
     tensorboard: Path | None = None,
-) -> Iterator[Progress | Message | TrainingResult]:
+) -> Generator[Progress | Message | TrainingResult, None, None]:
     """Train a task and write its files; yields steps and messages, then the result, whose concepts are written.
 
     A preview sheet is saved every sheet_every steps (0: never) and after the last one. Of several processes only the

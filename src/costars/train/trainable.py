@@ -16,7 +16,7 @@ from costars.train.full_weights import trainable_weights
 from costars.train.lora_layers import TEXT_LAYERS, UNET_LAYERS, lora_layers, round_to_half, to_adapter
 from costars.train.recipes import Recipe
 from costars.train.task import TrainingTask
-from costars.types import Adapter, LearnedWords
+from costars.types import Adapter, LearnedWords, LowRank
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Trainable:
 
     def adapter(self) -> Adapter:
         """The current LoRA layers, as a concept stores them."""
-        adapter: Adapter = {}
+        adapter: dict[str, LowRank] = {}
         for part, factors in self.lora.items():
-            adapter |= to_adapter(part, factors, self.lora_scale)
+            adapter.update(to_adapter(part, factors, self.lora_scale))
         return adapter
 
     def full_weights(self) -> dict[str, Tensor]:
