@@ -58,15 +58,15 @@ def test_a_concept_of_words_becomes_a_folder(cli, refused, folder):
     code, out, err = cli("concepts", "export", "zxa", "--format", "diffusers", "--out", "for others")
     assert (code, out, err) == (0, "for others/learned_embeds.safetensors\n", "")
     assert torch.equal(load_file(out.rstrip())["<zxa>"].float(), torch.ones(2, 768))
-    refused("concepts", "export", "zxa", "--format", "kohya", "--out", "zxa2.safetensors", said="has learned words")
+    refused("concepts", "export", "zxa", "--format", "kohya", "--out", "zxa2.safetensors", said="has embeddings, which the kohya")
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"weights": {"unet.conv_in": torch.ones(48, 4, 3, 3)}}, "brings 'unet.conv_in' whole, not keys with values"),
-        ({"tokens": {"<mia1>": {"text_encoder": torch.ones(7, 32)}}, "per_layer": True}, "from layer to layer (ED-Lo"),
+        ({"weights": {"unet.conv_in": torch.ones(48, 4, 3, 3)}}, "has the full weight of 'unet.conv_in', not a pair"),
+        ({"tokens": {"<mia1>": {"text_encoder": torch.ones(7, 32)}}, "per_layer": True}, "per-layer embeddings (ED-Lo"),
     ],
     ids=["dreambooth", "ed-lora"],
 )
@@ -75,7 +75,7 @@ def test_what_other_programs_cannot_read_is_refused_in_one_line(refused, folder,
     concept = Concept(**card, **{"adapter": {}, "source": "mia", "sha256": ""} | parts)
     write_concept(concept, card | {"per_layer": concept.per_layer}, library / "mia.safetensors")
     refused("concepts", "export", "mia", "--format", form, "--out", "others", said=said)
-    refused("concepts", "export", "mia", "--format", form, "--out", "others", said="use the file that costars wrote")
+    refused("concepts", "export", "mia", "--format", form, "--out", "others", said="use the file written by costars")
     assert not (folder / "others").exists()
 
 
@@ -111,7 +111,7 @@ def test_what_a_file_does_not_say_is_told_with_what_to_do(cli, kohya):
 
 def test_a_name_is_replaced_only_when_asked_to(cli, refused, kohya, library):
     before = (library / "char_a.safetensors").read_bytes()
-    said = "'char_a' is in your library already; give another --name, or --replace it"
+    said = "'char_a' is already in your library; choose another --name, or add --replace"
     refused("concepts", "import", kohya, "--name", "char_a", said=said)
     assert (library / "char_a.safetensors").read_bytes() == before
     assert cli("concepts", "import", kohya, "--name", "char_a", "--replace", "--class", "boy")[0] == 0
@@ -171,15 +171,15 @@ def test_a_class_that_would_write_on_the_terminal_is_listed_in_plain_characters(
         (["import", "page.safetensors"], "page.safetensors: is a web page instead of the file"),
         (["inspect", "old.pth"], "old.pth: is a pickle that cannot be opened safely"),
         (["import", "old.pth"], "old.pth: is a pickle that cannot be opened safely"),
-        (["import", "old.pth", "--name", "../mine"], "--name '../mine': is no plain name"),
-        (["import", "lokr.safetensors"], "lokr.safetensors: is a LoKr, as 'lora_unet_conv_in.lokr_w1' shows"),
+        (["import", "old.pth", "--name", "../mine"], "--name '../mine': invalid name"),
+        (["import", "lokr.safetensors"], "lokr.safetensors: is a LoKr ('lora_unet_conv_in.lokr_w1')"),
         (["remove", "builtin/ana"], "no concept 'builtin/ana' in your library"),
         (["remove", "char_c"], "no concept 'char_c' in your library; did you mean 'char_b' or 'char_a'?"),
         (["remove", "../library/char_a"], "no concept '../library/char_a' in your library"),
         (["import"], "Missing argument 'file'; see costars --help"),
         (["export", "char_a", "--out", "a.safetensors"], "Missing option '--format'; see costars --help"),
-        (["export", "char_a", "--format", "onnx", "--out", "a.safetensors"], "no such format; known: diffusers, kohya"),
-        (["export", "char_a", "--format", "kohya", "--out", "a"], "becomes one file, so it ends with .safetensors"),
+        (["export", "char_a", "--format", "onnx", "--out", "a.safetensors"], "unknown format; known: diffusers, kohya"),
+        (["export", "char_a", "--format", "kohya", "--out", "a"], "one file, which must end with .safetensors"),
         (["export", "char_c", "--format", "kohya", "--out", "a.safetensors"], "no concept 'char_c'; did you mean"),
     ],
 )

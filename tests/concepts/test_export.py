@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from costars.concepts.export import FORMATS, export_concept
 from costars.concepts.load import load_concept
 from costars.errors import ConceptError
-from costars.model.lora import one_adapter_per_row, text_adapter, weight_changes
+from costars.model.lora import one_adapter_per_row, text_adapter, subtract_base_weights
 from costars.sample.loop import denoise, sampler
 from costars.types import Concept, DenoisingPath, LowRank
 
@@ -246,7 +246,7 @@ def test_custom_diffusion_predicts_the_same_noise_in_diffusers(weights, tokens, 
     assert read.weights.keys() == weights.keys() and all(torch.equal(w, weights[k]) for k, w in read.weights.items())
     assert (read.class_name, read.trigger, read.format) == ("woman", "<mia>", "Custom Diffusion")
     text = tiny.encode_text(PROMPT)
-    ours = predict_noise(tiny.unet, tiny, text, weight_changes(weights, {"unet": tiny.unet}, "mia"))
+    ours = predict_noise(tiny.unet, tiny, text, subtract_base_weights(weights, {"unet": tiny.unet}, "mia"))
     # diffusers 0.42 sets the processors only for a pipeline.
     pipeline.unet.load_attn_procs(folder, weight_name=paths[0].name, _pipeline=pipeline)
     assert torch.allclose(ours, predict_noise(pipeline.unet, tiny, text), atol=1e-5)

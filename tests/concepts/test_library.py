@@ -46,10 +46,11 @@ def test_unknown_concept_is_rejected_with_suggestions(library, name, expected):
     assert expected in str(caught.value)
 
 
-def test_a_relative_file_is_beside_the_scene(library, golden):
-    concept = library.load("char_a.safetensors", golden)
+def test_relative_path_is_in_the_working_folder(library, golden, monkeypatch):
+    monkeypatch.chdir(golden)
+    concept = library.load("char_a.safetensors")
     assert (concept.name, concept.source) == ("char_a", "char_a.safetensors")
-    assert library.find(str(golden / "char_a.safetensors"), golden / "elsewhere") == golden / "char_a.safetensors"
+    assert library.find(str(golden / "char_a.safetensors")) == golden / "char_a.safetensors"
 
 
 def test_source_has_no_folder(library, golden):
@@ -57,9 +58,9 @@ def test_source_has_no_folder(library, golden):
     assert library.load("builtin/ana").source == "builtin/ana"
 
 
-def test_missing_file_is_rejected(library, golden):
+def test_missing_file_is_rejected(library, tmp_path):
     with pytest.raises(ConceptError, match=r"gone.safetensors: no such file"):
-        library.load("gone.safetensors", golden)
+        library.load(str(tmp_path / "gone.safetensors"))
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ class Library:
         for folder in self.extra_folders:
             yield from ((path.stem, path) for path in _sort_files(folder.rglob(PATTERN)))
 
-    def find(self, concept: str, base: Path | None = None) -> Path:
+    def find(self, concept: str) -> Path:
         """Find the file of a concept, given its name or the path of a .safetensors file.
 
         Raises ConceptError if there is none, or if the file is a link out of its folder.
@@ -56,17 +56,16 @@ class Library:
         if concept in known:
             return known[concept] if concept.startswith(BUILTIN) else check_link(known[concept])
         if concept.endswith(".safetensors"):
-            path = Path(concept).expanduser()
-            return path if path.is_absolute() or base is None else base / path
+            return Path(concept).expanduser()
         if BUILTIN + concept in known:
             raise ConceptError(f"no concept {concept!r} in your library; the shipped one is {BUILTIN + concept!r}")
         raise ConceptError(
             f"no concept {concept!r}; {nearest(concept, known)}; or give the path of a .safetensors file"
         )
 
-    def load(self, concept: str, base: Path | None = None) -> Concept:
+    def load(self, concept: str) -> Concept:
         """Load a concept, given its name or the path of a .safetensors file. Raises ConceptError; see find."""
-        path = self.find(concept, base)
+        path = self.find(concept)
         source = concept if "/" not in concept or concept.startswith(BUILTIN) else path.name
         return load_concept(path, path.stem, source)
 
