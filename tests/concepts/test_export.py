@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from costars.concepts.export import FORMATS, export_concept
 from costars.concepts.load import load_concept
 from costars.errors import ConceptError
-from costars.model.lora import one_adapter_per_row, text_adapter, subtract_base_weights
+from costars.model.lora import one_adapter_per_row, subtract_base_weights, text_adapter
 from costars.sample.loop import denoise, sampler
 from costars.types import Concept, DenoisingPath, LowRank
 
@@ -302,7 +302,7 @@ def test_kohya_format_requires_the_base_model(concepts):
 @pytest.mark.parametrize(("parts", "name"), [({"adapter": LAYER}, "mia.safetensors"), ({"tokens": TOKEN}, "mia")])
 def test_existing_export_is_replaced_only_with_overwrite(parts, name, tmp_path):
     (path,) = export_concept(make_concept(**parts), {}, "diffusers", tmp_path / name)
-    with pytest.raises(ConceptError, match="already exists; choose another --out, or add --replace"):
+    with pytest.raises(ConceptError, match="already exists; choose another --out, or use --replace"):
         export_concept(make_concept(**parts, trigger="zxa"), {}, "diffusers", tmp_path / name)
     assert json.loads(read_metadata(path)["costars"])["trigger"] == "mia"
     export_concept(make_concept(**parts, trigger="zxa"), {}, "diffusers", tmp_path / name, overwrite=True)

@@ -134,7 +134,7 @@ def test_usual_file_names_are_valid(kohya, library, name):
 def test_existing_concept_is_replaced_only_with_overwrite(kohya, library):
     first = import_concept(kohya(), library, ImportOptions(class_name="man")).path.read_bytes()
     with pytest.raises(
-        ConceptError, match="'mine' is already in your library; choose another --name, or add --replace"
+        ConceptError, match="'mine' is already in your library; choose another --name, or use --replace"
     ):
         import_concept(kohya(), library, ImportOptions(class_name="woman"))
     assert (library / "mine.safetensors").read_bytes() == first

@@ -26,9 +26,8 @@ def test_underscored_paths_of_a_unet_are_restored(layers):
 
 def test_axes_and_kernel_of_a_unet(layers):
     for name, layer in layers.items():
-        if not name.startswith(("conv_in", "conv_out")):  # no dot before them; see the last test
-            family = "sd15" if isinstance(layer, torch.nn.Conv2d) else "sdxl"
-            assert weight_axes(f"unet.{name}", family) == layer.weight.ndim
+        family = "sd15" if isinstance(layer, torch.nn.Conv2d) else "sdxl"
+        assert weight_axes(f"unet.{name}", family) == layer.weight.ndim
         assert kernel_size(f"unet.{name}") == (layer.weight.shape[-1] if layer.weight.ndim == 4 else 1)
 
 

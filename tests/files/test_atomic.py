@@ -43,7 +43,7 @@ def test_existing_target_is_replaced_only_with_overwrite(names, target, tmp_path
     paths = write(target, names)
     assert paths == ([target] if names is ONE else [target / name for name in names])
     before = {path: path.read_bytes() for path in paths}
-    with pytest.raises(ConceptError, match="already exists; choose another --out, or add --replace"):
+    with pytest.raises(ConceptError, match="already exists; choose another --out, or use --replace"):
         write(target, names, "new")
     assert {path: path.read_bytes() for path in paths} == before
     assert write(target, names, "new", overwrite=True) == paths

@@ -56,7 +56,7 @@ def import_concept(path: Path, library: Path, options: ImportOptions) -> ImportR
     name = _check_name(options.name if options.name is not None else path.stem)
     target = library / f"{name}.safetensors"
     if target.exists() and not options.overwrite:
-        raise ConceptError(f"{name!r} is already in your library; choose another --name, or add --replace")
+        raise ConceptError(f"{name!r} is already in your library; choose another --name, or use --replace")
     concept, card, hints = _read_file(path)
     if options.embedding is not None:
         embedding = options.embedding

@@ -78,7 +78,7 @@ class Library:
             return path
         known = dict(self.files())
         if name.startswith(BUILTIN) and name in known:
-            raise ConceptError(f"{name!r} is shipped with costars and cannot be removed; remove concepts of your own")
+            raise ConceptError(f"{name!r} is shipped with costars and cannot be removed; leave it out of your scenes")
         if name in known:
             raise ConceptError(f"{name!r} is in {known[name].parent}, which costars only reads; delete the file there")
         raise ConceptError(f"no concept {name!r} in your library; {nearest(name, own)}")

@@ -67,7 +67,7 @@ def _check_target(target: Path, as_folder: bool, overwrite: bool) -> None:
     if not (target.exists() or target.is_symlink()):
         return
     if not overwrite:
-        raise ConceptError(f"{target} already exists; choose another --out, or add --replace")
+        raise ConceptError(f"{target} already exists; choose another --out, or use --replace")
     is_plain = not target.is_symlink() and (target.is_dir() if as_folder else target.is_file())
     if not is_plain or (as_folder and any(path.suffix != SUFFIX or not path.is_file() for path in target.iterdir())):
         kind = f"folder of {SUFFIX} files only" if as_folder else "plain file"
