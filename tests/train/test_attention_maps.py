@@ -93,9 +93,11 @@ def test_maps_are_mean_probabilities_of_a_words_tokens(tiny_double, call):
 
 @torch.no_grad()
 def test_include_middle_records_the_mid_block(tiny_double, call):
-    with attention_recorder(tiny_double.unet, include_middle=True) as recorder:
-        with recorder.recording(COLUMNS, TOKENS) as maps:
-            call()
+    with (
+        attention_recorder(tiny_double.unet, include_middle=True) as recorder,
+        recorder.recording(COLUMNS, TOKENS) as maps,
+    ):
+        call()
     assert maps.layers.keys() == probabilities(tiny_double.unet, call).keys()
 
 
@@ -153,9 +155,9 @@ def test_layers_read_and_record_their_own_part_of_the_text(tiny_double, call):
 
 @torch.no_grad()
 def test_missing_words_of_a_row_have_zero_maps(tiny_double, call):
-    with attention_recorder(tiny_double.unet) as recorder:
-        with recorder.recording([[(1,), (2,)], [(1,)]], TOKENS) as maps:
-            call()
+    columns = [[(1,), (2,)], [(1,)]]
+    with attention_recorder(tiny_double.unet) as recorder, recorder.recording(columns, TOKENS) as maps:
+        call()
     assert all(m[1, 1].abs().max() == 0 < m[1, 0].min() for m in maps.layers.values())
 
 

@@ -70,7 +70,7 @@ class TokenizedCaptions:
 
 
 def tokenize_captions(
-    encoders: TextEncoders, captions: Sequence[str], count_vectors: Mapping[str, int], layers: int = 1
+    encoders: TextEncoders, captions: Sequence[str], vectors_per_word: Mapping[str, int], layers: int = 1
 ) -> TokenizedCaptions:
     """Tokenize captions with learned words of so many vectors; brackets are plain text.
 
@@ -78,7 +78,7 @@ def tokenize_captions(
     """
     by_encoder = []
     for encoder in encoders:
-        prompts = [parse_prompt(encoder.tokenizer, escape_brackets(caption), count_vectors) for caption in captions]
+        prompts = [parse_prompt(encoder.tokenizer, escape_brackets(caption), vectors_per_word) for caption in captions]
         for caption, prompt in zip(captions, prompts, strict=True):
             if len(prompt.ids) > 1:
                 limit = encoder.tokenizer.model_max_length - 2

@@ -159,7 +159,7 @@ def image_objective(
             trainable=trainable,
             images=images,
             class_images=class_images,
-            captions=tokenize_captions(model.encoders, [*captions, *class_captions], task.count_vectors, layers),
+            captions=tokenize_captions(model.encoders, [*captions, *class_captions], task.vectors_per_word, layers),
             words=[task.new_words(subject) for subject in task.subjects for _ in subject.examples],
             recorder=recorder,
         )

@@ -58,7 +58,7 @@ class TrainingRun:
         return self.task.recipe
 
     def take_step(self) -> None:
-        """Take one optimizer step. Raises TrainError for non-finite loss or gradients; parameters are then unchanged."""
+        """Take one optimizer step. Raises TrainError, with unchanged parameters, for non-finite loss or gradients."""
         with self._autocast():
             self.objective.prepare_step(self.step)
         for group, lr in zip(self.optimizer.param_groups, self._learning_rates(), strict=True):

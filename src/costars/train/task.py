@@ -43,7 +43,7 @@ class TrainingTask:
         return tuple(dict.fromkeys(caption for s in self.subjects for caption in s.class_captions()))
 
     @property
-    def count_vectors(self) -> dict[str, int]:
+    def vectors_per_word(self) -> dict[str, int]:
         """{new word: number of its embedding vectors}."""
         return {word: self.recipe.vectors_per_token for s in self.subjects for word in self.new_words(s)}
 

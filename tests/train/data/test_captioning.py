@@ -28,7 +28,7 @@ def captioner(captioners) -> Callable[..., Captioner]:
     return cache(lambda name, dtype=torch.float32: load_captioner(str(captioners / name), CPU, dtype, offline=True))
 
 
-def picture(seed: int = 0) -> Image.Image:
+def random_image(seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 56, 3), dtype=np.uint8))
 
 
@@ -51,10 +51,10 @@ def copy_model(captioners: Path, name: str, to: Path, **config) -> Path:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_caption_is_one_short_line_and_deterministic(captioner, name, dtype):
     model = captioner(name, dtype)
-    caption = model(picture())
-    assert caption == model(picture()) == " ".join(caption.split())
+    caption = model(random_image())
+    assert caption == model(random_image()) == " ".join(caption.split())
     assert len(caption.split()) <= MAX_NEW_TOKENS and not set(caption.split()) & SPECIAL
-    assert model(picture().convert("L")) == model(picture().convert("L").convert("RGB"))
+    assert model(random_image().convert("L")) == model(random_image().convert("L").convert("RGB"))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -77,7 +77,7 @@ def test_caption_excludes_the_task_prompt(captioner, name, monkeypatch):
         lambda _, *a, **k: generate(*a, **k, prefix_allowed_tokens_fn=allowed_tokens),
         raising=True,
     )
-    assert model(picture()) == "a woman in the park"
+    assert model(random_image()) == "a woman in the park"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -86,7 +86,7 @@ def test_generation_uses_beam_search_without_sampling(captioner, name, monkeypat
     monkeypatch.setattr(
         type(model.checkpoint.model), "generate", lambda _, **k: arguments.update(k) or torch.tensor([[5]])
     )
-    assert model(picture()) == "a"
+    assert model(random_image()) == "a"
     assert (
         arguments["max_new_tokens"] == 40
         and arguments["do_sample"] is False

@@ -29,10 +29,11 @@ class TrainingDataset:
 
 
 def load_dataset(config: TrainConfig, recipe: Recipe, describe: CaptionFunction | None = None) -> TrainingDataset:
-    """Read the images of all concepts of a config, whose paths are absolute; describe captions images without caption.
+    """Read the training data of all concepts of a config whose paths are absolute.
 
-    Without describe, the caption is "a <trigger> <class>" (DreamBooth, section 3.1), and "a <class>" for class images.
-    Raises TrainError for a concept without images.
+    `describe` captions training images that have no caption. Without it their caption is "a <trigger> <class>"
+    (DreamBooth, section 3.1); class images without a caption get "a <class>". Raises TrainError for a concept without
+    images.
     """
     subjects, skipped = [], dict[str, None]()
     for concept in config.concepts:

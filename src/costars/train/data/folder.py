@@ -31,7 +31,7 @@ def list_images(folder: Path) -> list[ListedImage]:
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
-        raise TrainError(f"images {str(folder)!r}: cannot list the folder ({one_line(error)})") from error
+        raise TrainError(f"images {str(folder)!r}: cannot list the folder ({format_error(error)})") from error
     metadata = [name for name in names if name.lower().endswith(".jsonl")]
     if len(metadata) > 1:
         raise TrainError(f"images {str(folder)!r}: found {len(metadata)} .jsonl files, {', '.join(metadata)}; keep one")
@@ -40,7 +40,7 @@ def list_images(folder: Path) -> list[ListedImage]:
     return [_read_sidecars(folder, name) for name in names if name.lower().endswith(SUFFIXES) and not _is_mask(name)]
 
 
-def one_line(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """A library's error as one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
@@ -65,7 +65,7 @@ def _parse_line(folder: Path, line: str, where: str) -> ListedImage:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise TrainError(f"{where}: invalid JSON ({one_line(error)}); write one object per line") from error
+        raise TrainError(f"{where}: invalid JSON ({format_error(error)}); write one object per line") from error
     if not isinstance(values, dict):
         raise TrainError(f'{where}: {line.strip()[:60]!r} is not an object; write {{"file_name": "NAME.png"}}')
     name = _path_in_folder(folder, _text_value(values, where, "file_name", "file"), where)
@@ -104,7 +104,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TrainError(f"{path.name!r}: cannot be read ({one_line(error)}); save it as UTF-8 text") from error
+        raise TrainError(f"{path.name!r}: cannot be read ({format_error(error)}); save it as UTF-8 text") from error
 
 
 def _first_line(text: str) -> str | None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from costars.errors import TrainError
 from costars.images.masks import to_grey_levels
-from costars.train.data.folder import EXPECTED_FILES, list_images, one_line
+from costars.train.data.folder import EXPECTED_FILES, list_images, format_error
 from costars.types import MaskArray
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # checked by content, not by suffix
@@ -103,4 +103,4 @@ def _reason(error: Exception) -> str:
         return "not a PNG, JPEG or WebP image"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more than {Image.MAX_IMAGE_PIXELS} pixels, scale it down"
-    return one_line(error)
+    return format_error(error)

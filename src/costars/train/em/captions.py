@@ -8,7 +8,7 @@ from itertools import combinations
 
 from torch import Tensor
 
-from costars.model.prompt_weighting import word_ids
+from costars.model.prompt_weighting import tokenize_words
 from costars.model.text_encoder import TextEncoders
 from costars.train.attention_maps import Columns
 from costars.train.em.group_images import GroupImage
@@ -53,10 +53,12 @@ def tokenize_group_captions(task: TrainingTask, images: Sequence[GroupImage], em
         for count in range(1, len(image.names) + 1)
         for names in combinations(image.names, count)
     }
-    tokenized = tokenize_captions(encoders, [*captions.values()], task.vector_counts)
+    tokenized = tokenize_captions(encoders, [*captions.values()], task.vectors_per_word)
     indices = {names: index for index, names in enumerate(captions)}
-    tokenizer, counts = encoders[0].tokenizer, task.vector_counts
-    return GroupCaptions(tokenized, indices, {name: word_ids(tokenizer, p, counts) for name, p in phrases.items()})
+    tokenizer, counts = encoders[0].tokenizer, task.vectors_per_word
+    return GroupCaptions(
+        tokenized, indices, {name: tokenize_words(tokenizer, p, counts) for name, p in phrases.items()}
+    )
 
 
 def make_caption(names: Sequence[str], phrases: Mapping[str, str], template: str, background: str = "") -> str:
