@@ -1,4 +1,4 @@
-"""A command line that runs in a folder with a scene, its masks and a library."""
+"""Fixtures that run the command line in a folder with a scene, its masks and a library."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def folder(tmp_path, golden, monkeypatch) -> Path:
 
 @pytest.fixture
 def write(folder) -> Callable[..., None]:
-    """Write the scene anew with changes; a and b change those members."""
+    """Write the scene again with changes; a and b change those members."""
 
     def of(**changes: Any) -> None:
         cast = {name: member | changes.pop(name, {}) for name, member in SCENE["cast"].items()}
@@ -71,12 +71,12 @@ def write(folder) -> Callable[..., None]:
 
 
 @pytest.fixture
-def refused(cli) -> Callable[..., None]:
-    """Run a command line that must fail: exit code 2, and one line on stderr that says this."""
+def expect_error(cli) -> Callable[..., None]:
+    """Run a command line that must fail with exit code 2 and one line on stderr that contains the message."""
 
-    def of(*words: object, said: str) -> None:
+    def of(*words: object, message: str) -> None:
         code, out, err = cli(*words)
-        assert said in err
+        assert message in err
         assert (code, out) == (2, "")
         assert err.startswith("costars: ") and err.count("\n") == 1 and err.endswith("\n")
 

@@ -1,4 +1,4 @@
-"""costars concepts: what is printed, what is written, and what is refused in one line."""
+"""costars concepts: its output, its files, and errors in one line."""
 
 import json
 import os
@@ -24,9 +24,9 @@ def kohya(tmp_path):
     return path
 
 
-def test_a_file_is_imported_listed_shown_cast_and_removed(cli, folder, library, kohya, write):
+def test_imported_file_is_listed_shown_rendered_and_removed(cli, folder, library, kohya, write):
     code, out, err = cli("concepts", "import", kohya, "--name", "ana", "--class", "woman", "--trigger", "zxa")
-    assert (code, out, err) == (0, "ana\n", "base model not told, 1 layers, woman, zxa\n")
+    assert (code, out, err) == (0, "ana\n", "unknown base model, 1 layers, woman, zxa\n")
     assert sorted(p.name for p in library.iterdir()) == [f"{n}.safetensors" for n in ("ana", "char_a", "char_b")]
     assert ["ana", "woman"] in [line.split()[:2] for line in cli("concepts", "list")[1].splitlines()]
     shown = json.loads(cli("concepts", "show", "ana")[1])
@@ -40,10 +40,10 @@ def test_a_file_is_imported_listed_shown_cast_and_removed(cli, folder, library, 
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
-def test_a_concept_is_written_for_other_programs_and_cast_again(cli, refused, folder, library, write, form):
+def test_exported_concept_can_be_rendered(cli, expect_error, folder, library, write, form):
     words = ["concepts", "export", "char_a", "--format", form, "--out", "ana.safetensors"]
     assert cli(*words) == (0, "ana.safetensors\n", "")
-    refused(*words, said="ana.safetensors already exists; choose another --out, or add --replace")
+    expect_error(*words, message="ana.safetensors already exists; choose another --out, or use --replace")
     assert cli(*words, "--replace")[0] == 0
     write(a={"concept": "ana.safetensors"})
     code, _, err = cli("render", "scene.yaml", "--out", "out")
@@ -52,73 +52,84 @@ def test_a_concept_is_written_for_other_programs_and_cast_again(cli, refused, fo
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_a_concept_of_words_becomes_a_folder(cli, refused, folder):
+def test_concept_of_learned_words_is_exported_as_a_folder(cli, expect_error, folder):
     save_file({"<zxa>": torch.ones(2, 768)}, folder / "zxa.safetensors")
     cli("concepts", "import", "zxa.safetensors", "--class", "cat")
     code, out, err = cli("concepts", "export", "zxa", "--format", "diffusers", "--out", "for others")
     assert (code, out, err) == (0, "for others/learned_embeds.safetensors\n", "")
     assert torch.equal(load_file(out.rstrip())["<zxa>"].float(), torch.ones(2, 768))
-    refused("concepts", "export", "zxa", "--format", "kohya", "--out", "zxa2.safetensors", said="has embeddings, which the kohya")
+    expect_error(
+        "concepts",
+        "export",
+        "zxa",
+        "--format",
+        "kohya",
+        "--out",
+        "zxa2.safetensors",
+        message="has embeddings, which the kohya",
+    )
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [
         ({"weights": {"unet.conv_in": torch.ones(48, 4, 3, 3)}}, "has the full weight of 'unet.conv_in', not a pair"),
         ({"tokens": {"<mia1>": {"text_encoder": torch.ones(7, 32)}}, "per_layer": True}, "per-layer embeddings (ED-Lo"),
     ],
     ids=["dreambooth", "ed-lora"],
 )
-def test_what_other_programs_cannot_read_is_refused_in_one_line(refused, folder, library, form, parts, said):
+def test_export_of_unsupported_concept_is_rejected(expect_error, folder, library, form, parts, message):
     card = {"name": "mia", "class_name": "woman", "trigger": "mia", "family": "sdxl"}
     concept = Concept(**card, **{"adapter": {}, "source": "mia", "sha256": ""} | parts)
     write_concept(concept, card | {"per_layer": concept.per_layer}, library / "mia.safetensors")
-    refused("concepts", "export", "mia", "--format", form, "--out", "others", said=said)
-    refused("concepts", "export", "mia", "--format", form, "--out", "others", said="use the file written by costars")
+    expect_error("concepts", "export", "mia", "--format", form, "--out", "others", message=message)
+    expect_error(
+        "concepts", "export", "mia", "--format", form, "--out", "others", message="use the file written by costars"
+    )
     assert not (folder / "others").exists()
 
 
-def test_concepts_that_were_taught_apart_get_common_weights(cli, refused, folder, library, tiny):
+def test_merged_concepts_share_their_weights(cli, expect_error, folder, library, tiny):
     keys = {n: m.weight for n, m in tiny.unet.named_modules() if n.endswith(("attn2.to_k", "attn2.to_v"))}
     for i, name in enumerate(("mia", "rex")):
         weights = {f"unet.{path}": weight.detach() * (1.5 + i) for path, weight in keys.items()}
         words = {f"<{name}>": {e.name: torch.ones(1, 32) * (i + 1) for e in tiny.encoders}}
-        said = {"name": name, "class_name": "cat", "trigger": f"<{name}>", "family": "sdxl"}
+        card = {"name": name, "class_name": "cat", "trigger": f"<{name}>", "family": "sdxl"}
         facts = {"adapter": {}, "source": name, "sha256": "", "tokens": words, "weights": weights}
-        write_concept(Concept(**said, **facts), said, library / f"{name}.safetensors")
+        write_concept(Concept(**card, **facts), card, library / f"{name}.safetensors")
     (folder / "captions.txt").write_text("a photo of the forest\n\na street at night\n")
     words = ["concepts", "merge", "mia", "rex", "--model", "tiny-sdxl", "--captions", "captions.txt", "--out", "both"]
     assert cli(*words) == (0, "both/mia.safetensors\nboth/rex.safetensors\n", "")
     one, other = (load_concept(folder / "both" / f"{name}.safetensors", "", "") for name in ("mia", "rex"))
     assert all(torch.equal(weight, other.weights[path]) for path, weight in one.weights.items())
     assert (one.trigger, list(one.tokens), other.trigger) == ("<mia>", ["<mia>"], "<rex>")
-    refused(*words, said="both/mia.safetensors: is there already; name each concept once, give another --out")
-    refused(*words[:3], "char_a", *words[4:], "--replace", said="char_a: has 0 whole layers")
+    expect_error(*words, message="both/mia.safetensors: already exists; choose another --out, or use --replace")
+    expect_error(*words[:3], "char_a", *words[4:], "--replace", message="char_a: has 0 full layers")
     (folder / "captions.txt").write_text("\n")
-    refused(*words, "--replace", said="--captions captions.txt: holds none; write a caption on each line")
+    expect_error(*words, "--replace", message="--captions captions.txt: no caption; write one per line")
 
 
-def test_what_a_file_does_not_say_is_told_with_what_to_do(cli, kohya):
+def test_import_lists_what_the_file_does_not_say(cli, kohya):
     code, out, err = cli("concepts", "import", kohya)
     assert (code, out) == (0, "zxa v1\n")
     assert err.splitlines() == [
-        "base model not told, 1 layers, no class, no trigger",
-        "its trigger may be among 'zxa', 'park'",
-        "import it again with --class, --trigger and --replace to say more",
+        "unknown base model, 1 layers, no class, no trigger",
+        "the trigger may be one of 'zxa', 'park'",
+        "to set what is missing, import it again with --class, --trigger and --replace",
     ]
 
 
-def test_a_name_is_replaced_only_when_asked_to(cli, refused, kohya, library):
+def test_import_replaces_a_name_only_with_replace(cli, expect_error, kohya, library):
     before = (library / "char_a.safetensors").read_bytes()
-    said = "'char_a' is already in your library; choose another --name, or add --replace"
-    refused("concepts", "import", kohya, "--name", "char_a", said=said)
+    message = "'char_a' is already in your library; choose another --name, or use --replace"
+    expect_error("concepts", "import", kohya, "--name", "char_a", message=message)
     assert (library / "char_a.safetensors").read_bytes() == before
     assert cli("concepts", "import", kohya, "--name", "char_a", "--replace", "--class", "boy")[0] == 0
     assert json.loads(cli("concepts", "show", "char_a")[1])["class_name"] == "boy"
 
 
-def test_an_ed_lora_becomes_a_file_of_ours(cli, library, tmp_path):
+def test_imported_ed_lora_is_converted_to_safetensors(cli, library, tmp_path):
     params = {"new_concept_embedding": {"<zxa>": torch.ones(16, 768)}, "unet": {}}
     torch.save({"params": params}, tmp_path / "zxa.pth")
     code, out, err = cli("concepts", "import", tmp_path / "zxa.pth", "--class", "cat")
@@ -126,7 +137,7 @@ def test_an_ed_lora_becomes_a_file_of_ours(cli, library, tmp_path):
     assert torch.equal(load_file(library / "zxa.safetensors")["tokens.text_encoder.<zxa>"].float(), torch.ones(16, 768))
 
 
-def test_a_file_is_inspected_where_it_lies(cli, kohya, library):
+def test_inspect_prints_a_report_and_writes_nothing(cli, kohya, library):
     before = sorted(library.iterdir())
     code, out, err = cli("concepts", "inspect", kohya)
     report = json.loads(out)
@@ -135,7 +146,7 @@ def test_a_file_is_inspected_where_it_lies(cli, kohya, library):
     assert sorted(library.iterdir()) == before
 
 
-def test_other_folders_are_listed_and_what_they_hide_is_told(cli, tmp_path, library, kohya, monkeypatch):
+def test_list_includes_other_folders_and_hidden_files(cli, tmp_path, library, kohya, monkeypatch):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lou.safetensors").write_bytes(kohya.read_bytes())
@@ -147,7 +158,7 @@ def test_other_folders_are_listed_and_what_they_hide_is_told(cli, tmp_path, libr
     assert lines[-1] == f"lou hidden: {two} is not used, {one} has the same name"
 
 
-def test_what_cannot_be_cast_is_listed_with_the_reason(cli, library, kohya):
+def test_list_gives_the_reason_for_unusable_files(cli, library, kohya):
     (library / "bad.safetensors").write_bytes(b"<html>")
     (library / "out.safetensors").symlink_to(kohya)
     lines = {line.split()[0]: line for line in cli("concepts", "list")[1].splitlines()}
@@ -155,7 +166,7 @@ def test_what_cannot_be_cast_is_listed_with_the_reason(cli, library, kohya):
     assert "damaged: out.safetensors is a link that leads out of its folder" in lines["out"]
 
 
-def test_a_class_that_would_write_on_the_terminal_is_listed_in_plain_characters(cli, library, kohya):
+def test_list_replaces_control_characters(cli, library, kohya):
     card = json.dumps({"class_name": "\x1b[2Jwoman"})
     save_file(load_file(kohya), library / "odd.safetensors", metadata={"costars": card})
     out = cli("concepts", "list")[1]
@@ -163,7 +174,7 @@ def test_a_class_that_would_write_on_the_terminal_is_listed_in_plain_characters(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["import", "gone.safetensors"], "gone.safetensors: no such file"),
         (["inspect", "gone.safetensors"], "gone.safetensors: no such file"),
@@ -183,10 +194,12 @@ def test_a_class_that_would_write_on_the_terminal_is_listed_in_plain_characters(
         (["export", "char_c", "--format", "kohya", "--out", "a.safetensors"], "no concept 'char_c'; did you mean"),
     ],
 )
-def test_a_bad_request_is_one_line_and_the_library_is_kept(refused, folder, library, words, said):
+def test_invalid_concept_command_is_reported_in_one_line_and_keeps_the_library(
+    expect_error, folder, library, words, message
+):
     (folder / "page.safetensors").write_text("<!DOCTYPE html>")
     (folder / "old.pth").write_bytes(b"\x80\x02}q\x00")
     save_file({"lora_unet_conv_in.lokr_w1": torch.ones(2, 2)}, folder / "lokr.safetensors")
     before = {path: path.read_bytes() for path in library.iterdir()}
-    refused("concepts", *words, said=said)
+    expect_error("concepts", *words, message=message)
     assert {path: path.read_bytes() for path in library.iterdir()} == before

@@ -1,7 +1,6 @@
-"""The command line: what it writes, and that scene, plan and picture are three ways to one result."""
+"""costars plan and render: the files they write; scene, plan and picture give the same result."""
 
 import hashlib
-import io
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -9,19 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from costars.cli.main import _told
-from costars.errors import RegionError
+from costars.cli.main import _print_summary
 from costars.studio import Studio
-from costars.types import Picture, Plan
+from costars.types import Picture, Plan, RegionError
 
 
 def files(home: Path, name: str = "out") -> set[str]:
     return {str(p.relative_to(home / name)) for p in (home / name).rglob("*") if p.is_file()}
 
 
-def test_a_render_writes_the_picture_and_all_that_it_came_from(cli, folder):
+def test_render_writes_picture_layout_masks_and_result(cli, folder):
     code, out, err = cli("render", "scene.yaml", "--out", "out", "--dtype", "float32")
     assert (code, out.strip()) == (0, "out/picture.png")
     assert "UNet rows: stage 1 8, stage 2 21" in err
@@ -47,7 +44,7 @@ def test_scene_plan_and_picture_render_to_the_same_bytes(cli, folder):
     assert (folder / "other" / "picture.png").read_bytes() != pictures[0]
 
 
-def test_an_edited_mask_and_other_settings_change_the_picture_of_a_plan(cli, folder):
+def test_edited_mask_and_settings_change_the_picture_of_a_plan(cli, folder):
     assert cli("plan", "scene.yaml", "--out", "plan")[0] == 0
     assert cli("render", "plan", "--out", "before")[0] == 0
     assert cli("render", "plan", "--out", "lighter", "--set", "cast.a.weight=0.2")[0] == 0
@@ -61,8 +58,8 @@ def test_an_edited_mask_and_other_settings_change_the_picture_of_a_plan(cli, fol
     assert regions[0]["area"] == 0.25
 
 
-@pytest.mark.parametrize("method", ["multi_lora", "{name: two_stage, layout_strength: 0.5}"])
-def test_a_picture_of_another_method_renders_again_from_itself(cli, folder, method):
+@pytest.mark.parametrize("method", ["multi_lora", "{name: two_stage, cross_replace_steps: 0.5}"])
+def test_picture_of_another_method_renders_again_from_itself(cli, folder, method):
     assert cli("render", "scene.yaml", "--out", "out", "--set", f"method={method}")[0] == 0
     (folder / "again.png").write_bytes((folder / "out" / "picture.png").read_bytes())
     code, _, err = cli("render", "again.png", "--out", "again")
@@ -80,41 +77,32 @@ def test_concepts_are_listed_and_shown(cli, folder):
     assert (shown["class_name"], shown["ranks"], shown["layers"], len(shown["sha256"])) == ("woman", [3], 164, 64)
 
 
-def test_seeds_that_did_not_show_everyone_are_told(cli, folder, monkeypatch):
+def test_retries_report_the_seed_that_was_used(cli, folder, monkeypatch):
     plan_steps = Studio.plan_steps
 
-    def misses_twice(self, scene, base=None):
+    def misses_twice(self, scene):
         if scene.seed < 5:
             raise RegionError("the layout does not show b")
-        yield from plan_steps(self, scene, base)
+        yield from plan_steps(self, scene)
 
     monkeypatch.setattr(Studio, "plan_steps", misses_twice)
     code, _, err = cli("plan", "scene.yaml", "--out", "plan", "--retries", "4")
-    assert code == 0 and "this is seed 5: 3, 4 left someone out" in err
+    assert code == 0 and "this is seed 5; seeds 3, 4 left a member out" in err
     assert json.loads((folder / "plan" / "plan.json").read_text())["scene"]["seed"] == 5
 
 
-def test_the_version_is_told(cli):
+def test_version_is_printed(cli):
     assert cli("--version") == (0, f"costars {version('costars')}\n", "")
 
 
-def test_the_doctor_says_what_is_missing(cli, tmp_path):
-    code, out, _ = cli("doctor")
-    lines = {line[5:19].strip(): (line[:4].strip(), line[20:]) for line in out.splitlines()}
-    assert code == 1
-    assert lines["builtin model"][0] == "MISS" and "nothing-shipped" in lines["builtin model"][1]
-    assert lines["concepts"] == ("ok", "2 found")
-    assert {lines[name][0] for name in ("python", "torch", "diffusers", "peft", "device", "memory")} == {"ok"}
-
-
-def test_several_pictures_are_as_if_each_were_asked_for_alone(cli, folder):
+def test_count_renders_the_same_pictures_as_single_seeds(cli, folder):
     code, out, _ = cli("render", "scene.yaml", "--out", "many", "--set", "count=2")
     assert (code, out.split()) == (0, ["many/3/picture.png", "many/4/picture.png"])
     assert cli("render", "scene.yaml", "--out", "one", "--seed", "4")[0] == 0
     assert (folder / "many" / "4" / "picture.png").read_bytes() == (folder / "one" / "picture.png").read_bytes()
 
 
-def test_a_style_and_a_control_change_the_picture_and_render_again_from_it(cli, folder, library, tiny):
+def test_style_and_control_change_the_picture_and_are_embedded_in_it(cli, folder, library, tiny):
     from diffusers import ControlNetModel
 
     net = ControlNetModel.from_unet(tiny.unet)
@@ -140,7 +128,7 @@ def test_a_style_and_a_control_change_the_picture_and_render_again_from_it(cli, 
     assert len(made | {(folder / "plain" / "layout.png").read_bytes()}) == 3
 
 
-def test_layers_that_the_model_lacks_are_told(cli, folder, library):
+def test_layers_missing_in_the_model_are_noted(cli, folder, library):
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -153,7 +141,7 @@ def test_layers_that_the_model_lacks_are_told(cli, folder, library):
     assert json.loads((folder / "out" / "result.json").read_text())["notes"][0].startswith("a: 1 of ")
 
 
-def test_a_picture_of_edited_masks_says_that_it_does_not_hold_them(cli, folder):
+def test_picture_with_edited_masks_cannot_be_rendered_again(cli, folder):
     assert cli("plan", "scene.yaml", "--out", "plan")[0] == 0
     assert cli("render", "plan", "--out", "same")[0] == 0
     (folder / "same.png").write_bytes((folder / "same" / "picture.png").read_bytes())
@@ -166,11 +154,10 @@ def test_a_picture_of_edited_masks_says_that_it_does_not_hold_them(cli, folder):
     assert code == 2 and "from a plan whose masks were edited" in err and not (folder / "other").exists()
 
 
-@pytest.mark.parametrize(("edited", "mend"), [(False, "another seed or --retries"), (True, "its mask and depth")])
-def test_who_is_lost_is_told_with_what_may_help(edited, mend, make_scene, monkeypatch):
-    console = Console(file=io.StringIO(), width=200)
-    monkeypatch.setattr("costars.cli.main.console", console)
+@pytest.mark.parametrize(("edited", "remedy"), [(False, "another seed or --retries"), (True, "its mask and depth")])
+def test_invisible_member_is_named_with_a_remedy(edited, remedy, make_scene, capsys):
     scene = make_scene()
     plan = Plan(scene, None, {}, edited=edited)
-    _told(Picture(None, scene, plan, {}, {"stage1": 8, "stage2": 21}, {}, {}, lost=("a",)))
-    assert "a cannot be seen where the plan has a; " in console.file.getvalue() and mend in console.file.getvalue()
+    _print_summary(Picture(None, scene, plan, {}, {"stage1": 8, "stage2": 21}, {}, {}, lost=("a",)))
+    message = capsys.readouterr().err
+    assert "a is not visible where the plan has a; " in message and remedy in message

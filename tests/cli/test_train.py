@@ -51,7 +51,7 @@ def made(library: Path) -> list[str]:
     return sorted(path.name for path in library.iterdir() if not path.name.startswith("char_"))
 
 
-def test_a_lora_is_taught_written_shown_and_cast(cli, library, work, write):
+def test_trained_lora_is_listed_and_rendered(cli, library, work, write):
     code, out, err = cli(*LORA, *SHORT)
     target = library / "mia.safetensors"
     assert (code, out) == (0, f"{target}\n"), err
@@ -69,7 +69,7 @@ def test_a_lora_is_taught_written_shown_and_cast(cli, library, work, write):
     assert code == 0, err
 
 
-def test_a_file_says_the_same_as_the_options(cli, library, folder):
+def test_yaml_file_gives_the_same_concept_as_options(cli, library, folder):
     assert cli(*WORD)[0] == 0
     spec = {"recipe": "textual-inversion", "model": "tiny-sdxl", "name": "bob", "class": "woman", "images": "mia"}
     settings = {
@@ -94,7 +94,7 @@ def test_a_file_says_the_same_as_the_options(cli, library, folder):
     assert sorted(path.name for path in sheets.iterdir()) == ["sheet-000001.png", "sheet-000002.png"]
 
 
-def test_a_model_on_the_command_line_is_beside_where_one_works(cli, library, folder):
+def test_model_option_is_relative_to_the_working_folder(cli, library, folder):
     (folder / "specs").mkdir()
     spec = {"recipe": "textual-inversion", "model": "elsewhere", "name": "mia", "class": "woman"}
     (folder / "specs" / "mia.yaml").write_text(yaml.safe_dump(spec))
@@ -103,18 +103,19 @@ def test_a_model_on_the_command_line_is_beside_where_one_works(cli, library, fol
     assert made(library) == ["mia.safetensors"]
 
 
-def test_out_of_memory_is_one_line_that_train_can_follow(refused, work, monkeypatch):
+def test_out_of_memory_suggests_settings(expect_error, work, monkeypatch):
     def full(run):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(TrainingRun, "take_step", full)
-    refused(
-        *WORD, said="out of memory (CUDA out of memory); --set a smaller batch_size (with gradient_accumulation_steps)"
+    expect_error(
+        *WORD,
+        message="out of memory (CUDA out of memory); --set a smaller batch_size (with gradient_accumulation_steps)",
     )
     assert not work.exists()
 
 
-def test_two_concepts_of_a_file_are_taught_together(cli, library, folder):
+def test_two_concepts_of_a_yaml_file_are_trained_together(cli, library, folder):
     each = [{"name": name, "class": word, "images": "mia"} for name, word in (("mia", "woman"), ("rex", "dog"))]
     settings = {"steps": 2, "gradient_checkpointing": False, "gradient_accumulation_steps": 1, "max_aspect_ratio": 1}
     spec = {"recipe": "textual-inversion", "model": "tiny-sdxl", "concepts": each, "settings": settings}
@@ -126,28 +127,28 @@ def test_two_concepts_of_a_file_are_taught_together(cli, library, folder):
 
 
 @pytest.fixture
-def refused_early(refused, library, work, monkeypatch):
+def expect_error_before_training(expect_error, library, work, monkeypatch):
     """Refused in one line, nothing written, and nothing taught."""
 
-    def of(*words, said):
+    def of(*words, message):
         before = made(library)
         monkeypatch.setattr(TrainingRun, "take_step", None)
-        refused(*words, said=said)
+        expect_error(*words, message=message)
         assert made(library) == before and not work.exists()
 
     return of
 
 
-def test_a_concept_that_is_there_is_kept_unless_it_is_to_be_replaced(refused_early, library):
+def test_existing_concept_is_kept_without_replace(expect_error_before_training, library):
     target = library / "mia.safetensors"
     target.write_bytes(b"mine")
-    said = f"{target}: already exists; choose another --name or --out, or use --replace"
-    refused_early(*LORA, *SHORT, said=said)
+    message = f"{target}: already exists; choose another --name or --out, or use --replace"
+    expect_error_before_training(*LORA, *SHORT, message=message)
     assert target.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("train", "lorra", *LORA[2:]), "lorra: recipe 'lorra': did you mean 'lora' or"),
         ((*LORA, "--set", "step=2"), "settings.step: no such setting; did you mean 'steps'"),
@@ -163,12 +164,12 @@ def test_a_concept_that_is_there_is_kept_unless_it_is_to_be_replaced(refused_ear
         (("train", "ed-lora", *LORA[2:]), "an image has no mask; put NAME.mask.png next to each image"),
     ],
 )
-def test_what_cannot_be_taught_is_refused_in_one_line(refused_early, words, said):
-    refused_early(*words, said=said)
+def test_invalid_training_options_are_reported_in_one_line(expect_error_before_training, words, message):
+    expect_error_before_training(*words, message=message)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("recipe: [", "odd.yaml: not valid YAML"),
         ("# caf\udce9", "odd.yaml: not valid YAML"),
@@ -177,31 +178,31 @@ def test_what_cannot_be_taught_is_refused_in_one_line(refused_early, words, said
         ("recipe: lora\nname: mia\nclass: woman", "mia: no images; set images"),
     ],
 )
-def test_a_file_that_is_wrong_is_refused_in_one_line(refused_early, folder, text, said):
+def test_invalid_yaml_file_is_reported_in_one_line(expect_error_before_training, folder, text, message):
     (folder / "odd.yaml").write_bytes(text.encode(errors="surrogateescape"))
-    refused_early("train", "odd.yaml", "--model", str(folder / "tiny-sdxl"), said=said)
+    expect_error_before_training("train", "odd.yaml", "--model", str(folder / "tiny-sdxl"), message=message)
 
 
-def test_a_folder_without_pictures_is_refused(refused_early, pictures):
+def test_folder_without_images_is_rejected(expect_error_before_training, pictures):
     for path in pictures.iterdir():
         path.rename(path.with_suffix(".tif"))
-    refused_early(*LORA, said="no usable image in the folder")
+    expect_error_before_training(*LORA, message="no usable image in the folder")
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_left_out(cli, pictures, library):
+def test_unreadable_image_is_named_and_skipped(cli, pictures, library):
     (pictures / "torn.png").write_bytes((pictures / "red.png").read_bytes()[:40])
     code, _, err = cli(*WORD)
     assert code == 0 and any(line.startswith("'torn.png': ") and "skipped" in line for line in err.splitlines())
     assert read_card(library / "mia.safetensors")["pictures"] == 2
 
 
-def test_captions_must_hold_the_trigger(refused_early, pictures):
+def test_caption_without_trigger_is_rejected(expect_error_before_training, pictures):
     (pictures / "red.txt").write_text("a woman in a park")
-    said = "mia: the caption of red.png, 'a woman in a park', lacks the trigger '<mia>'; insert it before 'woman'"
-    refused_early(*WORD, said=said)
+    message = "mia: the caption of red.png, 'a woman in a park', lacks the trigger '<mia>'; insert it before 'woman'"
+    expect_error_before_training(*WORD, message=message)
 
 
-def test_add_trigger_puts_the_trigger_into_captions(cli, pictures, library):
+def test_add_trigger_inserts_the_trigger_into_captions(cli, pictures, library):
     (pictures / "red.txt").write_text("a woman in a park")
     code, _, err = cli(*WORD, "--add-trigger")
     assert code == 0, err
@@ -209,38 +210,38 @@ def test_add_trigger_puts_the_trigger_into_captions(cli, pictures, library):
 
 
 @pytest.mark.parametrize("name", ["blip-2", "florence2"])
-def test_a_model_captions_what_nobody_did_and_the_trigger_is_put_in(
-    cli, captioners, pictures, library, monkeypatch, name
-):
+def test_captioner_writes_missing_captions_with_the_trigger(cli, captioners, pictures, library, monkeypatch, name):
     monkeypatch.setattr(captions, "MAX_NEW_TOKENS", 8)  # of noise, which the other tokenizer cuts small
     words = partialmethod(GenerationMixin.generate, suppress_tokens=[0, 1, 3, 4], min_new_tokens=8)
     monkeypatch.setattr(GenerationMixin, "generate", words)
     (pictures / "red.txt").write_text("a mia woman in a park")
     taught = []
-    monkeypatch.setattr("costars.train.session.train", lambda task, *args: taught.extend(task.subjects) or train(task, *args))
+    monkeypatch.setattr(
+        "costars.train.session.train", lambda task, *args: taught.extend(task.subjects) or train(task, *args)
+    )
     code, _, err = cli(*LORA, *SHORT, "--captioner", captioners / name)
     assert code == 0 and made(library) == ["mia.safetensors"], err
     says = captions.load_captioner(str(captioners / name), torch.device("cpu"), torch.float32)
     with Image.open(pictures / "green.png") as green:
-        said = says(green)
+        message = says(green)
     (mia,) = taught
-    assert len(said.split()) >= 7
+    assert len(message.split()) >= 7
     assert [(e.name, e.caption) for e in mia.examples] == [
-        ("green.png", captions.insert_trigger(said, "woman", "mia")),
+        ("green.png", captions.insert_trigger(message, "woman", "mia")),
         ("red.png", "a mia woman in a park"),
     ]
     assert captions.contains_word(mia.examples[0].caption, "mia") and mia.examples[0].caption != "a mia woman"
 
 
-def test_what_is_no_captioning_model_is_refused(refused_early, folder):
-    refused_early(
-        *LORA, *SHORT, "--captioner", "tiny-sdxl", said="tiny-sdxl': the folder has no config.json; use blip"
+def test_folder_without_captioner_is_rejected(expect_error_before_training, folder):
+    expect_error_before_training(
+        *LORA, *SHORT, "--captioner", "tiny-sdxl", message="tiny-sdxl': the folder has no config.json; use blip"
     )
 
 
-def test_a_class_of_several_tokens_is_refused(refused_early):
+def test_class_of_several_tokens_is_rejected(expect_error_before_training):
     words = [word if word != "woman" else "zxqvrobot" for word in WORD]
-    refused_early(*words, said="class 'zxqvrobot': the tokenizer splits it into")
+    expect_error_before_training(*words, message="class 'zxqvrobot': the tokenizer splits it into")
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ def interrupted(monkeypatch):
     return lambda: monkeypatch.setattr(TrainingRun, "take_step", real)
 
 
-def test_a_run_that_may_replace_goes_on_so(cli, library, work, interrupted):
+def test_interrupted_run_with_replace_suggests_resume_with_replace(cli, library, work, interrupted):
     kept = work / "checkpoint.safetensors"
     assert cli(*WORD, "--replace")[2].splitlines()[-2:] == [
         f"saved {kept}; continue with --resume --replace",
@@ -266,7 +267,7 @@ def test_a_run_that_may_replace_goes_on_so(cli, library, work, interrupted):
     assert f"{kept}: checkpoint of an unfinished run is discarded" in cli(*WORD, "--replace")[2].splitlines()
 
 
-def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrupted):
+def test_interrupted_run_is_resumed(cli, expect_error, library, work, interrupted):
     assert cli(*WORD, "--name", "bob")[0] == 130
     code, out, err = cli(*WORD)
     told = f"saved {work / 'checkpoint.safetensors'}; continue with --resume"
@@ -275,9 +276,9 @@ def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrup
     interrupted()
     kept = work / "checkpoint.safetensors"
     assert load_checkpoint(kept)[1]["step"] == "1"
-    refused(*WORD, said=f"{kept}: checkpoint of an unfinished run; use --resume, or --replace to start again")
-    said = "checkpoint.safetensors: started with seed=0, now seed=3; start again with --replace instead of --resume"
-    refused(*WORD, "--resume", "--set", "seed=3", said=said)
+    expect_error(*WORD, message=f"{kept}: checkpoint of an unfinished run; use --resume, or --replace to start again")
+    message = "checkpoint.safetensors: started with seed=0, now seed=3; start again with --replace instead of --resume"
+    expect_error(*WORD, "--resume", "--set", "seed=3", message=message)
     code, _, err = cli(*WORD, "--resume")
     assert code == 0 and f"preview: {work / 'sheet-000002.png'}" in err.splitlines(), err
     assert any(line.startswith("training 2/2 loss ") for line in err.splitlines()), err
@@ -290,7 +291,7 @@ def test_a_stopped_run_goes_on_with_resume(cli, refused, library, work, interrup
     assert code == 0, err
 
 
-def test_class_pictures_are_cleared_away_at_the_end(cli, library, work):
+def test_generated_class_images_are_removed_at_the_end(cli, library, work):
     words = [*WORD, "--set", "num_class_images=1"]
     words[1] = "custom-diffusion"
     code, _, err = cli(*words)
@@ -306,7 +307,7 @@ def women(folder) -> Path:
     return folder / "women"
 
 
-def test_a_folder_of_class_pictures_is_learned_from(cli, refused, library, folder, women, monkeypatch):
+def test_class_images_are_read_from_a_folder(cli, expect_error, library, folder, women, monkeypatch):
     """Beside where one works, or beside the file that names it."""
     monkeypatch.setattr(prior, "sample_latent", None)
     words = ("train", "dreambooth", *LORA[2:], *SHORT)
@@ -323,7 +324,7 @@ def test_a_folder_of_class_pictures_is_learned_from(cli, refused, library, folde
 
 
 @pytest.mark.parametrize(
-    ("recipe", "folder_name", "said"),
+    ("recipe", "folder_name", "message"),
     [
         ("dreambooth", "nowhere", "nowhere': folder not found; give a folder of training images"),
         ("dreambooth", "empty", "empty': no usable image in the folder"),
@@ -334,12 +335,12 @@ def test_a_folder_of_class_pictures_is_learned_from(cli, refused, library, folde
         ),
     ],
 )
-def test_class_pictures_that_cannot_be_used_are_refused(refused_early, folder, women, recipe, folder_name, said):
+def test_unusable_class_images_are_rejected(expect_error_before_training, folder, women, recipe, folder_name, message):
     (folder / "empty").mkdir()
-    refused_early("train", recipe, *LORA[2:], *SHORT, "--class-images", folder_name, said=said)
+    expect_error_before_training("train", recipe, *LORA[2:], *SHORT, "--class-images", folder_name, message=message)
 
 
-def test_the_loss_is_written_for_tensorboard(cli, folder):
+def test_loss_is_written_for_tensorboard(cli, folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     code, _, err = cli(*WORD, "--tensorboard", "events")
@@ -351,12 +352,12 @@ def test_the_loss_is_written_for_tensorboard(cli, folder):
     assert [scalar.step for scalar in scalars] == [1, 2] and all(0 < scalar.value < 10 for scalar in scalars)
 
 
-def test_with_less_memory_than_all_a_model_is_not_taught(refused_early, monkeypatch):
+def test_training_with_a_lower_memory_tier_is_rejected(expect_error_before_training, monkeypatch):
     monkeypatch.setenv("COSTARS_MEMORY", "sequential")
-    refused_early(*LORA, said="training needs the whole model; set COSTARS_MEMORY=full")
+    expect_error_before_training(*LORA, message="training needs the whole model; set COSTARS_MEMORY=full")
 
 
-def test_the_card_holds_what_is_needed_to_teach_it_again(cli, library):
+def test_card_contains_the_recipe(cli, library):
     assert cli(*WORD)[0] == 0
     shown = json.loads(cli("concepts", "show", "mia")[1])
     assert (shown["recipe"]["embedding_lr"], shown["recipe"]["seed"], shown["trigger"]) == (0.01, 0, "<mia>")
@@ -367,27 +368,27 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_takes_no_teaching_away(cli, library, work, monkeypatch):
+def test_full_disk_does_not_end_training(cli, library, work, monkeypatch):
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.flush", full)
     monkeypatch.setattr("costars.train.session.save_image", full)
     code, _, err = cli(*WORD, "--tensorboard", "events")
     assert code == 0 and made(library) == ["mia.safetensors"], err
-    said = "cannot be written (No space left on device); training continues without it"
-    lines = [line for line in err.splitlines() if said in line]
-    assert lines == [f"--tensorboard events: {said}", f"{work / 'sheet-000002.png'}: {said}"]
+    message = "cannot be written (No space left on device); training continues without it"
+    lines = [line for line in err.splitlines() if message in line]
+    assert lines == [f"--tensorboard events: {message}", f"{work / 'sheet-000002.png'}: {message}"]
     assert "preview: " not in err
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_once_and_ends_nothing(cli, library, work, monkeypatch):
+def test_unwritable_checkpoint_is_reported_once(cli, library, work, monkeypatch):
     monkeypatch.setattr("costars.train.session.train", partial(train, save_every_s=0))
     monkeypatch.setattr(TrainingRun, "save", full)
     code, _, err = cli(*WORD)
     assert code == 0 and made(library) == ["mia.safetensors"], err
-    said = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device); training continues"
-    assert [line.startswith(said) for line in err.splitlines()].count(True) == 1, err
+    message = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device); training continues"
+    assert [line.startswith(message) for line in err.splitlines()].count(True) == 1, err
 
 
-def test_where_a_concept_cannot_be_written_its_checkpoint_stays(cli, refused, library, folder, work, monkeypatch):
+def test_checkpoint_is_kept_if_the_concept_cannot_be_written(cli, expect_error, library, folder, work, monkeypatch):
     def torn(tensors, path, metadata):
         path.write_bytes(b"half")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -407,7 +408,7 @@ def test_where_a_concept_cannot_be_written_its_checkpoint_stays(cli, refused, li
     assert not kept.exists()
 
 
-def test_a_run_that_ends_where_the_disk_is_full_still_says_why(cli, work, interrupted, monkeypatch):
+def test_interrupt_on_a_full_disk_reports_the_checkpoint(cli, work, interrupted, monkeypatch):
     monkeypatch.setattr("costars.train.checkpoint.save_file", full)
     code, _, err = cli(*WORD)
     told = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device)"
@@ -415,7 +416,7 @@ def test_a_run_that_ends_where_the_disk_is_full_still_says_why(cli, work, interr
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--out", "file/mia.safetensors"), "--out file: file is not a writable folder"),
         (("--out", "file/deep"), "--out file/deep: file is not a writable folder; choose another"),
@@ -423,10 +424,10 @@ def test_a_run_that_ends_where_the_disk_is_full_still_says_why(cli, work, interr
         (("--out", "odd.safetensors", "--replace"), "odd.safetensors: is a folder; choose another --name or --out"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_told_before_anything_is_taught(refused_early, folder, words, said):
+def test_unwritable_folder_is_rejected_before_training(expect_error_before_training, folder, words, message):
     (folder / "file").write_bytes(b"mine")
     (folder / "odd.safetensors").mkdir()
-    refused_early(*WORD, *words, said=said)
+    expect_error_before_training(*WORD, *words, message=message)
 
 
 EM = (
@@ -446,7 +447,7 @@ FEW = ("--set", "em.estep.timesteps=2", "--set", "em.estep.crf_size_px=16", "--s
 FEW = (*FEW, "--set", "embedding_only_steps=1")
 
 
-def test_several_concepts_are_taught_from_pictures_that_show_them_together(cli, library, pictures):
+def test_em_trains_several_concepts_and_writes_a_report(cli, library, pictures):
     for colour in ("red", "green"):
         mask = Image.new("L", (64, 64))
         mask.paste(255, (0, 0, 32, 64))
@@ -464,7 +465,7 @@ def test_several_concepts_are_taught_from_pictures_that_show_them_together(cli, 
     assert row["step"] == 0 and list(row["iou"]) == ["ana"] and 0 <= row["iou"]["ana"] <= 1
 
 
-def test_em_learns_what_is_around_the_others(cli, library):
+def test_em_trains_a_background(cli, library):
     """The class word of a park is several tokens of this model, so that a word of it starts at random."""
     code, _, err = cli(*EM, *FEW, "--background", "meadow=park", "--set", "embedding_init=random")
     assert code == 0, err
@@ -486,23 +487,23 @@ def test_em_learns_what_is_around_the_others(cli, library):
     assert code == 2 and "style: 'meadow' was taught as '<meadow>', which" in err, err
 
 
-def test_a_background_is_of_em_and_of_somebody(refused):
-    refused(
+def test_background_needs_em_with_concepts(expect_error):
+    expect_error(
         "train",
         "em",
         "--images",
         "mia",
         "--background",
         "m=park",
-        said="--background needs the em recipe with --concept NAME=CLASS",
+        message="--background needs the em recipe with --concept NAME=CLASS",
     )
-    refused(*EM, "--name", "q", said="em: name next to concepts; move it into each concept")
-    refused(*EM, "--background", "m", said="--background 'm': want NAME=CLASS, e.g. meadow=park")
+    expect_error(*EM, "--name", "q", message="em: name next to concepts; move it into each concept")
+    expect_error(*EM, "--background", "m", message="--background 'm': want NAME=CLASS, e.g. meadow=park")
     words = ("train", "lora", *EM[2:], "--background", "m=park")
-    refused(*words, said="m: lora does not support background; use em, or leave it out")
+    expect_error(*words, message="m: lora does not support background; use em, or leave it out")
 
 
-def test_a_mask_of_one_picture_is_held_against_what_is_found_there(cli, library, pictures):
+def test_em_report_compares_a_single_given_mask(cli, library, pictures):
     Image.new("L", (64, 64), 255).save(pictures / "red.rex.mask.png")
     code, _, err = cli(*EM, *FEW)
     assert code == 0, err
@@ -513,7 +514,7 @@ def test_a_mask_of_one_picture_is_held_against_what_is_found_there(cli, library,
     assert err.splitlines()[-1].startswith("rex: ") or f"masks and report: {work}" in err
 
 
-def test_a_plot_that_cannot_be_drawn_takes_no_concept_away(cli, library, pictures, monkeypatch):
+def test_missing_matplotlib_does_not_end_training(cli, library, pictures, monkeypatch):
     Image.new("L", (64, 64), 255).save(pictures / "red.ana.mask.png")
     Image.new("L", (64, 64), 255).save(pictures / "green.ana.mask.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -537,7 +538,7 @@ def stop():
 
 
 @pytest.mark.parametrize("after", [2, 3])
-def test_a_report_tells_also_of_the_steps_before_a_stop(cli, rows, monkeypatch, after):
+def test_report_of_a_resumed_run_includes_earlier_steps(cli, rows, monkeypatch, after):
     """Whether the run was stopped between two refreshes or right before one."""
     words, real = (*EM, *FEW, "--set", "steps=5", "--set", "em.refresh_every_steps=3"), TrainingRun.take_step
     assert cli(*words, "--work", "whole")[0] == 0
@@ -552,14 +553,14 @@ def test_a_report_tells_also_of_the_steps_before_a_stop(cli, rows, monkeypatch, 
     assert rows() == unbroken
 
 
-def test_a_report_that_cannot_be_written_takes_no_concept_away(cli, library, monkeypatch):
+def test_unwritable_report_does_not_end_training(cli, library, monkeypatch):
     monkeypatch.setattr(em_report, "make_grid", full)
     code, _, err = cli(*EM, *FEW)
     assert code == 0 and "ana-rex: cannot be written (No space left on device)" in err, err
     assert made(library) == ["ana.safetensors", "rex.safetensors"]
 
 
-def test_em_teaches_the_whole_unet_when_told_to(cli, library):
+def test_em_trains_the_full_unet(cli, library):
     code, _, err = cli(
         *EM,
         *FEW,
@@ -577,8 +578,8 @@ def test_em_teaches_the_whole_unet_when_told_to(cli, library):
     assert list(concept.tokens) == ["<rex>"] and not concept.adapter and "unet.conv_in" in concept.weights
 
 
-def test_who_is_in_no_picture_is_told(refused, pictures):
+def test_concept_in_no_caption_is_rejected(expect_error, pictures):
     for colour in ("red", "green"):
         (pictures / f"{colour}.txt").write_text("{ana}\n")
-    refused(*EM, *FEW, said="rex: no caption contains {rex}; add it to a caption")
-    refused("train", "em", "--images", "mia", "--concept", "ana", said="--concept 'ana': want NAME=CLASS")
+    expect_error(*EM, *FEW, message="rex: no caption contains {rex}; add it to a caption")
+    expect_error("train", "em", "--images", "mia", "--concept", "ana", message="--concept 'ana': want NAME=CLASS")

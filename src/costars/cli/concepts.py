@@ -1,4 +1,4 @@
-"""costars concepts: what can be cast, what a file is, and other people's files into the library."""
+"""costars concepts: list, inspect, import, export, merge and remove concepts."""
 
 from __future__ import annotations
 
@@ -7,61 +7,68 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from costars.cli.console import print_line
 from costars.errors import ConceptError
 
 if TYPE_CHECKING:
+    from costars.concepts.import_file import ImportResult
     from costars.concepts.library import Library
 
-concepts_app = typer.Typer(help="The characters and objects you can cast.", no_args_is_help=True)
-console = Console(stderr=True)
+concepts_app = typer.Typer(help="List, inspect, import, export, merge and remove concepts.", no_args_is_help=True)
+
+NameOrFile = Annotated[str, typer.Argument(help="builtin/NAME, a name in your library, or a file")]
+ConceptFile = Annotated[Path, typer.Argument(help=".safetensors file, or .pth file of an ED-LoRA")]
 
 
 @concepts_app.command("list")
 def list_concepts() -> None:
-    """Every concept a scene can name: the shipped ones, your library and your other folders."""
+    """List every concept that a scene can name: bundled, in your library, and in your other folders."""
     from costars.concepts.library import BUILTIN, check_link
     from costars.concepts.load import read_card
 
-    store = _store()
-    for name, path in store.files():
+    library = _open_library()
+    for name, path in library.files():
         try:
             card = read_card(path if name.startswith(BUILTIN) else check_link(path))
         except ConceptError as error:
             typer.echo(f"{name:<20} damaged: {error}")
             continue
-        kind = "".join(c if c.isprintable() else "?" for c in str(card.get("class_name") or "?"))
-        typer.echo(f"{name:<20} {kind:<8} {path.stat().st_size // 1024} kB")
-    for name, path, meant in store.hidden_files():
-        typer.echo(f"{name:<20} hidden: {path} is not used, {meant} has the same name")
+        class_name = _printable(str(card.get("class_name") or "?"))
+        typer.echo(f"{name:<20} {class_name:<8} {path.stat().st_size // 1024} kB")
+    for name, path, used in library.hidden_files():
+        typer.echo(f"{name:<20} hidden: {path} is not used, {used} has the same name")
+
+
+def _printable(text: str) -> str:
+    """The text without control characters: it comes from a file and goes to a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 @concepts_app.command("show")
-def show_concept(name: Annotated[str, typer.Argument(help="builtin/NAME, a library name or a file")]) -> None:
-    """Print what a concept file says of itself, as JSON."""
-    store = _store()
-    concept = store.load(name)
+def show_concept(name: NameOrFile) -> None:
+    """Print the card, format and layers of a concept as JSON."""
     from costars.concepts.load import read_card
 
-    ranks = sorted({len(entry.down) for entry in concept.adapter.values()})
+    library = _open_library()
+    concept = library.load(name)
     facts = {
-        **read_card(store.find(name)),
+        **read_card(library.find(name)),
         "name": concept.name,
         "format": concept.format,
         "family": concept.family,
         "sha256": concept.sha256,
         "layers": len(concept.adapter),
-        "ranks": ranks,
+        "ranks": sorted({len(layer.down) for layer in concept.adapter.values()}),
     }
     typer.echo(json.dumps(facts, indent=2))
 
 
 @concepts_app.command("inspect")
-def inspect_file(file: Annotated[Path, typer.Argument(help="a .safetensors file, or the .pth of an ED-LoRA")]) -> None:
-    """Say what a concept file is, whoever wrote it, as JSON: format, base model, layers, words, licence.
+def inspect_file(file: ConceptFile) -> None:
+    """Print what a file contains as JSON: format, base model, layers, learned words, licence.
 
-    Of a file that cannot be applied it says what is known, and why."""
+    For a file that cannot be used, print what is known and the reason."""
     from costars.concepts.inspect import describe
 
     typer.echo(json.dumps(describe(file), indent=2))
@@ -69,66 +76,65 @@ def inspect_file(file: Annotated[Path, typer.Argument(help="a .safetensors file,
 
 @concepts_app.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(help="a .safetensors file, or the .pth of an ED-LoRA")],
-    name: Annotated[str | None, typer.Option(help="what scenes call it, default: the file's name")] = None,
-    class_name: Annotated[str | None, typer.Option("--class", help="what it is, e.g. woman")] = None,
-    trigger: Annotated[str | None, typer.Option(help="the word it was taught by")] = None,
-    licence: Annotated[str | None, typer.Option(help="what its maker allows")] = None,
-    words: Annotated[Path | None, typer.Option(help="a textual inversion that belongs to it")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="put it in the place of one of its name")] = False,
+    file: ConceptFile,
+    name: Annotated[str | None, typer.Option(help="name in scenes; default: the file's name")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="class word, e.g. woman")] = None,
+    trigger: Annotated[str | None, typer.Option(help="word for the concept in prompts")] = None,
+    licence: Annotated[str | None, typer.Option(help="licence of the file")] = None,
+    words: Annotated[Path | None, typer.Option(help="textual inversion that belongs to the file")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="replace a concept of the same name")] = False,
 ) -> None:
-    """Check a file of any known kind and put it into your library."""
+    """Check a file and add it to your library; print its name."""
     from costars.concepts.import_file import ImportOptions, import_concept
 
     options = ImportOptions(
         name=name, class_name=class_name, trigger=trigger, licence=licence, embedding=words, overwrite=replace
     )
-    made = import_concept(file, _store().user_folder, options)
-    concept = made.concept
-    layers = f"{len(concept.adapter)} layers" if concept.adapter else f"{len(concept.tokens)} words"
+    result = import_concept(file, _open_library().user_folder, options)
+    _print_import(result)
+    typer.echo(result.concept.name)
+
+
+def _print_import(result: ImportResult) -> None:
+    concept = result.concept
     facts = (
-        concept.family or "base model not told",
-        layers,
+        concept.family or "unknown base model",
+        f"{len(concept.adapter)} layers" if concept.adapter else f"{len(concept.tokens)} words",
         concept.class_name or "no class",
         concept.trigger or "no trigger",
     )
-    said = ", ".join(facts)
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
-    if not concept.trigger and made.hints:
-        hints = ", ".join(repr(hint) for hint in made.hints)
-        console.print(f"its trigger may be among {hints}", highlight=False, markup=False, soft_wrap=True)
+    print_line(", ".join(facts))
+    if not concept.trigger and result.hints:
+        print_line(f"the trigger may be one of {', '.join(repr(hint) for hint in result.hints)}")
     if not (concept.class_name and concept.trigger):
-        console.print("import it again with --class, --trigger and --replace to say more", soft_wrap=True)
-    typer.echo(concept.name)
+        print_line("to set what is missing, import it again with --class, --trigger and --replace")
 
 
 @concepts_app.command("export")
 def export_file(
-    name: Annotated[str, typer.Argument(help="builtin/NAME, a library name or a file")],
-    form: Annotated[str, typer.Option("--format", help="kohya (LoRAs alone) or diffusers")],
-    out: Annotated[Path, typer.Option(help="NAME.safetensors for a LoRA, a folder for all else")],
-    replace: Annotated[bool, typer.Option("--replace", help="put it in the place of what is there")] = False,
+    name: NameOrFile,
+    format_name: Annotated[str, typer.Option("--format", help="kohya (LoRA only) or diffusers")],
+    out: Annotated[Path, typer.Option(help="NAME.safetensors for a LoRA, otherwise a folder")],
+    replace: Annotated[bool, typer.Option("--replace", help="replace existing files")] = False,
 ) -> None:
-    """Write a concept in a format that other programs read, and print the paths of its files."""
+    """Write a concept in a format of other programs; print the paths of its files."""
     from costars.concepts.export import export_concept
     from costars.concepts.load import read_card
 
-    store = _store()
-    for path in export_concept(store.load(name), read_card(store.find(name)), form, out, replace):
+    library = _open_library()
+    for path in export_concept(library.load(name), read_card(library.find(name)), format_name, out, replace):
         typer.echo(path)
 
 
 @concepts_app.command("merge")
 def merge_files(
-    names: Annotated[list[str], typer.Argument(help="concepts that custom-diffusion taught apart on one model")],
+    names: Annotated[list[str], typer.Argument(help="concepts that custom-diffusion trained on one model")],
     model: Annotated[str, typer.Option(help="that model: builtin, a folder, a file or a hub id")],
-    captions: Annotated[
-        Path, typer.Option(help="a text file, each line a caption whose pictures are to stay as they are")
-    ],
-    out: Annotated[Path, typer.Option(help="folder for one NAME.safetensors each")],
-    replace: Annotated[bool, typer.Option("--replace", help="put them in the place of what is there")] = False,
+    captions: Annotated[Path, typer.Option(help="text file with one caption per line; their images hardly change")],
+    out: Annotated[Path, typer.Option(help="folder for the NAME.safetensors files")],
+    replace: Annotated[bool, typer.Option("--replace", help="replace existing files")] = False,
 ) -> None:
-    """Give concepts one set of keys and values, so that a prompt may name them all, and print the paths."""
+    """Merge concepts into one set of keys and values, so that one prompt can use them all; print the paths."""
     from costars.concepts.load import read_card
     from costars.concepts.saving import write_concept
     from costars.resolve import match_concepts
@@ -136,31 +142,34 @@ def merge_files(
     from costars.train.merge_custom_diffusion import merge_concepts
 
     others = [line.strip() for line in captions.read_text(errors="replace").splitlines() if line.strip()]
-    targets = [out / f"{Path(name).stem}.safetensors" for name in names]
-    for target in targets:
-        if targets.count(target) > 1 or (target.exists() and not replace):
-            raise ConceptError(
-                f"{target}: is there already; name each concept once, give another --out, or --replace it"
-            )
     if not others:
-        raise ConceptError(
-            f"--captions {captions}: holds none; write a caption on each line, such as 'a cat on a chair'"
-        )
+        raise ConceptError(f"--captions {captions}: no caption; write one per line, such as 'a cat on a chair'")
+    targets = _merge_targets(names, out, replace)
     studio = open_studio()
     concepts, base = [studio.store.load(name) for name in names], studio.model(model)
     match_concepts({concept.name: concept for concept in concepts}, base)
-    for name, made, target in zip(names, merge_concepts(base, concepts, others), targets, strict=True):
-        write_concept(made, read_card(studio.store.find(name)), target)
+    for name, merged, target in zip(names, merge_concepts(base, concepts, others), targets, strict=True):
+        write_concept(merged, read_card(studio.store.find(name)), target)
         typer.echo(target)
+
+
+def _merge_targets(names: list[str], out: Path, replace: bool) -> list[Path]:
+    targets = [out / f"{Path(name).stem}.safetensors" for name in names]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise ConceptError(f"{target}: two concepts would be written to it; give each concept once")
+        if target.exists() and not replace:
+            raise ConceptError(f"{target}: already exists; choose another --out, or use --replace")
+    return targets
 
 
 @concepts_app.command("remove")
 def remove_concept(name: Annotated[str, typer.Argument(help="a name in your library")]) -> None:
-    """Delete a concept from your library."""
-    typer.echo(_store().remove(name))
+    """Delete a concept from your library; print the path of its file."""
+    typer.echo(_open_library().remove(name))
 
 
-def _store() -> Library:
+def _open_library() -> Library:
     from costars.concepts.library import Library
     from costars.settings import machine_settings
 

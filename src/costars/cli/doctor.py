@@ -1,4 +1,4 @@
-"""What this machine has and what is missing."""
+"""What is installed, what this machine has, and what is missing."""
 
 from __future__ import annotations
 
@@ -8,73 +8,82 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from costars.threads import BOUNDED_WAITING
 
 REQUIRED = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "scipy", "pillow")
 
 
-def findings() -> Iterator[tuple[str, str, bool]]:
-    """(what, how it is, whether it is as it should be), one after the other."""
-    yield "python", f"{platform.python_version()} on {platform.system()}", True
+class Finding(NamedTuple):
+    """One line of the report; ok is False if something has to be done."""
+
+    name: str
+    value: str
+    ok: bool = True
+
+
+def check_machine() -> Iterator[Finding]:
+    """Every finding, one after the other."""
+    yield Finding("python", f"{platform.python_version()} on {platform.system()}")
     for name in REQUIRED:
         try:
-            yield name, version(name), True
+            yield Finding(name, version(name))
         except PackageNotFoundError:
-            yield name, f"not installed; run: pip install {name}", False
-    yield from _torch()
-    yield from _torchvision()
-    yield from _weights()
+            yield Finding(name, f"not installed; run: pip install {name}", False)
+    yield from _check_torch()
+    yield _check_torchvision()
+    yield from _check_weights()
 
 
-def _torch() -> Iterator[tuple[str, str, bool]]:
+def _check_torch() -> Iterator[Finding]:
     import torch
 
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        yield "device", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free", True
+        yield Finding("device", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
     else:
-        yield "device", f"cpu, {os.cpu_count()} cores (torch sees no CUDA device)", True
-    waiting = {name: os.environ[name] for name in BOUNDED_WAITING if name in os.environ}
-    yield "threads", f"{torch.get_num_threads()}, {_settings_line(waiting)}", True
+        yield Finding("device", f"cpu, {os.cpu_count()} cores (no CUDA device)")
+    yield Finding("threads", f"{torch.get_num_threads()}, {_waiting_settings()}")
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    yield "memory", f"{pages / 2**30:.1f} GiB", True
+    yield Finding("memory", f"{pages / 2**30:.1f} GiB")
 
 
-def _settings_line(waiting: dict[str, str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in waiting.items()) or "waiting as OpenMP's default"
+def _waiting_settings() -> str:
+    """The variables that set how OpenMP's threads wait."""
+    settings = [f"{name}={os.environ[name]}" for name in BOUNDED_WAITING if name in os.environ]
+    return ", ".join(settings) or "OpenMP's default waiting"
 
 
-def _torchvision() -> Iterator[tuple[str, str, bool]]:
-    """A torchvision that does not fit torch breaks diffusers and transformers with it."""
+def _check_torchvision() -> Finding:
+    """A torchvision that does not match torch breaks the import of diffusers and transformers."""
     if find_spec("torchvision") is None:
-        yield "torchvision", "not installed (not needed)", True
-        return
+        return Finding("torchvision", "not installed (not needed)")
     try:
         import torchvision  # type: ignore[import-not-found]
 
-        yield "torchvision", str(torchvision.__version__), True
+        return Finding("torchvision", str(torchvision.__version__))
     except (ImportError, RuntimeError) as error:
-        yield "torchvision", f"does not fit torch ({error}); run: pip uninstall torchvision", False
+        return Finding("torchvision", f"does not match torch ({error}); run: pip uninstall torchvision", False)
 
 
-def _weights() -> Iterator[tuple[str, str, bool]]:
-    from costars.concepts.library import Store
+def _check_weights() -> Iterator[Finding]:
+    from costars.concepts.library import Library
     from costars.settings import machine_settings
 
     settings = machine_settings()
     model = settings.builtin / "model" / "model_index.json"
     segmenter = settings.builtin / "segmenter" / "model.safetensors"
-    for what, path in (("builtin model", model), ("segmenter", segmenter)):
-        there = path.is_file()
-        yield what, "there" if there else f"missing at {settings.builtin.name}; install costars again", there
-    names = [
-        name for name, _ in Store(settings.builtin / "concepts", settings.library, settings.concept_folders).files()
-    ]
-    yield "concepts", f"{len(names)} found", bool(names)
-    yield "library", str(_short(settings.library)), True
+    for name, path in (("builtin model", model), ("segmenter", segmenter)):
+        found = path.is_file()
+        yield Finding(name, "found" if found else f"missing in {_shorten(settings.builtin)}; install costars again", found)
+    library = Library(settings.builtin / "concepts", settings.library, settings.concept_folders)
+    count = sum(1 for _ in library.files())
+    yield Finding("concepts", f"{count} found", count > 0)
+    yield Finding("library", str(_shorten(settings.library)))
 
 
-def _short(path: Path) -> Path:
+def _shorten(path: Path) -> Path:
+    """The path with ~ for the home folder."""
     home = Path.home()
     return Path("~") / path.relative_to(home) if path.is_relative_to(home) else path

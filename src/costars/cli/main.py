@@ -1,4 +1,4 @@
-"""The command line. Errors of ours are one line on stderr and exit code 2."""
+"""The command line. Errors of costars are one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from costars.cli.concepts import concepts_app
+from costars.cli.console import console, print_line
 from costars.cli.train import train
 from costars.errors import CostarsError, SceneError, ran_out_of_memory
-from costars.scene.scene import Scene
 from costars.scene.files import load_scene, with_settings
+from costars.scene.scene import Scene
 from costars.settings import Device, Dtype, Memory
 
 if TYPE_CHECKING:
@@ -29,11 +29,10 @@ app = typer.Typer(
 )
 app.add_typer(concepts_app, name="concepts")
 app.command()(train)
-console = Console(stderr=True)
 STOPPED = 130  # exit code of Ctrl-C
 
 
-def _version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
@@ -44,23 +43,23 @@ def _version(asked: bool) -> None:
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print and stop")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
-    """Put several of your own characters into one picture, and each stays itself."""
+    """Put several of your own characters into one picture, each with its own identity."""
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder to write into")]
 Settings = Annotated[list[str], typer.Option("--set", help="key=value, e.g. seed=3 or cast.ana.weight=0.8")]
-Seed = Annotated[int | None, typer.Option(help="seed of the layout, default: the scene's")]
-Retries = Annotated[int, typer.Option(min=0, help="try this many further seeds if someone is missing")]
-OnDevice = Annotated[Device | None, typer.Option(help="where to run, default: the settings'")]
-OfDtype = Annotated[Dtype | None, typer.Option(help="number format, default: the settings'")]
-MaxRows = Annotated[int | None, typer.Option(min=0, help="most UNet rows in one call, 0: no bound")]
+Seed = Annotated[int | None, typer.Option(help="seed of the layout; default: the scene's")]
+Retries = Annotated[int, typer.Option(min=0, help="number of further seeds to try if a member is missing")]
+OnDevice = Annotated[Device | None, typer.Option(help="where to run; default: COSTARS_DEVICE, or auto")]
+OfDtype = Annotated[Dtype | None, typer.Option(help="number format; default: COSTARS_DTYPE, or auto")]
+MaxRows = Annotated[int | None, typer.Option(min=0, help="most UNet rows per call; 0: no limit")]
 InMemory = Annotated[
-    Memory | None, typer.Option(help="how much of the model stays on the device, default: the settings'")
+    Memory | None, typer.Option(help="how much of the model stays on the device; default: COSTARS_MEMORY, or auto")
 ]
-Offline = Annotated[bool | None, typer.Option("--offline", help="fetch nothing from the hub", show_default=False)]
+Offline = Annotated[bool | None, typer.Option("--offline", help="download nothing", show_default=False)]
 
 
 @app.command()
@@ -85,7 +84,7 @@ def plan(
     _print_seed(made.scene, scene)
     order = sorted(made.regions, key=lambda name: made.regions[name].depth)
     found = ", ".join(f"{name} ({made.regions[name].class_name}, {made.regions[name].area:.0%})" for name in order)
-    _print(f"from front to back: {found}; to finish it: costars render {out}")
+    print_line(f"from front to back: {found}; to finish it: costars render {out}")
     typer.echo(out / "plan.json")
 
 
@@ -142,31 +141,27 @@ def _render_jobs(source: Path, out: Path, settings: list[str], seed: int | None,
 def _print_seed(drawn: Scene, asked: Scene) -> None:
     if drawn.seed != asked.seed:
         missed = ", ".join(map(str, range(asked.seed, drawn.seed)))
-        _print(f"this is seed {drawn.seed}; seeds {missed} left a member out")
+        print_line(f"this is seed {drawn.seed}; seeds {missed} left a member out")
 
 
 def _print_summary(picture: Picture) -> None:
     for note in picture.notes:
-        _print(note)
+        print_line(note)
     for name in picture.lost:
         edited = picture.plan is not None and picture.plan.edited
         remedy = "check its mask and depth in the plan" if edited else "try another seed or --retries"
-        _print(f"{name} is not visible where the plan has {name}; {remedy}", style="bold")
+        print_line(f"{name} is not visible where the plan has {name}; {remedy}", style="bold")
     rows = picture.rows
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in picture.seconds.items())
-    _print(
+    print_line(
         f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}, at most {picture.max_rows} per call; "
         f"seconds: {seconds}; memory: {picture.memory}"
     )
     if picture.plan is not None and not rows["stage2"]:
-        _print(
+        print_line(
             f"no identity takes part: start {picture.scene.start} leaves no step for them; this is the layout",
             style="bold",
         )
-
-
-def _print(line: str, style: str | None = None) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True, style=style)
 
 
 @app.command()
@@ -177,13 +172,13 @@ def schema() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed, what this machine has, and what is missing."""
-    from costars.cli.doctor import findings
+    """Print what is installed, what this machine has, and what is missing."""
+    from costars.cli.doctor import check_machine
 
     healthy = True
-    for name, value, good in findings():
-        healthy &= good
-        typer.echo(f"{'ok  ' if good else 'MISS'} {name:<14} {value}")
+    for finding in check_machine():
+        healthy &= finding.ok
+        typer.echo(f"{'ok  ' if finding.ok else 'MISS'} {finding.name:<14} {finding.value}")
     raise typer.Exit(0 if healthy else 1)
 
 
@@ -208,10 +203,10 @@ def _run(job: PlanJob | RenderJob, studio: Studio) -> Any:
 
 
 def main() -> None:
-    """Entry point: our own errors and wrong options become one line and exit code 2."""
+    """Run the command line; errors of costars and wrong options become one line and exit code 2."""
     try:
         code = app(standalone_mode=False)
-        if code == STOPPED:  # typer has caught Ctrl-C itself
+        if code == STOPPED:  # typer caught Ctrl-C
             _fail("stopped", STOPPED)
     except CostarsError as error:
         code = _fail(str(error), 2)

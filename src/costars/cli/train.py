@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBars
 
+from costars.cli.console import console, print_line
 from costars.errors import TrainError
 from costars.settings import Device, Dtype
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from costars.train.results import TrainingResult
     from costars.train.session import Message
 
-console = Console(stderr=True)
 LOG_LINES = 10  # per stage where no progress bar can be drawn, as in a log file
 IS_MAIN = int(os.environ.get("RANK", "0")) == 0  # only the first of several processes prints
 
@@ -80,27 +79,26 @@ def train(
     files = locate_files(config, studio.settings.library, out, work)
     check_files(files, resume=resume, replace=replace)
     if files.checkpoint.exists() and not resume:
-        _print(f"{files.checkpoint}: checkpoint of an unfinished run is discarded")
+        print_line(f"{files.checkpoint}: checkpoint of an unfinished run is discarded")
     with console.status("loading"):
         task = studio.prepare_training(config)
     for line in task.skipped:
-        _print(line)
-    if IS_MAIN:
-        _print(f"training {config.recipe} in {task.checked().recipe.precision} on {task.model.device}")
+        print_line(line)
+    headline = f"training {config.recipe} in {task.checked().recipe.precision} on {task.model.device}"
     session = run_session(task, files, resume=resume, sheet_every=sheet_every, tensorboard=tensorboard)
     try:
         with closing(session):
-            _show(session, files)
+            _show(session, files, headline)
     except KeyboardInterrupt as interrupt:
         for note in getattr(interrupt, "__notes__", ()):
-            _print(note)
+            print_line(note)
         if IS_MAIN and files.checkpoint.exists():
-            _print(f"saved {files.checkpoint}; continue with --resume{' --replace' if replace else ''}")
+            print_line(f"saved {files.checkpoint}; continue with --resume{' --replace' if replace else ''}")
         raise
 
 
-def _show(session: Iterator[Progress | Message | TrainingResult], files: TrainingFiles) -> None:
-    """Print progress, messages and results of a session."""
+def _show(session: Iterator[Progress | Message | TrainingResult], files: TrainingFiles, headline: str) -> None:
+    """Print progress, messages and results of a session; the headline comes before the first step."""
     from costars.train.loop import TRAINING
     from costars.train.results import TrainingResult
     from costars.train.session import Message
@@ -115,12 +113,14 @@ def _show(session: Iterator[Progress | Message | TrainingResult], files: Trainin
             if isinstance(event, TrainingResult):
                 _print_result(event, files)
             elif isinstance(event, Message):
-                _print(event.text)
+                print_line(event.text)
             else:
+                if IS_MAIN and not stages:
+                    print_line(headline)
                 if event.stage not in stages:
                     stages[event.stage] = bars.add_task(event.stage, total=event.total, text="")
                 if event.note:
-                    _print(event.note)
+                    print_line(event.note)
                 elapsed, previous = time.monotonic() - previous, time.monotonic()
                 seconds_per_step = 0.9 * seconds_per_step + 0.1 * elapsed if seconds_per_step else elapsed
                 line = ""
@@ -128,17 +128,13 @@ def _show(session: Iterator[Progress | Message | TrainingResult], files: Trainin
                     line = f"loss {event.loss:.4f}, {1 / max(seconds_per_step, 1e-9):.1f} steps/s"
                 bars.update(stages[event.stage], completed=event.step, text=line)
                 if IS_MAIN and not is_drawn and event.step % -(-event.total // LOG_LINES) == 0:
-                    _print(f"{event.stage} {event.step}/{event.total} {line}".rstrip())
+                    print_line(f"{event.stage} {event.step}/{event.total} {line}".rstrip())
 
 
 def _print_result(result: TrainingResult, files: TrainingFiles) -> None:
     for path, concept in zip(files.concepts, result.concepts, strict=True) if IS_MAIN else ():
-        _print(f"{concept.name}: {path.stat().st_size / 1e6:.1f} MB, trigger {concept.trigger!r}")
+        print_line(f"{concept.name}: {path.stat().st_size / 1e6:.1f} MB, trigger {concept.trigger!r}")
         typer.echo(path)
-
-
-def _print(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _parse_concepts(concepts: list[str], background: str | None) -> list[dict[str, Any]]:

@@ -39,9 +39,9 @@ def check_mask(member: CastMember, size_px: tuple[int, int]) -> Path:
             to_grey_levels(image)
     except (OSError, SyntaxError) as error:
         problem = "not found" if isinstance(error, FileNotFoundError) else "not an image"
-        hint = "" if path.suffix else f"; {nearest(str(member.where), SIDES)}"
+        hint = "" if path.suffix else f"; {nearest(path.name, SIDES)}"
         raise SceneError(
-            f"where: {member.where!r} is not left, right, a point, a box or a mask file ({path}: {problem}){hint}"
+            f"where: {path.name!r} is not left, right, a point, a box or a mask file ({path}: {problem}){hint}"
         ) from None
     except ValueError as error:
         raise SceneError(f"where: {member.where!r} {error}; use white on black") from None

@@ -1,4 +1,4 @@
-"""A bad request is one line on stderr and exit code 2, and no file is written."""
+"""An invalid request is one line on stderr and exit code 2, and no file is written."""
 
 import json
 
@@ -7,8 +7,6 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
-
-from costars.catalog import SEGMENTERS
 
 
 def member(**changes):
@@ -23,17 +21,17 @@ BAD_SCENES = [
     (member(concept="nameless.safetensors"), "does not say what it is; set cast.a.class_name, for example to woman"),
     (
         member(concept="large.safetensors"),
-        "is 640 -> 640, but the model's is 48 -> 48; it was made for another base model",
+        "is 640 -> 640, the model's is 48 -> 48; it was made for another base model",
     ),
     (member(wher="left"), "cast.a.wher: unknown key; did you mean 'where'?"),
-    (member(where="midle"), "where: 'midle' is not left, right, a point, a box, nor a mask file"),
-    (member(where="lefft"), "(lefft is not there); did you mean 'left'?"),
+    (member(where="midle"), "where: 'midle' is not left, right, a point, a box or a mask file"),
+    (member(where="lefft"), "lefft: not found); did you mean 'left'?"),
     ({"stepz": 4}, "stepz: unknown key; did you mean 'steps' or 'style'?"),
     ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
     ({"prompt": "{a} and {c}"}, "slot {c} but the cast has no such member"),
     ({"prompt": "{a} alone"}, "cast member 'b' has 0 slots"),
     ({"size": [64, 100]}, "height 100 does not fit this model; want a multiple of 8 px, e.g. 96"),
-    ({"prompt": "{a} and {b} " + "so " * 600}, "at most 600 are read; shorten"),
+    ({"prompt": "{a} and {b} " + "so " * 600}, "the limit is 600; shorten"),
     ({"model": "gone"}, "model 'gone': no such folder or file; want a diffusers folder"),
     ({"model": "builtin"}, "model 'builtin': no model_index.json there"),
 ]
@@ -41,7 +39,7 @@ BAD_SCENES = [
 
 @pytest.fixture
 def odd_concepts(folder, library):
-    """Concept files with something wrong, beside the scene."""
+    """Invalid concept files beside the scene."""
     (folder / "damaged.safetensors").write_bytes(b"\xff" * 64)
     save_file(load_file(library / "char_a.safetensors"), folder / "nameless.safetensors")
     layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -50,16 +48,16 @@ def odd_concepts(folder, library):
 
 
 @pytest.mark.usefixtures("odd_concepts")
-@pytest.mark.parametrize(("changes", "said"), BAD_SCENES)
-def test_a_bad_scene_is_one_line_and_nothing_is_written(refused, write, folder, changes, said):
+@pytest.mark.parametrize(("changes", "message"), BAD_SCENES)
+def test_invalid_scene_is_reported_in_one_line_and_writes_nothing(expect_error, write, folder, changes, message):
     write(**changes)
     before = sorted(folder.iterdir())
-    refused("render", "scene.yaml", "--out", "out", said=said)
+    expect_error("render", "scene.yaml", "--out", "out", message=message)
     assert sorted(folder.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["render", "gone.yaml"], "gone.yaml: cannot be read"),
         (["render", "left.png"], "left.png: holds no scene"),
@@ -72,25 +70,25 @@ def test_a_bad_scene_is_one_line_and_nothing_is_written(refused, write, folder, 
         (["render", "."], "holds no plan.json; make one with costars plan"),
     ],
 )
-def test_a_bad_request_is_one_line_and_nothing_is_written(refused, folder, words, said):
+def test_invalid_request_is_reported_in_one_line_and_writes_nothing(expect_error, folder, words, message):
     before = sorted(folder.iterdir())
-    refused(*words, "--out", "out", said=said)
+    expect_error(*words, "--out", "out", message=message)
     assert sorted(folder.iterdir()) == before
 
 
-def test_an_out_that_is_a_file_is_refused_and_kept(refused, folder):
-    refused("render", "scene.yaml", "--out", "left.png/deeper", said="left.png")
-    refused("render", "scene.yaml", "--out", "scene.yaml", said="scene.yaml")
+def test_out_that_is_a_file_is_rejected_and_kept(expect_error, folder):
+    expect_error("render", "scene.yaml", "--out", "left.png/deeper", message="left.png")
+    expect_error("render", "scene.yaml", "--out", "scene.yaml", message="scene.yaml")
     assert yaml.safe_load((folder / "scene.yaml").read_text())["seed"] == 3
 
 
-def test_settings_of_the_machine_that_cannot_be_are_one_line(refused, folder, monkeypatch):
+def test_invalid_machine_setting_is_reported_in_one_line(expect_error, folder, monkeypatch):
     monkeypatch.setenv("COSTARS_DEVICE", "toaster")
-    refused("render", "scene.yaml", "--out", "out", said="toaster")
+    expect_error("render", "scene.yaml", "--out", "out", message="toaster")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--seed", "4"], "a plan has its seed; render the scene to use --seed or --retries"),
         (["--retries", "2"], "a plan has its seed"),
@@ -100,27 +98,27 @@ def test_settings_of_the_machine_that_cannot_be_are_one_line(refused, folder, mo
         (["--set", "scheduler=ddim"], "scheduler"),
     ],
 )
-def test_what_a_plan_has_fixed_cannot_be_changed(cli, refused, folder, words, said):
+def test_settings_fixed_by_the_plan_cannot_be_changed(cli, expect_error, folder, words, message):
     assert cli("plan", "scene.yaml", "--out", "plan")[0] == 0
-    refused("render", "plan", "--out", "out", *words, said=said)
+    expect_error("render", "plan", "--out", "out", *words, message=message)
     assert not (folder / "out").exists()
 
 
-def test_a_plan_without_one_of_its_masks_names_it(cli, refused, folder):
+def test_missing_mask_of_a_plan_is_named(cli, expect_error, folder):
     assert cli("plan", "scene.yaml", "--out", "plan")[0] == 0
     (folder / "plan" / "masks" / "b.png").unlink()
-    refused("render", "plan", "--out", "out", said="b.png")
+    expect_error("render", "plan", "--out", "out", message="b.png")
     assert not (folder / "out").exists()
 
 
-def test_who_is_missing_is_said_and_the_layout_is_kept_to_see_why(refused, write, folder):
+def test_missing_member_is_named_and_the_layout_is_kept(expect_error, write, folder):
     write(b={"where": "empty.png"})
     Image.new("L", (64, 64), 0).save(folder / "empty.png")
-    refused("render", "scene.yaml", "--out", "out", said="b's visible mask covers 0.00%")
+    expect_error("render", "scene.yaml", "--out", "out", message="b's visible mask covers 0.00%")
     assert (folder / "out" / "layout.png").is_file() and not (folder / "out" / "picture.png").exists()
 
 
-def test_three_members_on_a_device_with_room_for_two_rows_are_told_what_to_set(cli, refused, folder, monkeypatch):
+def test_out_of_memory_with_three_members_suggests_max_rows(cli, expect_error, folder, monkeypatch):
     from diffusers import UNet2DConditionModel
 
     real = UNet2DConditionModel.forward
@@ -139,44 +137,48 @@ def test_three_members_on_a_device_with_room_for_two_rows_are_told_what_to_set(c
         mask.paste(255, (columns[0], 0, columns[1], 64))
         mask.save(folder / f"{name}.png")
     (folder / "scene.yaml").write_text(yaml.safe_dump(scene))
-    refused(
-        "render", "scene.yaml", "--out", "out", said="out of memory, also with less of the model in it; set a smaller"
+    expect_error(
+        "render",
+        "scene.yaml",
+        "--out",
+        "out",
+        message="out of memory, also with less of the model on the device; set a smaller",
     )
     assert not (folder / "out").exists()
-    assert cli("render", "scene.yaml", "--out", "out", "--max-rows", "2")[0] == 0  # as it was told
+    assert cli("render", "scene.yaml", "--out", "out", "--max-rows", "2")[0] == 0
 
 
-def test_six_members_where_five_figures_are_drawn_is_said_and_all_five_are_kept(
-    refused, folder, make_region, monkeypatch
-):
+def test_too_few_figures_are_counted_and_their_masks_are_kept(expect_error, folder, make_region, monkeypatch):
     five = [make_region("man", (i / 5, 0.1, (i + 1) / 5, 0.9), 0.9, i) for i in range(5)]
-    monkeypatch.setitem(SEGMENTERS, "attention", lambda on: lambda layout, class_names: five)
+    monkeypatch.setattr(
+        "costars.segment.cross_attention.open_segmenter", lambda machine: lambda layout, class_names: five
+    )
     names = "abcdef"
     scene = yaml.safe_load((folder / "scene.yaml").read_text())
     scene["prompt"] = " and ".join(f"{{{name}}}" for name in names)
     scene["cast"] = {name: {"concept": "char_a"} for name in names}
     (folder / "scene.yaml").write_text(yaml.safe_dump(scene))
-    refused("render", "scene.yaml", "--out", "out", said=" (man); it shows 5 man for a cast of 6")
+    expect_error("render", "scene.yaml", "--out", "out", message=" (man); it shows 5 man for a cast of 6")
     assert len(list((folder / "out" / "masks").iterdir())) == 5 and not (folder / "out" / "picture.png").exists()
 
 
-def test_when_no_seed_shows_the_cast_the_last_one_says_why(refused, write, folder):
+def test_error_of_the_last_seed_is_reported_if_no_seed_shows_the_cast(expect_error, write, folder):
     write(b={"where": "left.png"})
-    refused("plan", "scene.yaml", "--out", "out", "--retries", "1", said="a and b would share one figure")
+    expect_error("plan", "scene.yaml", "--out", "out", "--retries", "1", message="a and b would share one figure")
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_concept_that_is_not_there_cannot_be_shown(refused):
-    refused("concepts", "show", "char_x", said="did you mean 'char_b' or 'char_a'?")
+def test_showing_an_unknown_concept_suggests_similar_names(expect_error):
+    expect_error("concepts", "show", "char_x", message="did you mean 'char_b' or 'char_a'?")
 
 
-def test_a_plan_is_not_rendered_into_its_own_folder(refused, tmp_path):
+def test_plan_is_not_rendered_into_its_own_folder(expect_error, tmp_path):
     (tmp_path / "plan.json").write_text("{}")
-    refused("render", tmp_path, "--out", tmp_path, said="holds a plan of an earlier run, which would be lost")
+    expect_error("render", tmp_path, "--out", tmp_path, message="contains a plan of an earlier run")
     assert (tmp_path / "plan.json").read_text() == "{}"
 
 
-def test_stopping_is_one_line(cli, folder, monkeypatch):
+def test_interrupt_is_reported_in_one_line(cli, folder, monkeypatch):
     from costars.studio import Studio
 
     def interrupted(*_):
@@ -188,7 +190,7 @@ def test_stopping_is_one_line(cli, folder, monkeypatch):
     assert not (folder / "out").exists()
 
 
-def test_stopping_while_the_libraries_are_loaded_is_one_line(monkeypatch, capsys):
+def test_interrupt_during_imports_is_reported_in_one_line(monkeypatch, capsys):
     import builtins
 
     from costars.__main__ import main
