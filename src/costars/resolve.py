@@ -9,11 +9,11 @@ from typing import NamedTuple
 from costars.errors import ConceptError, SceneError
 from costars.methods.prompts import global_prompt, member_nouns, member_prompt, own_words
 from costars.model.families import count_cross_layers
-from costars.model.lora import group_by_layer, select_layers, weight_changes
+from costars.model.lora import group_by_layer, select_layers, subtract_base_weights
 from costars.model.model import Model
 from costars.model.prompt_weighting import parse_prompt
 from costars.model.schedulers import make_scheduler
-from costars.model.text_encoder import vector_counts
+from costars.model.text_encoder import count_vectors
 from costars.resolved_scene import Member, ResolvedScene
 from costars.scene.defaults import fill_defaults
 from costars.scene.scene import Scene
@@ -108,7 +108,7 @@ def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConc
             notes.append(
                 f"{name}: {concept.source!r} does not say which base model it is for; its layers are in this one"
             )
-        whole = {**concept.adapter, **weight_changes(concept.weights, modules, concept.source)}
+        whole = {**concept.adapter, **subtract_base_weights(concept.weights, modules, concept.source)}
         adapter, left = select_layers(whole, modules)
         if left and not adapter:
             raise ConceptError(
@@ -184,7 +184,7 @@ def _triggerless_notes(members: Mapping[str, Member]) -> tuple[str, ...]:
 def _check_learned_words(field: str, prompt: str, concept: Concept, model: Model) -> None:
     """Raises SceneError where a prompt lacks a learned word of the concept: it would be drawn without it."""
     found = {
-        word for _, word, _ in parse_prompt(model.encoders[0].tokenizer, prompt, vector_counts(concept.words)).learned
+        word for _, word, _ in parse_prompt(model.encoders[0].tokenizer, prompt, count_vectors(concept.words)).learned
     }
     for word in concept.words.keys() - found:
         raise SceneError(

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from costars.errors import ModelError
-from costars.model.components import unused_weights
+from costars.model.components import list_unused_weights
 from costars.model.hub import Source
 from costars.model.load import load_model
 
@@ -64,4 +64,4 @@ def test_unused_weights_are_variants_and_shards():
     pieces = [f"text_encoder/model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
     alone = ["vae/diffusion_pytorch_model.bf16.safetensors", "vae/config.json"]
     files = [whole, half, "text_encoder/model.safetensors", *pieces, *alone, "sd_xl_base_1.0.safetensors"]
-    assert unused_weights(files) == [half, *pieces]
+    assert list_unused_weights(files) == [half, *pieces]

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from costars.errors import ConceptError
-from costars.model.lora import concatenate_adapters, one_adapter_per_row, scale_adapter, text_adapter, weight_changes
+from costars.model.lora import (
+    concatenate_adapters,
+    one_adapter_per_row,
+    scale_adapter,
+    subtract_base_weights,
+    text_adapter,
+)
 from costars.types import LowRank
 
 ROWS = [None, "a", "b", "a"]
@@ -29,7 +35,7 @@ def batch(tiny):
 
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # of diffusers, on loading a second
-def test_one_adapter_per_row_equals_sequential_runs_with_peft(tiny, pipeline, concepts, golden, batch):
+def test_rows_equal_sequential_runs_with_peft(tiny, pipeline, concepts, golden, batch):
     sample, texts = batch
     for name in ("a", "b"):
         pipeline.load_lora_weights(golden / f"char_{name}.safetensors", adapter_name=name)
@@ -48,7 +54,7 @@ def test_one_adapter_per_row_equals_sequential_runs_with_peft(tiny, pipeline, co
     assert (rows - unet_call(tiny.unet, tiny, sample, texts)).abs().amax(dim=(1, 2, 3))[1:].min() > 1e-3
 
 
-def test_the_rows_may_change_from_call_to_call(tiny, concepts, batch):
+def test_rows_can_change_between_calls(tiny, concepts, batch):
     sample, texts = batch
     with one_adapter_per_row(tiny.unet, "unet.", {n: c.adapter for n, c in concepts.items()}) as adapters:
         with adapters.on(ROWS):
@@ -62,7 +68,7 @@ def test_the_rows_may_change_from_call_to_call(tiny, concepts, batch):
     assert torch.equal(base, unet_call(tiny.unet, tiny, sample, texts))
 
 
-def test_nothing_is_left_after_the_block_or_an_error_in_it(tiny, concepts, trace):
+def test_block_leaves_modules_unchanged_also_after_an_error(tiny, concepts, trace):
     parts = (tiny.unet, *(e.module for e in tiny.encoders))
     before = [trace(p) for p in parts]
     adapter = concepts["a"].adapter
@@ -90,7 +96,7 @@ def test_nothing_is_left_after_the_block_or_an_error_in_it(tiny, concepts, trace
         ),
     ],
 )
-def test_an_adapter_of_another_family_is_refused_and_leaves_nothing(tiny, concepts, trace, path, size, said):
+def test_adapter_that_does_not_fit_is_rejected(tiny, concepts, trace, path, size, said):
     wrong = {f"unet.{path}": LowRank(torch.ones(2, size[0]), torch.ones(size[1], 2))}
     before = trace(tiny.unet)
     with (
@@ -117,7 +123,7 @@ def change(layer: nn.Module, adapters: dict, rows: list, x: torch.Tensor) -> tor
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 1000))
-def test_concatenated_is_the_sum(ranks, seed):
+def test_concatenated_adapter_is_the_sum(ranks, seed):
     parts = [{"m.layer": low_rank(rank, seed + i)} for i, rank in enumerate(ranks)]
     layer, x = nn.Linear(6, 5), torch.randn(1, 7, 6)
     together = change(layer, {"all": concatenate_adapters(parts)}, ["all"], x)
@@ -125,13 +131,13 @@ def test_concatenated_is_the_sum(ranks, seed):
     assert torch.allclose(together, alone, atol=1e-4)
 
 
-def test_concatenated_keeps_layers_that_only_one_part_has():
+def test_concatenation_keeps_layers_of_one_part_only():
     joined = concatenate_adapters([{"m.x": low_rank(2, 0)}, {"m.y": low_rank(3, 1)}, {"m.x": low_rank(1, 2)}])
     assert {path: len(entry.down) for path, entry in joined.items()} == {"m.x": 3, "m.y": 3}
 
 
 @given(st.floats(0, 4), st.lists(st.integers(1, 5), min_size=2, max_size=3))
-def test_rows_with_adapters_of_any_rank_and_scale_have_their_own_product(weight, ranks):
+def test_rows_use_their_own_adapter_of_any_rank_and_scale(weight, ranks):
     adapters = {str(i): scale_adapter({"m.layer": low_rank(rank, i)}, weight) for i, rank in enumerate(ranks)}
     x = torch.randn(len(ranks) + 1, 4, 6)
     out = change(nn.Linear(6, 5), adapters, [None, *adapters], x)
@@ -142,7 +148,7 @@ def test_rows_with_adapters_of_any_rank_and_scale_have_their_own_product(weight,
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_convolution_with_an_adapter_equals_one_with_merged_weights(stride):
+def test_adapted_convolution_equals_merged_weights(stride):
     down, up = torch.randn(2, 3, 3, 3), torch.randn(4, 2, 1, 1)
     layer, x = nn.Conv2d(3, 4, 3, stride, 1, bias=False), torch.randn(2, 3, 8, 8)
     out = change(layer, {"a": {"m.layer": LowRank(down, up)}}, ["a", None], x)
@@ -152,7 +158,7 @@ def test_a_convolution_with_an_adapter_equals_one_with_merged_weights(stride):
     assert torch.equal(out[1], torch.zeros_like(out[1]))
 
 
-def test_a_batch_of_another_size_than_announced_is_refused():
+def test_batch_of_unexpected_size_is_rejected():
     with pytest.raises(ValueError, match="adapters are set for 1 rows, the call has 2"):
         change(nn.Linear(6, 5), {"a": {"m.layer": low_rank(2, 0)}}, ["a"], torch.randn(2, 4, 6))
 
@@ -161,7 +167,7 @@ def test_a_batch_of_another_size_than_announced_is_refused():
     (nn.Linear(6, 5), LowRank(torch.ones(2, 6, 1, 1), torch.ones(5, 2, 1, 1))),
     (nn.Conv2d(6, 5, 3), LowRank(torch.ones(2, 6), torch.ones(5, 2))),
 ])  # fmt: skip
-def test_an_adapter_of_a_convolution_does_not_fit_a_linear_layer_nor_the_reverse(layer, entry):
+def test_convolution_adapter_does_not_fit_linear_layer_or_reverse(layer, entry):
     with (
         pytest.raises(ConceptError, match="made for another base model"),
         one_adapter_per_row(nn.ModuleDict({"layer": layer}), "m.", {"a": {"m.layer": entry}}),
@@ -174,11 +180,11 @@ def test_an_adapter_of_a_convolution_does_not_fit_a_linear_layer_nor_the_reverse
     [nn.Linear(6, 5), nn.Linear(5, 6), nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 3, 3, 2, 1), nn.Conv2d(3, 4, 1)],
     ids=["narrow", "wide", "convolution", "downsampler", "shortcut"],
 )
-def test_a_whole_weight_is_an_exact_low_rank(layer):
+def test_full_weight_becomes_exact_adapter(layer):
     weight = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0))
     module, x = nn.ModuleDict({"layer": layer}), torch.randn(2, *((7, 7) if weight.ndim == 4 else ()), weight.shape[1])
     x = x.movedim(-1, 1) if weight.ndim == 4 else x
-    adapter = weight_changes({"m.layer": weight}, {"m": module}, "mine")
+    adapter = subtract_base_weights({"m.layer": weight}, {"m": module}, "mine")
     entry = adapter["m.layer"]
     assert entry.up.ndim == entry.down.ndim == weight.ndim and entry.down.shape[2:] == weight.shape[2:]
     out = change(layer, {"a": adapter}, ["a", None], x)
@@ -196,6 +202,8 @@ def test_a_whole_weight_is_an_exact_low_rank(layer):
     ("layer", "shape"),
     [(nn.Linear(6, 5), (5, 6, 1, 1)), (nn.Conv2d(6, 5, 3), (5, 6)), (nn.LayerNorm(6), (6,)), (nn.Conv2d(6, 5, 3), ())],
 )
-def test_a_whole_weight_of_another_shape_is_refused(layer, shape):
-    with pytest.raises(ConceptError, match=r"concept 'mine': its weight 'm\.layer' is .*; it was made for another base"):
-        weight_changes({"m.layer": torch.ones(shape)}, {"m": nn.ModuleDict({"layer": layer})}, "mine")
+def test_full_weight_of_other_shape_is_rejected(layer, shape):
+    with pytest.raises(
+        ConceptError, match=r"concept 'mine': its weight 'm\.layer' is .*; it was made for another"
+    ):
+        subtract_base_weights({"m.layer": torch.ones(shape)}, {"m": nn.ModuleDict({"layer": layer})}, "mine")

@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from costars.errors import SceneError
 from costars.model.prompt_weighting import escape_brackets
-from costars.model.text_encoder import word_spans
+from costars.model.text_encoder import find_word_spans
 from costars.resolved_scene import Member, ResolvedScene
 from costars.scene.scene import Scene
 from costars.types import Concept, LearnedWords
@@ -56,10 +56,10 @@ def own_tokens(tokenizer: CLIPTokenizer, resolved: ResolvedScene, member: Member
     In a derived prompt only the occurrence in the member's slot counts, in a given one every occurrence.
     Raises SceneError where there is none.
     """
-    spans = word_spans(tokenizer, member.prompt, member.words, learned)
+    spans = find_word_spans(tokenizer, member.prompt, member.words, learned)
     if not member.given_prompt:
         before = _prompt_before(resolved.scene, member.name, resolved.nouns)
-        first = len(word_spans(tokenizer, before, member.words, learned))
+        first = len(find_word_spans(tokenizer, before, member.words, learned))
         spans = spans[first : first + 1]
     tokens = [i for span in spans for i in span]
     if not tokens:
@@ -75,7 +75,7 @@ def own_tokens(tokenizer: CLIPTokenizer, resolved: ResolvedScene, member: Member
 
 def word_tokens(tokenizer: CLIPTokenizer, prompt: str, nouns: Iterable[str], learned: LearnedWords) -> list[int]:
     """Token positions of every occurrence of these words in a prompt, in ascending order."""
-    return sorted({i for noun in nouns for span in word_spans(tokenizer, prompt, noun, learned) for i in span})
+    return sorted({i for noun in nouns for span in find_word_spans(tokenizer, prompt, noun, learned) for i in span})
 
 
 def _prompt_before(scene: Scene, member: str, nouns: Mapping[str, str]) -> str:

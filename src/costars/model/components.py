@@ -53,7 +53,7 @@ def find_weights_problem(folder: Path) -> str | None:
     return f"has only a pickle ({pickle}), which can run code and is not read" if pickle else "has no weights"
 
 
-def unused_weights(paths: Iterable[str]) -> list[str]:
+def list_unused_weights(paths: Iterable[str]) -> list[str]:
     """Weight files of a checkpoint that are never read, because their folder has a preferred variant."""
     folders: dict[str, list[str]] = defaultdict(list)
     for path in paths:

@@ -11,7 +11,7 @@ from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from costars.errors import ModelError
-from costars.model.components import unused_weights
+from costars.model.components import list_unused_weights
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 # Safetensors and the small files beside them; never code, never a pickle. A pipeline has its components in folders;
@@ -70,7 +70,7 @@ def download_from_hub(name: str, patterns: Sequence[str], *, offline: bool, what
     offline = offline or HF_HUB_OFFLINE
     repository, _, revision = name.partition("@")
     try:
-        skipped = [] if offline else unused_weights(list_repo_files(repository, revision=revision or None))
+        skipped = [] if offline else list_unused_weights(list_repo_files(repository, revision=revision or None))
         folder = snapshot_download(
             repository,
             revision=revision or None,

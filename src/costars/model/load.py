@@ -21,7 +21,7 @@ from costars.model.components import load_component
 from costars.model.families import UNET, VAE, Family
 from costars.model.hub import Source
 from costars.model.model import Model, ModelInfo
-from costars.model.offload import Offload, choose_tier, weight_bytes
+from costars.model.offload import Offload, choose_tier, count_weight_bytes
 from costars.model.single_file import CONFIGS, load_module, read_tensors
 from costars.model.text_encoder import TextEncoder, TextEncoders
 
@@ -55,7 +55,7 @@ def load_model(
         vae.enable_tiling()
     _check_architecture(unet, vae, source.name)
     modules = (unet, vae, *(e.module for e in encoders))
-    offload = Offload(choose_tier(memory, weight_bytes(*modules), device), device)
+    offload = Offload(choose_tier(memory, count_weight_bytes(*modules), device), device)
     for module in modules:
         offload.place(module)
     return Model(

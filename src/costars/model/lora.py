@@ -150,7 +150,7 @@ def select_layers(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[A
     return taken, [path for path in adapter if path not in taken]
 
 
-def weight_changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], source: str) -> Adapter:
+def subtract_base_weights(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], source: str) -> Adapter:
     """The differences of full weights {path: (out, in) or (out, in, kh, kw)} to the layers' own, as an exact adapter.
 
     Raises ConceptError for a layer that is missing or has another size.
@@ -168,11 +168,11 @@ def weight_changes(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Modul
             )
         with align_module_device(layer):
             change = weight - layer.weight.detach().to("cpu", torch.float32)
-        adapter[path] = _exact(change)
+        adapter[path] = _factorize_exactly(change)
     return adapter
 
 
-def _exact(change: Tensor) -> LowRank:
+def _factorize_exactly(change: Tensor) -> LowRank:
     """An exact factorization: the change times an identity on its shorter side (for kernels, the output side)."""
     rows, columns = change.shape[:2]
     if change.ndim == 4:

@@ -113,6 +113,6 @@ def lower_tier(tier: str) -> str | None:
     return None if tier == TIERS[-1] else TIERS[TIERS.index(tier) + 1]
 
 
-def weight_bytes(*modules: nn.Module) -> int:
+def count_weight_bytes(*modules: nn.Module) -> int:
     """Bytes of all weights."""
     return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())

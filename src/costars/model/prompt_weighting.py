@@ -42,7 +42,7 @@ class ParsedPrompt:
     learned: tuple[tuple[int, str, int], ...] = ()
 
     def find_spans(self, word_ids: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Token positions of every occurrence of these ids, in the prompt's order."""
+        """Token positions of every occurrence of these token ids, in the prompt's order."""
         ids = tuple(i for _, i in self.tokens)
         starts = range(len(ids) - len(word_ids) + 1) if word_ids else ()
         found = [i for i in starts if ids[i : i + len(word_ids)] == word_ids]
@@ -86,9 +86,9 @@ def _merge_equal_weights(parts: list[tuple[str, float]]) -> list[tuple[str, floa
     return merged
 
 
-def word_ids(tokenizer: CLIPTokenizer, words: str, vectors: Mapping[str, int] = NO_VECTORS) -> tuple[int, ...]:
+def tokenize_words(tokenizer: CLIPTokenizer, words: str, vectors: Mapping[str, int] = NO_VECTORS) -> tuple[int, ...]:
     """The token ids of these words; the ids of learned words lie beyond the vocabulary."""
-    return tuple(i for word in _tokenize_words(tokenizer, [(words, 1.0)], vectors) for i, _ in word)
+    return tuple(i for word in _iterate_words(tokenizer, [(words, 1.0)], vectors) for i, _ in word)
 
 
 def parse_prompt(tokenizer: CLIPTokenizer, prompt: str, vectors: Mapping[str, int] = NO_VECTORS) -> ParsedPrompt:
@@ -97,7 +97,7 @@ def parse_prompt(tokenizer: CLIPTokenizer, prompt: str, vectors: Mapping[str, in
     vectors is {learned word: number of its vectors}. Raises SceneError if the prompt needs more than MAX_CHUNKS chunks.
     """
     length, known = tokenizer.model_max_length, len(tokenizer)
-    words = _tokenize_words(tokenizer, parse_emphasis(prompt), vectors)
+    words = _iterate_words(tokenizer, parse_emphasis(prompt), vectors)
     chunks = list(_split_chunks(words, length - 2)) or [[]]
     if len(chunks) > MAX_CHUNKS:
         raise SceneError(
@@ -119,7 +119,7 @@ def _pad(values: list[T], filler: T, length: int) -> list[T]:
     return values + [filler] * (length - len(values))
 
 
-def _tokenize_words(
+def _iterate_words(
     tokenizer: CLIPTokenizer, parts: list[tuple[str, float]], vectors: Mapping[str, int]
 ) -> Iterator[list[tuple[int, float]]]:
     """The (id, weight) of each word's tokens."""

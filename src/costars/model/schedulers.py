@@ -80,7 +80,7 @@ def make_scheduler(name: str, own: Any) -> Any:
     return scheduler.from_config(own.config, **{**defaults, **options, **settings})
 
 
-def count_history(scheduler: Any, start: int) -> int:
+def count_warmup_steps(scheduler: Any, start: int) -> int:
     """Number of steps before start that the scheduler must run to continue from there."""
     kind = type(scheduler).__name__
     if kind in _SINGLE_STEP:

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from costars.errors import SceneError
 from costars.model.families import TextEncoderSpec
-from costars.model.prompt_weighting import ParsedPrompt, parse_prompt, word_ids
+from costars.model.prompt_weighting import ParsedPrompt, parse_prompt, tokenize_words
 from costars.types import LearnedWords, Text
 
 
@@ -50,7 +50,7 @@ def encode_text(
     the features, then the mean of the chunk is restored, as AUTOMATIC1111 does for each encoder. Raises SceneError for
     a prompt that is too long.
     """
-    vectors = vector_counts(learned)
+    vectors = count_vectors(learned)
     parsed = [parse_prompt(e.tokenizer, prompt, vectors) for e in encoders]  # all tokenizers split words alike
     layers = max((len(v) for parts in learned.values() for v in parts.values()), default=1)
     tokens, pooled = [], []
@@ -62,12 +62,12 @@ def encode_text(
             chunk_tokens, chunk_pooled = encode_ids(encoders, ids, clip_skip)
         tokens.append(chunk_tokens)
         pooled.append(None if chunk_pooled is None else chunk_pooled[:1])
-    spans = {w: parsed[0].find_spans(word_ids(encoders[0].tokenizer, w, vectors)) for w in words}
+    spans = {w: parsed[0].find_spans(tokenize_words(encoders[0].tokenizer, w, vectors)) for w in words}
     weighted = _apply_weights(torch.cat(tokens, dim=1), parsed[0].weights.to(device))
     return Text(prompt, weighted, pooled[0], spans)
 
 
-def vector_counts(learned: LearnedWords) -> dict[str, int]:
+def count_vectors(learned: LearnedWords) -> dict[str, int]:
     """{word: number of vectors that replace it}."""
     return {word: next(iter(parts.values())).shape[1] for word, parts in learned.items()}
 
@@ -136,9 +136,9 @@ def _final_norm(module: CLIPTextModel) -> torch.nn.Module:
     return norm
 
 
-def word_spans(
+def find_word_spans(
     tokenizer: CLIPTokenizer, prompt: str, word: str, learned: LearnedWords = NO_LEARNED_WORDS
 ) -> tuple[tuple[int, ...], ...]:
     """Token positions of every occurrence of the word, in the prompt's order."""
-    vectors = vector_counts(learned)
-    return parse_prompt(tokenizer, prompt, vectors).find_spans(word_ids(tokenizer, word, vectors))
+    vectors = count_vectors(learned)
+    return parse_prompt(tokenizer, prompt, vectors).find_spans(tokenize_words(tokenizer, word, vectors))

@@ -27,7 +27,7 @@ from costars.methods.paths import (
     style_adapter,
 )
 from costars.model.lora import one_adapter_per_row
-from costars.model.schedulers import count_history
+from costars.model.schedulers import count_warmup_steps
 from costars.resolved_scene import ResolvedScene
 from costars.sample.attention_rules import RecordWords, both
 from costars.sample.batch import positions_in
@@ -179,7 +179,7 @@ def _sampler_after_stage1(resolved: ResolvedScene, latents: Tensor, start: int) 
 
     A scheduler with memory must have seen the steps before: they are taken again on stage 1's latents.
     """
-    seen = count_history(resolved.scheduler, start)
+    seen = count_warmup_steps(resolved.scheduler, start)
     if not seen:
         return make_sampler(resolved, start), 0
     first = start - seen

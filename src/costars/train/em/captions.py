@@ -53,11 +53,11 @@ def tokenize_group_captions(task: TrainingTask, images: Sequence[GroupImage], em
         for count in range(1, len(image.names) + 1)
         for names in combinations(image.names, count)
     }
-    tokenized = tokenize_captions(encoders, [*captions.values()], task.vectors_per_word)
-    indices = {names: index for index, names in enumerate(captions)}
-    tokenizer, counts = encoders[0].tokenizer, task.vectors_per_word
+    vectors, tokenizer = task.vectors_per_word, encoders[0].tokenizer
     return GroupCaptions(
-        tokenized, indices, {name: tokenize_words(tokenizer, p, counts) for name, p in phrases.items()}
+        tokenize_captions(encoders, [*captions.values()], vectors),
+        {names: index for index, names in enumerate(captions)},
+        {name: tokenize_words(tokenizer, phrase, vectors) for name, phrase in phrases.items()},
     )
 
 

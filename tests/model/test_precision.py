@@ -1,0 +1,30 @@
+"""Number formats that a device computes in hardware."""
+
+import pytest
+import torch
+
+from costars.model.precision import has_bf16_units
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_cuda_has_bf16_units_from_ampere_on(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert has_bf16_units(torch.device("cuda")) is expected
+
+
+def test_cpu_without_onednn_support_has_none(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not has_bf16_units(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
+def test_x86_cpu_needs_avx512_or_amx(monkeypatch, avx512, amx):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert has_bf16_units(torch.device("cpu")) is (avx512 or amx)
+
+
+def test_other_devices_have_none():
+    assert not has_bf16_units(torch.device("mps"))
