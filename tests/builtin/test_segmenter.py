@@ -7,7 +7,7 @@ from torch import nn
 
 from costars.builtin.segmenter import OFFSET_PX, SegmenterNet, WorldSegmenter
 from costars.errors import SceneError
-from costars.segment.match_cast import mask_iou
+from costars.segment.overlap import mask_iou
 from costars_world.render.identity import CLASSES, identity_from_seed
 from costars_world.render.world import WorldPicture, sample_picture
 
@@ -41,7 +41,7 @@ def segmenter(net: nn.Module) -> WorldSegmenter:
 @pytest.mark.parametrize("seed", range(6))
 def test_two_women_are_two_regions_also_where_they_overlap(seed):
     picture = sample_picture(seed, cast=[identity_from_seed(i, "woman") for i in (1, 2)])
-    regions = segmenter(Knowing(picture)).regions(picture.image, ["woman"])
+    regions = segmenter(Knowing(picture)).find_regions(picture.image, ["woman"])
     assert [r.class_name for r in regions] == ["woman", "woman"]
     for figure in picture.figures:
         truth = figure.visible_mask.astype(np.float32)
@@ -53,14 +53,14 @@ def test_two_women_are_two_regions_also_where_they_overlap(seed):
 def test_only_the_classes_asked_for_are_found():
     picture = sample_picture(1, cast=[identity_from_seed(0, "man"), identity_from_seed(0, "dog")])
     known = segmenter(Knowing(picture))
-    assert [r.class_name for r in known.regions(picture.image, ["dog"])] == ["dog"]
+    assert [r.class_name for r in known.find_regions(picture.image, ["dog"])] == ["dog"]
     with pytest.raises(SceneError, match="class_name 'owl': the built-in segmenter knows man, woman"):
-        known.regions(picture.image, ["owl"])
+        known.find_regions(picture.image, ["owl"])
 
 
 def test_regions_have_the_size_of_the_picture():
     picture = sample_picture(1, count=1)
-    (region,) = segmenter(Knowing(picture)).regions(picture.image.resize((256, 256)))
+    (region,) = segmenter(Knowing(picture)).find_regions(picture.image.resize((256, 256)))
     assert region.mask.shape == (256, 256) and set(np.unique(region.mask)) == {0.0, 1.0}
 
 
@@ -71,7 +71,7 @@ def test_a_picture_of_nobody_has_no_regions(stray):
     net.scores[:] = 0
     net.scores[:, 0] = 5.0
     net.scores[0, :2, 3, :stray] = torch.tensor([0.0, 8.0])[:, None]
-    assert segmenter(net).regions(picture.image) == []
+    assert segmenter(net).find_regions(picture.image) == []
 
 
 def test_an_untrained_network_has_the_promised_shapes():

@@ -40,7 +40,7 @@ def test_missing_model_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert load_error(SAM, "some/sam") == (
         "model 'some/sam': no such folder, not in the Hugging Face cache, and costars is offline; "
-        "fetch it once with a network, or give a folder"
+        "download it once with a network, or give a folder"
     )
     assert "no such folder; give a folder" in load_error(SAM, __file__)
     assert load_error(SAM, "/no/where") == (
@@ -49,7 +49,7 @@ def test_missing_model_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "costars.model.hub.list_repo_files", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
     )
-    assert "not to be had from the hub (no route); check the id" in load_error(SAM, "some/sam", offline=False)
+    assert "the hub does not provide it (no route); check the id" in load_error(SAM, "some/sam", offline=False)
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -104,7 +104,7 @@ def test_incomplete_or_damaged_folder_is_rejected(models, tmp_path):
     weights = load_file(folder / "model.safetensors")
     missing = sorted(name for name in weights if "mask_decoder" in name)[0]
     save_file({k: v for k, v in weights.items() if k != missing}, folder / "model.safetensors", {"format": "pt"})
-    assert f"lacks 1 weights, {missing} first" in load_error(SAM, folder)
+    assert f"lacks 1 weights, the first is {missing}" in load_error(SAM, folder)
     (folder / "model.safetensors").write_bytes(b"nothing")
     assert "cannot be loaded (" in load_error(SAM, folder)
     (folder / "config.json").write_text("{")

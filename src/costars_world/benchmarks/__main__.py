@@ -1,4 +1,4 @@
-"""python -m costars_world.benchmarks {identity,alone,start,...,all} --out DIR: the OMG paper's claims, measured."""
+"""Measure the claims of the OMG paper on the built-in world."""
 
 from __future__ import annotations
 
@@ -11,55 +11,56 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from costars.errors import CostarsError
-from costars.files.output_folder import check_folder
+from costars.files.output_folder import check_output_folder
 from costars.studio import open_studio
 from costars_world.benchmarks import report
-from costars_world.benchmarks.cases import BASELINES, CLAIMS
-from costars_world.benchmarks.draw import Easel
-from costars_world.benchmarks.score import shipped_scorer
+from costars_world.benchmarks.cases import BASELINES, BENCHMARKS
+from costars_world.benchmarks.render_cache import RenderCache
+from costars_world.benchmarks.score import load_scorer
 
-SEEDS = {"identity": 20, "alone": 20, "start": 4, "ablation": 4, "degradation": 20, "count": 8}
+DEFAULT_SEEDS = {"identity": 20, "alone": 20, "start": 4, "ablation": 4, "degradation": 20, "count": 8}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Draw and score what is missing, then write NAME.json, NAME.md, NAME.png and NAME-sheet.png for each claim."""
+    """Render and score missing cases, then write NAME.json, NAME.md, NAME.png and NAME-sheet.png."""
     parser = argparse.ArgumentParser(prog="python -m costars_world.benchmarks", description=__doc__)
-    parser.add_argument("claim", choices=(*CLAIMS, "all"))
-    parser.add_argument("--out", type=Path, required=True, help="pictures and scores are kept here and used again")
-    parser.add_argument("--seeds", type=int, help=f"of each kind of pair or count; default: {SEEDS}")
+    parser.add_argument("benchmark", choices=(*BENCHMARKS, "all"), help="which benchmark to run")
+    parser.add_argument("--out", type=Path, required=True, help="output folder; images and scores in it are reused")
+    parser.add_argument(
+        "--seeds", type=int, help=f"number of seeds for each kind of pair or count; default: {DEFAULT_SEEDS}"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
     options = parser.parse_args(arguments)
     if options.seeds is not None and options.seeds < 1:
-        parser.error(f"--seeds {options.seeds}: want at least 1")
+        parser.error(f"--seeds {options.seeds}: must be at least 1")
     try:
-        check_folder(options.out)
+        check_output_folder(options.out)
         studio = open_studio(options.device)
-        easel = Easel(studio, shipped_scorer(studio.settings.builtin), options.out)
-        for claim in CLAIMS if options.claim == "all" else (options.claim,):
-            measure(claim, options.seeds or SEEDS[claim], easel)
+        cache = RenderCache(studio, load_scorer(studio.settings.builtin), options.out)
+        for name in BENCHMARKS if options.benchmark == "all" else (options.benchmark,):
+            run_benchmark(name, options.seeds or DEFAULT_SEEDS[name], cache)
     except CostarsError as error:
-        print(f"claims: {error}", file=sys.stderr)
+        print(f"benchmarks: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def measure(claim: str, seeds: int, easel: Easel) -> None:
-    """Draw every case of one claim with a progress bar and write its report."""
-    cases = list(CLAIMS[claim](seeds))
-    columns = (TextColumn(claim), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        drawn = list(bar.track(easel.drawn(cases), total=len(cases)))
-    rows = report.table(drawn, BASELINES.get(claim, ""))
-    out = easel.out
-    failed = sum(bool(facts["failed"]) for _, facts in drawn)
-    facts = {"claim": claim, "seeds": seeds, "pictures": len(drawn), "layouts without the cast": failed, "rows": rows}
-    (out / f"{claim}.json").write_text(json.dumps(facts, indent=2) + "\n")
-    (out / f"{claim}.md").write_text(report.markdown(rows))
-    report.plot(rows, out / f"{claim}.png")
-    folders = {i: easel.folder(case) for i, (case, _) in enumerate(drawn)}
-    pictures = report.sheet(drawn, folders)
-    if pictures is not None:
-        pictures.save(out / f"{claim}-sheet.png")
-    print(report.markdown(rows))
+def run_benchmark(name: str, seeds: int, cache: RenderCache) -> None:
+    """Render every case of a benchmark with a progress bar and write its report."""
+    cases = list(BENCHMARKS[name](seeds))
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        scored = list(progress.track(cache.render_cases(cases), total=len(cases)))
+    rows = report.summarize(scored, BASELINES.get(name, ""))
+    out = cache.out
+    failed = sum(bool(facts["failed"]) for _, facts in scored)
+    facts = {"claim": name, "seeds": seeds, "pictures": len(scored), "layouts without the cast": failed, "rows": rows}
+    (out / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (out / f"{name}.md").write_text(report.to_markdown(rows))
+    report.plot_measures(rows, out / f"{name}.png")
+    sheet = report.make_sheet(scored, [cache.folder_for(case) for case, _ in scored])
+    if sheet is not None:
+        sheet.save(out / f"{name}-sheet.png")
+    print(report.to_markdown(rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""python -m costars_world.benchmarks.base --out DIR: does the base model draw what a prompt says?"""
+"""Measure how often the built-in base model draws what a prompt says."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from costars.methods.prompts import article
+from costars.methods.prompts import with_article
 from costars.studio import open_studio
 from costars.types import Region
-from costars_world.benchmarks.score import Scorer, shipped_scorer
+from costars_world.benchmarks.score import Scorer, load_scorer
 from costars_world.render.backgrounds import PLACES
 from costars_world.render.identity import CLASS_WEIGHTS
-from costars_world.render.world import draw
-from costars_world.training.samples import sample, tiled
+from costars_world.render.world import draw_scene
+from costars_world.training.samples import sample_images, tile_images
 
 RELATIONS = ("in front of", "behind", "to the left of", "to the right of", "next to", "and")
-PAIRS, CROWDS = 200, 100
+NUM_PAIRS, NUM_GROUPS = 200, 100
 STEPS = 30
-EMPTY_RENDERS = 12  # of each place, from which it is known
+RENDERS_PER_PLACE = 12  # backgrounds that PlaceClassifier averages
+SCORES = ("classes", "count", "place", "depth")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a prompt asks for; relation is empty where there are more than two."""
+    """Classes in a relation at a place; relation is empty for more than two classes."""
 
     classes: tuple[str, ...]
     relation: str
@@ -40,94 +41,95 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The prompt itself."""
-        nouns = [article(c) for c in self.classes]
+        """The prompt's text."""
+        nouns = [with_article(c) for c in self.classes]
         subject = f" {self.relation} ".join(nouns) if self.relation else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
         return f"{subject} {PLACES[self.place].phrase}"
 
 
-def prompts() -> Iterator[Prompt]:
-    """200 prompts of two figures, then 100 of three to five; the same every time."""
+def make_prompts() -> Iterator[Prompt]:
+    """Make 200 prompts of two figures, then 100 of three to five; always the same."""
     rng = random.Random("the base model's prompts")
-    for i in range(PAIRS + CROWDS):
-        count = 2 if i < PAIRS else 3 + i % 3
+    for i in range(NUM_PAIRS + NUM_GROUPS):
+        count = 2 if i < NUM_PAIRS else 3 + i % 3
         classes = rng.choices(list(CLASS_WEIGHTS), list(CLASS_WEIGHTS.values()), k=count)
         yield Prompt(tuple(classes), RELATIONS[i % len(RELATIONS)] if count == 2 else "", list(PLACES)[i % len(PLACES)])
 
 
-class PlaceSense:
-    """Knows a place by its background: the nearest mean picture of renders where nobody is."""
+class PlaceClassifier:
+    """Classifies the place of an image by the nearest mean background."""
 
     def __init__(self) -> None:
         self.means = {
             place: np.mean(
-                [_pixels(draw(random.Random(i), [], place, [], [])[0]) for i in range(EMPTY_RENDERS)], axis=0
+                [_to_pixels(draw_scene(random.Random(i), [], place, [], [])[0]) for i in range(RENDERS_PER_PLACE)],
+                axis=0,
             )
             for place in PLACES
         }
 
     def __call__(self, image: Image.Image, regions: Sequence[Region]) -> str:
-        """The place whose background the picture has outside its figures."""
-        seen = np.ones(image.size[::-1], dtype=bool)
+        """Return the place with the most similar background outside the regions."""
+        background = np.ones(image.size[::-1], dtype=bool)
         for region in regions:
-            seen &= region.mask < 0.5
-        shown = _pixels(image)
-        return min(self.means, key=lambda place: np.abs(self.means[place] - shown)[seen].mean())
+            background &= region.mask < 0.5
+        pixels = _to_pixels(image)
+        return min(self.means, key=lambda place: np.abs(self.means[place] - pixels)[background].mean())
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def _to_pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"), dtype=np.float64)
 
 
-def judged(image: Image.Image, prompt: Prompt, scorer: Scorer, places: PlaceSense) -> dict[str, bool | None]:
-    """What is right in a picture; depth is None where the prompt states none that can be told apart."""
-    regions = scorer.segmenter.regions(image)
+def score_image(image: Image.Image, prompt: Prompt, scorer: Scorer, places: PlaceClassifier) -> dict[str, bool | None]:
+    """Return which parts of the prompt an image shows; depth is None if the prompt does not determine it."""
+    regions = scorer.segmenter.find_regions(image)
     found = [v.identity.class_name for v in scorer.judge([(image, r.mask) for r in regions])]
     classes = not Counter(prompt.classes) - Counter(found)
     depth = None
     if prompt.relation in RELATIONS[:2] and classes and len(set(prompt.classes)) == 2:
         one, other = (regions[found.index(c)] for c in prompt.classes)
         depth = (one.depth < other.depth) == (prompt.relation == RELATIONS[0])
-    right_place = places(image, regions) == prompt.place
-    return {"classes": classes, "count": len(regions) == len(prompt.classes), "place": right_place, "depth": depth}
+    place = places(image, regions) == prompt.place
+    return {"classes": classes, "count": len(regions) == len(prompt.classes), "place": place, "depth": depth}
 
 
-def shares(entries: Sequence[tuple[Prompt, Mapping[str, bool | None]]]) -> dict[str, dict[str, float]]:
-    """The share that is right, for pairs and for three to five."""
-    out: dict[str, dict[str, float]] = {}
+def average_by_group(entries: Sequence[tuple[Prompt, Mapping[str, bool | None]]]) -> dict[str, dict[str, float]]:
+    """Return the share of correct images, for two figures and for three to five; None does not count."""
+    shares: dict[str, dict[str, float]] = {}
     for name, is_pair in (("two figures", True), ("three to five", False)):
-        mine = [facts for prompt, facts in entries if (len(prompt.classes) == 2) == is_pair]
-        values = {key: [v for f in mine if (v := f[key]) is not None] for key in ("classes", "count", "place", "depth")}
-        out[name] = {key: round(float(np.mean(told)), 4) for key, told in values.items() if told}
-    return out
+        group = [scores for prompt, scores in entries if (len(prompt.classes) == 2) == is_pair]
+        values = {key: [v for scores in group if (v := scores[key]) is not None] for key in SCORES}
+        shares[name] = {key: round(float(np.mean(known)), 4) for key, known in values.items() if known}
+    return shares
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Draw what is missing, judge every picture, write base.json and a sheet of the first 32."""
+    """Generate missing images, score all, and write base.json and a sheet of the first 32."""
     parser = argparse.ArgumentParser(prog="python -m costars_world.benchmarks.base", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="pictures are kept here and used again")
+    parser.add_argument("--out", type=Path, required=True, help="output folder; images in it are reused")
     options = parser.parse_args(arguments)
     studio = open_studio()
-    model, scorer, places = studio.model("builtin"), shipped_scorer(studio.settings.builtin), PlaceSense()
-    folder = options.out / "base" / model.facts.sha256[:12]
+    model, scorer, places = studio.model("builtin"), load_scorer(studio.settings.builtin), PlaceClassifier()
+    folder = options.out / "base" / model.info.sha256[:12]
     folder.mkdir(parents=True, exist_ok=True)
     entries, images = [], []
-    for i, prompt in enumerate(track(list(prompts()), "base", console=Console(stderr=True))):
+    for i, prompt in enumerate(track(list(make_prompts()), "base", console=Console(stderr=True))):
         path = folder / f"{i:03d}.png"
         if not path.exists():
-            (image,) = sample(model, [prompt.text], steps=STEPS, seed=i)
+            (image,) = sample_images(model, [prompt.text], steps=STEPS, seed=i)
             image.save(path.with_suffix(".part"), "PNG")
             path.with_suffix(".part").rename(path)
         with Image.open(path) as opened:
             images.append(opened.convert("RGB"))
-        entries.append((prompt, judged(images[-1], prompt, scorer, places)))
-    told = {
-        "shares": shares(entries),
-        "pictures": [{"prompt": p.text, "seed": i, **f} for i, (p, f) in enumerate(entries)],
+        entries.append((prompt, score_image(images[-1], prompt, scorer, places)))
+    report = {
+        "shares": average_by_group(entries),
+        "pictures": [{"prompt": p.text, "seed": i, **scores} for i, (p, scores) in enumerate(entries)],
     }
-    (options.out / "base.json").write_text(json.dumps(told, indent=2) + "\n")
-    tiled(images[:32]).save(options.out / "base-sheet.png")
-    print(json.dumps(told["shares"], indent=2))
+    (options.out / "base.json").write_text(json.dumps(report, indent=2) + "\n")
+    tile_images(images[:32]).save(options.out / "base-sheet.png")
+    print(json.dumps(report["shares"], indent=2))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""What each claim asks to be drawn: scenes in groups, each in several variants with the same seeds."""
+"""The cases of each benchmark: scenes in groups, each in several variants with the same seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from costars.methods.prompts import article
-from costars.scene.options import TwoStage
+from costars.methods.omg.options import TwoStage
+from costars.methods.prompts import with_article
 from costars.scene.scene import Scene
 from costars_world.render.backgrounds import PLACES
 from costars_world.training.concepts import PACK
 
-# Who is paired for each kind of pair; the seed picks a cast, a place and who is where.
+# Pairs of each kind; the seed picks a pair, a place and a relation.
 PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "man+woman": (("bo", "ana"), ("dan", "cleo"), ("bo", "eve"), ("dan", "ana")),
     "man+man": (("dan", "bo"), ("bo", "dan")),
@@ -20,17 +20,19 @@ PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "person+robot": (("dan", "bolt"), ("cleo", "bolt"), ("bo", "bolt")),
 }
 RELATIONS = ("in front of", "to the left of", "behind", "next to")
-EVERYONE = ("ana", "bo", "rex", "mochi", "bolt")
-STARTS = (0.0, 0.1, 0.2, 0.32, 0.5, 0.7, 1.0)
-WHOLE, IN_COMPANY, GROWN_PX, ALONE_SEED = "whole method", "in company", 6, 100
+FIVE_CONCEPTS = ("ana", "bo", "rex", "mochi", "bolt")
+START_SHARES = (0.0, 0.1, 0.2, 0.32, 0.5, 0.7, 1.0)
+WHOLE, IN_COMPANY = "whole method", "in company"  # variants
+GROWN_PX = 6
+ALONE_SEED = 100
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture to draw: group is what is averaged over, variant what is compared.
+    """One image to generate: results are averaged over a group, and variants are compared.
 
-    Cases of one kind and seed are compared with each other. grown_px is by how much every mask is made
-    larger before the identities come in, so that masks overlap.
+    Cases of one kind and seed are compared with each other. grown_px is the dilation of every mask before stage 2,
+    so that masks overlap.
     """
 
     group: str
@@ -41,78 +43,78 @@ class Case:
     grown_px: int = 0
 
 
-def scene_of(prompt: str, names: tuple[str, ...], seed: int, **fields: object) -> Scene:
-    """A scene with members of the concept pack."""
+def make_scene(prompt: str, names: tuple[str, ...], seed: int, **fields: object) -> Scene:
+    """Make a scene with concepts of the pack."""
     cast = {name: {"concept": f"builtin/{name}"} for name in names}
     return Scene.model_validate({"prompt": prompt, "cast": cast, "seed": seed, **fields})
 
 
-def pair(kind: str, seed: int, **fields: object) -> Scene:
-    """The pair scene of this kind and seed."""
+def make_pair_scene(kind: str, seed: int, **fields: object) -> Scene:
+    """Make the scene of a kind of pair and a seed."""
     one, other = PAIRS[kind][seed % len(PAIRS[kind])]
     place = list(PLACES.values())[seed % len(PLACES)].phrase
     relation = RELATIONS[(seed // 2) % len(RELATIONS)]
-    return scene_of(f"{{{one}}} {relation} {{{other}}} {place}", (one, other), seed, **fields)
+    return make_scene(f"{{{one}}} {relation} {{{other}}} {place}", (one, other), seed, **fields)
 
 
-def identity(seeds: int) -> Iterator[Case]:
-    """two_stage against every adapter at once on one path, and against each concept alone or beside a stranger.
+def identity_cases(seeds: int) -> Iterator[Case]:
+    """Compare two_stage with all adapters on one path, with each concept alone, and with it beside a stranger.
 
-    Alone is what a concept's adapter can do at best; in company is what it can do where the figures are as
-    small as in a pair and cover each other, with nothing of this method.
+    "alone" is the best that a concept's adapter can do. "in company" is what it can do without this method where
+    figures are as small as in a pair and occlude each other.
     """
     for kind in PAIRS:
         for seed in range(seeds):
-            scene = pair(kind, seed)
+            scene = make_pair_scene(kind, seed)
             yield Case(kind, "two_stage", seed, scene)
-            yield Case(kind, "multi_lora", seed, scene.model_copy(update={"method": _named("multi_lora")}))
+            yield Case(kind, "multi_lora", seed, scene.model_copy(update={"method": _default_method("multi_lora")}))
             for name in scene.cast:
-                prompt = f"{{{name}}} {_place(scene)}"
-                yield Case(kind, "alone", seed, scene_of(prompt, (name,), seed, method="multi_lora"))
-                strangers = {n: article(PACK[n].class_name) for n in scene.cast} | {name: f"{{{name}}}"}
+                prompt = f"{{{name}}} {_place_phrase(scene)}"
+                yield Case(kind, "alone", seed, make_scene(prompt, (name,), seed, method="multi_lora"))
+                strangers = {n: with_article(PACK[n].class_name) for n in scene.cast} | {name: f"{{{name}}}"}
                 prompt = scene.prompt.format_map(strangers)
-                yield Case(kind, IN_COMPANY, seed, scene_of(prompt, (name,), seed, method="multi_lora"))
+                yield Case(kind, IN_COMPANY, seed, make_scene(prompt, (name,), seed, method="multi_lora"))
 
 
-def _place(scene: Scene) -> str:
+def _place_phrase(scene: Scene) -> str:
     return scene.prompt.partition(scene.slots()[-1] + "} ")[2]
 
 
-def alone(seeds: int) -> Iterator[Case]:
-    """Each concept of the pack in pictures of its own, with seeds that no other claim draws."""
+def alone_cases(seeds: int) -> Iterator[Case]:
+    """Each concept of the pack alone, with seeds that no other benchmark uses."""
     for name in PACK:
         for seed in range(seeds):
             place = list(PLACES.values())[seed % len(PLACES)].phrase
-            scene = scene_of(f"{{{name}}} {place}", (name,), ALONE_SEED + seed, method="multi_lora")
+            scene = make_scene(f"{{{name}}} {place}", (name,), ALONE_SEED + seed, method="multi_lora")
             yield Case(name, "alone", seed, scene)
 
 
-def start(seeds: int) -> Iterator[Case]:
-    """Identities brought in after more or less of the steps (the paper's Fig. 5)."""
+def start_cases(seeds: int) -> Iterator[Case]:
+    """Start stage 2 after different shares of the steps (the paper's Fig. 5)."""
     for kind in PAIRS:
         for seed in range(seeds):
-            for share in STARTS:
-                yield Case("all pairs", f"{share:.2f}", seed, pair(kind, seed, start=share), kind)
+            for share in START_SHARES:
+                yield Case("all pairs", f"{share:.2f}", seed, make_pair_scene(kind, seed, start=share), kind)
 
 
-def ablation(seeds: int) -> Iterator[Case]:
-    """What each part of the method is for (section 4.3), and what else was tried."""
+def ablation_cases(seeds: int) -> Iterator[Case]:
+    """The method without each of its parts (section 4.3), and alternatives."""
     methods: Mapping[str, Mapping[str, object]] = {
         WHOLE: {},
         "words everywhere (OMG)": {"own_words_share": 0.0, "other_words_share": 0.0},
         "others' words everywhere": {"other_words_share": 0.0},
-        "without layout preservation": {"layout_strength": 0.0},
+        "without layout preservation": {"cross_replace_steps": 0.0, "self_replace_steps": 0.0},
         "without noise blending": {"blend": False},
         "feather 1 cell": {"feather_cells": 1.0},
         "feather 2 cells": {"feather_cells": 2.0},
     }
     for kind in PAIRS:
         for seed in range(seeds):
-            scene = pair(kind, seed)
+            scene = make_pair_scene(kind, seed)
             summed = _with_method(scene, overlap="sum")
             variants = {variant: _with_method(scene, **fields) for variant, fields in methods.items()}
-            variants["members' prompts: alone"] = _prompted(scene, alone=True)
-            variants["members' prompts: every trigger"] = _prompted(scene, alone=False)
+            variants["members' prompts: alone"] = _with_member_prompts(scene, alone=True)
+            variants["members' prompts: every trigger"] = _with_member_prompts(scene, alone=False)
             for variant, varied in variants.items():
                 yield Case("all pairs", variant, seed, varied, kind)
             yield Case("all pairs", "masks grown, front wins", seed, scene, kind, GROWN_PX)
@@ -124,49 +126,49 @@ def _with_method(scene: Scene, **fields: object) -> Scene:
     return scene.model_copy(update={"method": method})
 
 
-def _prompted(scene: Scene, alone: bool) -> Scene:
-    """Members' own prompts that name nobody else, or that name all members by their triggers."""
+def _with_member_prompts(scene: Scene, alone: bool) -> Scene:
+    """Give each member a prompt that names only itself (alone), or all members by their triggers."""
     cast = {}
     for name, member in scene.cast.items():
-        words = {n: _own_words(n) for n in scene.cast}
-        prompt = f"{words[name]} {_place(scene)}" if alone else scene.prompt.format_map(words)
+        words = {n: _trigger_phrase(n) for n in scene.cast}
+        prompt = f"{words[name]} {_place_phrase(scene)}" if alone else scene.prompt.format_map(words)
         cast[name] = member.model_copy(update={"prompt": prompt})
     return scene.model_copy(update={"cast": cast})
 
 
-def _own_words(name: str) -> str:
-    return article(f"{name} {PACK[name].class_name}")
+def _trigger_phrase(name: str) -> str:
+    return with_article(f"{name} {PACK[name].class_name}")
 
 
-def degradation(seeds: int) -> Iterator[Case]:
-    """What each concept loses of its identity in a pair, against itself alone (Fig. 2a): the pictures of `identity`."""
-    for case in identity(seeds):
+def degradation_cases(seeds: int) -> Iterator[Case]:
+    """The loss of identity in a pair, relative to the concept alone (Fig. 2a); the images of identity_cases."""
+    for case in identity_cases(seeds):
         yield replace(case, group="all pairs", kind=case.group)
 
 
-def count(seeds: int) -> Iterator[Case]:
-    """One to five concepts in one picture."""
-    for k in range(1, len(EVERYONE) + 1):
-        names = EVERYONE[:k]
+def count_cases(seeds: int) -> Iterator[Case]:
+    """One to five concepts in one image."""
+    for k in range(1, len(FIVE_CONCEPTS) + 1):
+        names = FIVE_CONCEPTS[:k]
         slots = [f"{{{name}}}" for name in names]
         subject = " and ".join([", ".join(slots[:-1]), slots[-1]]) if k > 1 else slots[0]
         for seed in range(seeds):
             place = list(PLACES.values())[seed % len(PLACES)].phrase
-            yield Case(str(k), "two_stage", seed, scene_of(f"{subject} {place}", names, seed))
+            yield Case(str(k), "two_stage", seed, make_scene(f"{subject} {place}", names, seed))
 
 
-def _named(method: str) -> object:
-    return scene_of("{ana}", ("ana",), 0, method=method).method
+def _default_method(method: str) -> object:
+    return make_scene("{ana}", ("ana",), 0, method=method).method
 
 
-# What the other variants of a claim are held against.
+# The variant that a benchmark's other variants are compared with.
 BASELINES = {"ablation": WHOLE, "degradation": "alone"}
-# To add a claim, add a line.
-CLAIMS: Mapping[str, Callable[[int], Iterator[Case]]] = {
-    "identity": identity,
-    "alone": alone,
-    "start": start,
-    "ablation": ablation,
-    "degradation": degradation,
-    "count": count,
+# To add a benchmark, add a line.
+BENCHMARKS: Mapping[str, Callable[[int], Iterator[Case]]] = {
+    "identity": identity_cases,
+    "alone": alone_cases,
+    "start": start_cases,
+    "ablation": ablation_cases,
+    "degradation": degradation_cases,
+    "count": count_cases,
 }

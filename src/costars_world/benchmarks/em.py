@@ -1,7 +1,7 @@
-"""python -m costars_world.benchmarks.em --out DIR: masks and concepts learned from entangled pictures.
+"""Measure masks and concepts that the EM recipe learns from group images.
 
-Each set of pictures is learned three times: with masks learned in turns with the words, with those of the
-first step kept, and with the true ones (the upper bound).
+Each set of images is trained three times: with masks updated by every E-step, with the masks of the first E-step,
+and with the true masks (the upper bound).
 """
 
 from __future__ import annotations
@@ -25,157 +25,175 @@ from torch.nn.functional import normalize
 
 from costars.builtin.segmenter import WorldSegmenter
 from costars.errors import CostarsError
-from costars.files.output_folder import check_folder
-from costars.images.contact_sheet import grid, masks_in_colour
+from costars.files.output_folder import check_output_folder
+from costars.images.contact_sheet import make_grid, overlay_masks
 from costars.train.data.images import Example
-from costars.train.data.subject import Teaching, new_words
+from costars.train.data.subject import TrainingSubject, make_trigger
 from costars.train.em import report as em_report
-from costars.train.loop import Taught, teach
+from costars.train.loop import train
 from costars.train.recipes import BUILTIN, RECIPES, Em, MaskSource, Recipe
-from costars.train.results import write
+from costars.train.results import TrainingResult, write_concepts
+from costars.train.task import TrainingTask
 from costars.types import Region
-from costars_world.benchmarks.learned import Bench, bench, drawing_of, judged, mean_of, table
+from costars_world.benchmarks.trained_concepts import (
+    Evaluator,
+    average_scores,
+    format_table,
+    make_concept_prompt,
+    open_evaluator,
+    score_prompt,
+)
 from costars_world.render.backgrounds import PLACES
 from costars_world.render.identity import Identity, identity_from_seed
-from costars_world.render.portraits import SEED
+from costars_world.render.portraits import PORTRAIT_SEED
 from costars_world.render.world import WorldPicture, sample_picture
 
 SETS = ("woman man", "man dog", "cat robot", "woman cat robot", "robot man dog")
-TOGETHER = 4  # pictures of each set
+IMAGES_PER_SET = 4
 MASKS: tuple[MaskSource, ...] = get_args(MaskSource)
-IDENTITIES = 900  # seed of the first inhabitant of the first set
+FIRST_IDENTITY_SEED = 900
 
 
-def cast_of(number: int) -> dict[str, Identity]:
-    """{name: who} of one of the SETS."""
+def set_identities(number: int) -> dict[str, Identity]:
+    """Return {name: identity} of one of the SETS."""
     classes = SETS[number].split()
-    return {c: identity_from_seed(IDENTITIES + 10 * number + i, c) for i, c in enumerate(classes)}
+    return {c: identity_from_seed(FIRST_IDENTITY_SEED + 10 * number + i, c) for i, c in enumerate(classes)}
 
 
-def together(number: int) -> list[WorldPicture]:
-    """The pictures of a set, everybody in each."""
-    cast = list(cast_of(number).values())
-    return [sample_picture(SEED - 1000 * (number + 1) + i, cast=cast, detail=0.0) for i in range(TOGETHER)]
+def draw_group_pictures(number: int) -> list[WorldPicture]:
+    """Render the pictures of a set; each shows all its identities."""
+    cast = list(set_identities(number).values())
+    first_seed = PORTRAIT_SEED - 1000 * (number + 1)
+    return [sample_picture(first_seed + i, cast=cast, detail=0.0) for i in range(IMAGES_PER_SET)]
 
 
-def lessons(number: int) -> list[Teaching]:
-    """One teaching for each of a set, with the true masks beside the pictures."""
-    pictures = together(number)
-    files = [f"{i}.png" for i in range(TOGETHER)]
-    return [
-        Teaching(
-            name,
-            who.class_name,
-            new_words(name, 1),
-            [
-                Example(p.image, None, p.figure(who).visible_mask.astype(np.float32), file)
-                for p, file in zip(pictures, files, strict=True)
-            ],
+def make_set_subjects(number: int) -> list[TrainingSubject]:
+    """Make a training subject, with true masks, for each identity of a set."""
+    pictures = draw_group_pictures(number)
+    subjects = []
+    for name, identity in set_identities(number).items():
+        masks = [picture.find_figure(identity).visible_mask.astype(np.float32) for picture in pictures]
+        examples = [
+            Example(picture.image, None, mask, f"{i}.png")
+            for i, (picture, mask) in enumerate(zip(pictures, masks, strict=True))
+        ]
+        subjects.append(
+            TrainingSubject(name=name, class_name=identity.class_name, trigger=make_trigger(name, 1), examples=examples)
         )
-        for name, who in cast_of(number).items()
-    ]
+    return subjects
 
 
-def learned(on: Bench, number: int, recipe: Recipe, folder: Path) -> list[em_report.Row]:
-    """How the masks came to be; what is not taught yet is taught, from its checkpoint where there is one."""
-    teachings = lessons(number)
-    report, kept = folder / em_report.REPORT, folder / "checkpoint.safetensors"
-    files = [folder / f"{t.name}.safetensors" for t in teachings]
-    if kept.exists() or not all(file.exists() for file in (report, *files)):
-        story = em_report.gone_on(teachings, kept) if kept.exists() else em_report.Story(teachings)
-        for event in teach(on.studio.model(BUILTIN), teachings, recipe, kept, resume=kept.exists()):
-            if isinstance(event, Taught):
-                write(event, files)
+def train_set(evaluator: Evaluator, number: int, recipe: Recipe, folder: Path) -> list[em_report.Row]:
+    """Train a set unless that is done, from its checkpoint if there is one; return the history of its masks."""
+    subjects = make_set_subjects(number)
+    report, checkpoint = folder / em_report.REPORT, folder / "checkpoint.safetensors"
+    files = [folder / f"{subject.name}.safetensors" for subject in subjects]
+    resume = checkpoint.exists()
+    if resume or not all(file.exists() for file in (report, *files)):
+        history = em_report.load_history(subjects, checkpoint) if resume else em_report.MaskHistory(subjects)
+        task = TrainingTask(model=evaluator.studio.model(BUILTIN), subjects=subjects, recipe=recipe)
+        for event in train(task, checkpoint, resume=resume):
+            if isinstance(event, TrainingResult):
+                write_concepts(event, files)
                 continue
             if event.note:
                 print(event.note, file=sys.stderr)
-            if story.hear(event.step - 1, event.masks):
-                em_report.keep(story, folder)
-        em_report.write(story, folder)
-        kept.unlink(missing_ok=True)
+            if history.record(event.step - 1, event.masks):
+                em_report.save_history(history, folder)
+        em_report.write_report(history, folder)
+        checkpoint.unlink(missing_ok=True)
     rows: list[em_report.Row] = json.loads(report.read_text())["masks"]
     return rows
 
 
-def diversity(segmenter: WorldSegmenter, pictures: Sequence[Path]) -> float:
-    """Mean distance of the pictures of one prompt, pair by pair: LPIPS with all its weights 1 (Zhang et al. 2018,
-    arXiv 1801.03924, equation 1) on the features of the world's segmenter, which takes the place of AlexNet."""
-    shown = [np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 127.5 - 1 for path in pictures]
-    x, features = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).to(segmenter.device), list[Tensor]()
+def measure_diversity(segmenter: WorldSegmenter, paths: Sequence[Path]) -> float:
+    """Return the mean pairwise LPIPS distance (Zhang et al. 2018, arXiv 1801.03924, Eq. 1) of images of one prompt.
+
+    All channel weights are 1, and the built-in segmenter's features replace those of AlexNet.
+    """
+    images = [np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 127.5 - 1 for path in paths]
+    x, features = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(segmenter.device), list[Tensor]()
     with torch.no_grad():
         for layer in segmenter.net.down:
             x = layer(x)
             features.append(normalize(x, dim=1))
-    apart = [
+    distances = [
         sum(float((f[i] - f[j]).square().sum(dim=0).mean()) for f in features)
-        for i, j in combinations(range(len(shown)), 2)
+        for i, j in combinations(range(len(images)), 2)
     ]
-    return float(np.mean(apart))
+    return float(np.mean(distances))
 
 
-def measure(number: int, masks: MaskSource, seeds: int, on: Bench, out: Path) -> dict[str, Any]:
-    """Teach and draw one set in one way; returns its line of the table."""
+def measure_set(number: int, masks: MaskSource, seeds: int, evaluator: Evaluator, out: Path) -> dict[str, Any]:
+    """Train and score one set with one kind of masks; returns its row of the table."""
     recipe = RECIPES["em"][BUILTIN]
     recipe = replace(recipe, em=replace(recipe.em or Em(), masks=masks))
     folder = out / SETS[number].replace(" ", "+") / masks
-    story = learned(on, number, recipe, folder)
-    facts, apart = list[dict[str, Any]](), list[float]()
-    for name, who in cast_of(number).items():
-        known = f"{number} {name}"
-        on.scorer.references.setdefault(known, (who, on.scorer.gallery.reference(who)))
+    history = train_set(evaluator, number, recipe, folder)
+    scorer = evaluator.scorer
+    facts, diversities = list[dict[str, Any]](), list[float]()
+    for name, identity in set_identities(number).items():
+        reference = f"{number} {name}"
+        scorer.references.setdefault(reference, (identity, scorer.gallery.reference_embedding(identity)))
         paths = [folder / name / f"{i:02d}.png" for i in range(seeds * len(PLACES))]
         for i, path in enumerate(track(paths, f"{folder.parent.name} {masks} {name}", console=Console(stderr=True))):
-            facts.append(judged(on, drawing_of(name, folder / f"{name}.safetensors", i), path, known))
+            prompt = make_concept_prompt(name, folder / f"{name}.safetensors", i)
+            facts.append(score_prompt(evaluator, prompt, path, reference))
         if seeds > 1:
-            apart += [diversity(on.scorer.segmenter, paths[i :: len(PLACES)]) for i in range(len(PLACES))]
-    first, last = (float(np.mean(list(story[at]["iou"].values()))) for at in (0, -1))
-    scores = mean_of(facts, "similarity", "attributes", "first", "text")
-    found = {"first masks": round(first, 3), "last masks": round(last, 3)}
-    spread = round(float(np.mean(apart)), 3) if apart else ""
-    return {"set": folder.parent.name, "masks": masks, **found, **scores, "diversity": spread, "of": len(facts)}
+            diversities += [measure_diversity(scorer.segmenter, paths[i :: len(PLACES)]) for i in range(len(PLACES))]
+    first, last = (float(np.mean(list(history[at]["iou"].values()))) for at in (0, -1))
+    return {
+        "set": folder.parent.name,
+        "masks": masks,
+        "first masks": round(first, 3),
+        "last masks": round(last, 3),
+        **average_scores(facts, "similarity", "attributes", "first", "text"),
+        "diversity": round(float(np.mean(diversities)), 3) if diversities else "",
+        "of": len(facts),
+    }
 
 
-def sheet(number: int, out: Path) -> Image.Image:
-    """Two pictures of the set with the masks found in them, then two drawn of each concept; a row for each way."""
+def make_sheet(number: int, out: Path) -> Image.Image:
+    """Make a sheet of a set: a row for each kind of masks, with two images and their masks, and two of each concept."""
     folder = out / SETS[number].replace(" ", "+")
-    shown, rows = [p.image for p in together(number)[:2]], []
+    images, rows = [picture.image for picture in draw_group_pictures(number)[:2]], []
     for masks in MASKS:
-        row = [masks_in_colour(image, _found(folder / masks, number, i)) for i, image in enumerate(shown)]
-        for name in cast_of(number):
+        row = [overlay_masks(image, _load_masks(folder / masks, number, i)) for i, image in enumerate(images)]
+        for name in set_identities(number):
             row += [Image.open(folder / masks / name / f"{i:02d}.png").convert("RGB") for i in range(2)]
         rows.append(row)
-    return grid(rows, captions=[f"{masks} masks" for masks in MASKS])
+    return make_grid(rows, captions=[f"{masks} masks" for masks in MASKS])
 
 
-def _found(folder: Path, number: int, picture: int) -> dict[str, Region]:
+def _load_masks(folder: Path, number: int, image: int) -> dict[str, Region]:
     regions = {}
-    for depth, name in enumerate(cast_of(number)):
-        with Image.open(folder / "masks" / f"{picture}.{name}.png") as mask:
+    for depth, name in enumerate(set_identities(number)):
+        with Image.open(folder / "masks" / f"{image}.{name}.png") as mask:
             regions[name] = Region(name, np.asarray(mask, dtype=np.float32) / np.float32(255), 1.0, depth)
     return regions
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Learn and draw what is missing, then write em.json, em.md and a sheet for each set."""
+    """Train and score what is missing, then write em.json, em.md and a sheet for each set."""
     parser = argparse.ArgumentParser(prog="python -m costars_world.benchmarks.em", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="concepts and pictures are kept here and used again")
-    parser.add_argument("--set", type=int, choices=range(len(SETS)), action="append", help="default: all")
-    parser.add_argument("--masks", choices=MASKS, action="append", help="default: all three ways")
-    parser.add_argument("--seeds", type=int, default=2, help="pictures of each concept in each place")
+    parser.add_argument("--out", type=Path, required=True, help="output folder; concepts and images in it are reused")
+    parser.add_argument("--set", type=int, choices=range(len(SETS)), action="append", help="default: all sets")
+    parser.add_argument("--masks", choices=MASKS, action="append", help="kind of masks; default: all")
+    parser.add_argument("--seeds", type=int, default=2, help="number of images of each concept at each place")
     options = parser.parse_args(arguments)
-    chosen, ways = options.set or range(len(SETS)), options.masks or MASKS
+    sets, kinds = options.set or range(len(SETS)), options.masks or MASKS
     try:
-        check_folder(options.out)
-        on = bench()
-        rows = [measure(number, masks, options.seeds, on, options.out) for number in chosen for masks in ways]
+        check_output_folder(options.out)
+        evaluator = open_evaluator()
+        rows = [measure_set(number, masks, options.seeds, evaluator, options.out) for number in sets for masks in kinds]
     except CostarsError as error:
         print(f"em: {error}", file=sys.stderr)
         sys.exit(2)
     (options.out / "em.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (options.out / "em.md").write_text(table(rows))
-    for number in chosen if len(ways) == len(MASKS) else ():
-        sheet(number, options.out).save(options.out / f"em-{number}.png")
-    print(table(rows))
+    (options.out / "em.md").write_text(format_table(rows))
+    for number in sets if len(kinds) == len(MASKS) else ():
+        make_sheet(number, options.out).save(options.out / f"em-{number}.png")
+    print(format_table(rows))
 
 
 if __name__ == "__main__":

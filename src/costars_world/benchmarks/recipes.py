@@ -1,4 +1,4 @@
-"""python -m costars_world.benchmarks.recipes --out DIR: how like each recipe's concepts are, and how obedient."""
+"""Measure identity similarity and prompt adherence of each training recipe's concepts."""
 
 from __future__ import annotations
 
@@ -21,75 +21,85 @@ from costars.files.output_folder import check_output_folder
 from costars.images.contact_sheet import make_grid
 from costars.studio import Studio
 from costars.train.data.subject import TrainingSubject, make_trigger
-from costars.train.loop import Taught, teach
+from costars.train.loop import train
 from costars.train.recipes import BUILTIN, RECIPES, Recipe
-from costars.train.results import write
-from costars_world.benchmarks.learned import Bench, Drawing, bench, drawing_of, judged, mean_of, table
-from costars_world.training.concepts import teaching
+from costars.train.results import TrainingResult, write_concepts
+from costars.train.task import TrainingTask
+from costars_world.benchmarks.trained_concepts import (
+    ConceptPrompt,
+    Evaluator,
+    average_scores,
+    format_table,
+    make_concept_prompt,
+    open_evaluator,
+    score_prompt,
+)
+from costars_world.training.concepts import make_subject
 
-TAUGHT = ("ana", "bo", "rex", "bolt")
-BESIDE = ("cat", "robot", "man", "dog")  # who else is asked for in every second picture
-SHOWN = 6  # pictures of each concept on a sheet
+CONCEPTS = ("ana", "bo", "rex", "bolt")
+COMPANIONS = ("cat", "robot", "man", "dog")  # classes of the companions in every second image
+SHEET_COLUMNS = 6  # images of each concept on a sheet
 
 
-def drawings(name: str, file: Path, count: int) -> Iterator[Drawing]:
-    """Alone and beside somebody in turns."""
+def make_prompts(name: str, file: Path, count: int) -> Iterator[ConceptPrompt]:
+    """Make prompts of a concept alone and beside a companion, in turn."""
     for i in range(count):
-        yield drawing_of(name, file, i, BESIDE[i // 2 % len(BESIDE)] if i % 2 else "")
+        yield make_concept_prompt(name, file, i, COMPANIONS[i // 2 % len(COMPANIONS)] if i % 2 else "")
 
 
-def lesson(name: str, recipe: Recipe) -> TrainingSubject:
-    """The pack's pictures of a concept, called as the recipe calls it."""
-    return teaching(name, make_trigger(name, recipe.num_new_tokens) if recipe.num_new_tokens else name)
+def make_recipe_subject(name: str, recipe: Recipe) -> TrainingSubject:
+    """Make the training subject of a pack concept, with the trigger that the recipe needs."""
+    return make_subject(name, make_trigger(name, recipe.num_new_tokens) if recipe.num_new_tokens else name)
 
 
-def taught(studio: Studio, name: str, recipe: Recipe, file: Path) -> dict[str, Any]:
-    """The card of a concept, which is taught if its file is not there yet."""
+def train_if_missing(studio: Studio, name: str, recipe: Recipe, file: Path) -> dict[str, Any]:
+    """Return the card of a concept; trains it first if its file is missing."""
     if not file.exists():
-        *_, made = teach(studio.model(BUILTIN), [lesson(name, recipe)], recipe)
-        assert isinstance(made, Taught)
-        write(made, [file])
+        task = TrainingTask(model=studio.model(BUILTIN), subjects=[make_recipe_subject(name, recipe)], recipe=recipe)
+        *_, result = train(task)
+        assert isinstance(result, TrainingResult)
+        write_concepts(result, [file])
     return read_card(file)
 
 
-def measure(recipe: str, pictures: int, on: Bench, out: Path) -> dict[str, Any]:
-    """Teach and draw one recipe's concepts, write its sheet, and return its line of the table."""
-    how = RECIPES[recipe][BUILTIN]
-    folder = out / recipe / hashlib.sha256(repr(how).encode()).hexdigest()[:12]  # another recipe, another folder
+def measure_recipe(recipe_name: str, num_images: int, evaluator: Evaluator, out: Path) -> dict[str, Any]:
+    """Train and score one recipe's concepts, write its sheet, and return its row of the table."""
+    recipe = RECIPES[recipe_name][BUILTIN]
+    folder = out / recipe_name / hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]  # changes with the recipe
     cards, facts, tiles, megabytes = [], [], [], 0.0
-    for name in TAUGHT:
+    for name in CONCEPTS:
         file = folder / f"{name}.safetensors"
-        cards.append(taught(on.studio, name, how, file))
-        megabytes += file.stat().st_size / 1e6 / len(TAUGHT)
-        paths = [folder / name / f"{i:02d}.png" for i in range(pictures)]
-        wanted = zip(drawings(name, file, pictures), paths, strict=True)
-        for drawing, path in track(wanted, f"{recipe} {name}", total=pictures, console=Console(stderr=True)):
-            facts.append(judged(on, drawing, path, name))
-        tiles.append([Image.open(path) for path in paths[:SHOWN]])
-    make_grid(tiles, captions=list(TAUGHT)).save(out / f"{recipe}.png")
+        cards.append(train_if_missing(evaluator.studio, name, recipe, file))
+        megabytes += file.stat().st_size / 1e6 / len(CONCEPTS)
+        paths = [folder / name / f"{i:02d}.png" for i in range(num_images)]
+        pairs = zip(make_prompts(name, file, num_images), paths, strict=True)
+        for prompt, path in track(pairs, f"{recipe_name} {name}", total=num_images, console=Console(stderr=True)):
+            facts.append(score_prompt(evaluator, prompt, path, name))
+        tiles.append([Image.open(path) for path in paths[:SHEET_COLUMNS]])
+    make_grid(tiles, captions=list(CONCEPTS)).save(out / f"{recipe_name}.png")
     seconds = round(float(np.mean([card["seconds"] for card in cards])))
-    scores = mean_of(facts, "similarity", "attributes", "first", "text")
-    return {"recipe": recipe, **scores, "seconds": seconds, "MB": round(megabytes, 2), "of": len(facts)}
+    scores = average_scores(facts, "similarity", "attributes", "first", "text")
+    return {"recipe": recipe_name, **scores, "seconds": seconds, "MB": round(megabytes, 2), "of": len(facts)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Teach and draw what is missing, then write recipes.json, recipes.md and a sheet for each recipe."""
+    """Train and score what is missing, then write recipes.json, recipes.md and a sheet for each recipe."""
     parser = argparse.ArgumentParser(prog="python -m costars_world.benchmarks.recipes", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="concepts and pictures are kept here and used again")
+    parser.add_argument("--out", type=Path, required=True, help="output folder; concepts and images in it are reused")
     parser.add_argument("--recipe", choices=[r for r in RECIPES if r != "em"], action="append", help="default: all")
-    parser.add_argument("--pictures", type=int, default=20, help="of each concept")
+    parser.add_argument("--pictures", type=int, default=20, help="number of images per concept")
     options = parser.parse_args(arguments)
     try:
         check_output_folder(options.out)
-        on = bench()
+        evaluator = open_evaluator()
         chosen = options.recipe or [name for name in RECIPES if name != "em"]
-        rows = [measure(name, options.pictures, on, options.out) for name in chosen]
+        rows = [measure_recipe(name, options.pictures, evaluator, options.out) for name in chosen]
     except CostarsError as error:
         print(f"recipes: {error}", file=sys.stderr)
         sys.exit(2)
     (options.out / "recipes.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (options.out / "recipes.md").write_text(table(rows))
-    print(table(rows))
+    (options.out / "recipes.md").write_text(format_table(rows))
+    print(format_table(rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws the cases of a claim, each picture once, and keeps its scores beside it."""
+"""Renders the cases of a benchmark, each once, and stores their scores beside the images."""
 
 from __future__ import annotations
 
@@ -12,80 +12,84 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from costars.catalog import METHODS
-from costars.errors import RegionError
+from costars.catalog import load_method
 from costars.records.layout_inputs import same_layout, with_scene
 from costars.records.png_metadata import dump, write_failure, write_picture
+from costars.scene.defaults import fill_defaults
 from costars.scene.scene import Scene
 from costars.studio import Studio
-from costars.types import Plan
+from costars.types import Picture, Plan, RegionError
 from costars_world.benchmarks.cases import Case
-from costars_world.benchmarks.score import Scorer, means, order_kept
+from costars_world.benchmarks.score import Scorer, compare_depth_order, mean_scores
 
 SCORES = "scores.json"
 
 
 @dataclass
-class Easel:
-    """Where pictures are drawn and kept; the last layout serves every case that shares it."""
+class RenderCache:
+    """Renders cases into a folder; consecutive cases with the same layout share it."""
 
     studio: Studio
     scorer: Scorer
     out: Path
-    plan: Plan | None = None
-    failed: Scene | None = None
-    hashes: dict[str, str] = field(default_factory=dict)
+    plan: Plan | None = field(default=None, init=False)  # the latest
+    failed: Scene | None = field(default=None, init=False)  # the latest scene whose layout failed
+    concept_hashes: dict[str, str] = field(default_factory=dict, init=False)
 
-    def drawn(self, cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
-        """Every case with its facts: those of an earlier run are read, not drawn again."""
+    def render_cases(self, cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
+        """Yield every case with its scores; cases of an earlier run are read, not rendered again."""
         for case in cases:
-            folder = self.folder(case)
-            kept = folder / SCORES
-            facts = json.loads(kept.read_text()) if kept.exists() else self._draw(case, folder)
+            folder = self.folder_for(case)
+            path = folder / SCORES
+            facts = json.loads(path.read_text()) if path.exists() else self._render(case, folder)
             yield case, facts
 
-    def folder(self, case: Case) -> Path:
-        """One folder for each scene, growth of the masks, model and set of concepts."""
-        scene = case.scene.settled()
-        concepts = [self._hash(member.concept) for member in scene.cast.values()]
-        told = json.dumps([dump(scene), case.grown_px, self.studio.model(scene.model).facts.sha256, concepts])
-        return self.out / "pictures" / hashlib.sha256(told.encode()).hexdigest()[:16]
+    def folder_for(self, case: Case) -> Path:
+        """Return the folder of a scene with its mask dilation, model and concepts."""
+        scene = fill_defaults(case.scene)
+        concepts = [self._concept_hash(member.concept) for member in scene.cast.values()]
+        key = json.dumps([dump(scene), case.grown_px, self.studio.model(scene.model).info.sha256, concepts])
+        return self.out / "pictures" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
-    def _hash(self, concept: str) -> str:
-        if concept not in self.hashes:
-            self.hashes[concept] = self.studio.store.load(concept).sha256
-        return self.hashes[concept]
+    def _concept_hash(self, concept: str) -> str:
+        if concept not in self.concept_hashes:
+            self.concept_hashes[concept] = self.studio.store.load(concept).sha256
+        return self.concept_hashes[concept]
 
-    def _draw(self, case: Case, folder: Path) -> dict[str, Any]:
-        scene = case.scene.settled()
+    def _render(self, case: Case, folder: Path) -> dict[str, Any]:
+        scene = fill_defaults(case.scene)
         facts: dict[str, Any] = {"scene": dump(scene), "grown_px": case.grown_px, "failed": None}
         try:
-            planned = self._planned(scene)
-            picture = self.studio.render(_grown(planned, case.grown_px))
+            source = self._plan(scene)
+            picture = self.studio.render(_dilate_masks(source, case.grown_px))
         except RegionError as error:
             folder.mkdir(parents=True, exist_ok=True)
             write_failure(error, folder)
             facts["failed"] = str(error)
         else:
             write_picture(picture, folder)
-            regions = self.scorer.segmenter.regions(picture.image)
-            held = replace(picture, plan=planned) if isinstance(planned, Plan) else picture  # the layout's own masks
-            members = self.scorer.members(held, regions)
-            facts |= {
-                "members": {name: asdict(score) for name, score in members.items()},
-                "means": means(members),
-                "order_kept": order_kept(held, regions),
-                "rows": dict(picture.rows),
-                "seconds": {k: round(v, 3) for k, v in picture.seconds.items()},
-            }
+            facts |= self._score(picture, source)
         partial = folder / f"{SCORES}.part"
         partial.write_text(json.dumps(facts, indent=2) + "\n")
         partial.rename(folder / SCORES)
         return facts
 
-    def _planned(self, scene: Scene) -> Scene | Plan:
-        """The scene's plan, the last one's where the layout is the same; the scene itself where none is drawn."""
-        if METHODS[scene.method.name].draw_layout is None:
+    def _score(self, picture: Picture, source: Scene | Plan) -> dict[str, Any]:
+        """Score a picture against the layout's masks before dilation."""
+        regions = self.scorer.segmenter.find_regions(picture.image)
+        undilated = replace(picture, plan=source) if isinstance(source, Plan) else picture
+        members = self.scorer.score_members(undilated, regions)
+        return {
+            "members": {name: asdict(score) for name, score in members.items()},
+            "means": mean_scores(members),
+            "order_kept": compare_depth_order(undilated, regions),
+            "rows": dict(picture.rows),
+            "seconds": {k: round(v, 3) for k, v in picture.seconds.items()},
+        }
+
+    def _plan(self, scene: Scene) -> Scene | Plan:
+        """Plan a scene, or reuse the latest plan for the same layout; methods without layouts take the scene."""
+        if load_method(scene.method.name).draw_layout is None:
             return scene
         if self.failed is not None and same_layout(self.failed, scene):
             raise RegionError("the layout does not show the cast")
@@ -98,11 +102,11 @@ class Easel:
         return with_scene(self.plan, scene)
 
 
-def _grown(planned: Scene | Plan, px: int) -> Scene | Plan:
-    if not px or not isinstance(planned, Plan):
-        return planned
+def _dilate_masks(source: Scene | Plan, px: int) -> Scene | Plan:
+    if not px or not isinstance(source, Plan):
+        return source
     regions = {
         name: replace(region, mask=ndimage.binary_dilation(region.mask >= 0.5, iterations=px).astype(np.float32))
-        for name, region in planned.regions.items()
+        for name, region in source.regions.items()
     }
-    return replace(planned, regions=regions)
+    return replace(source, regions=regions)

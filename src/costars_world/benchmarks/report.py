@@ -1,4 +1,4 @@
-"""Tables, plots and sheets of what was drawn."""
+"""Tables, plots and sheets of scored cases."""
 
 from __future__ import annotations
 
@@ -16,48 +16,56 @@ from costars_world.benchmarks.cases import Case
 MEASURES = ("similarity", "attributes", "first", "iou", "light")
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-Drawn = Sequence[tuple[Case, Mapping[str, Any]]]
+ScoredCases = Sequence[tuple[Case, Mapping[str, Any]]]
+Variants = dict[str, list[Mapping[str, Any]]]  # the scores of one scene's images by variant
 
 
-def table(drawn: Drawn, baseline: str = "") -> list[dict[str, Any]]:
-    """One row for each group and variant: means over pictures with bootstrapped 95 % intervals.
+def summarize(scored: ScoredCases, baseline: str = "") -> list[dict[str, Any]]:
+    """Return one row for each group and variant: means over images with bootstrapped 95 % intervals.
 
-    Only kinds and seeds count for which every variant of the group has a picture, so that all are held
-    to the same scenes. change is by how much the similarity differs from that of the baseline variant,
-    scene by scene.
+    Only kinds and seeds count for which every variant of the group has an image, so that variants are compared on
+    the same scenes. change is the difference in similarity from the baseline variant, scene by scene.
     """
-    per_scene: dict[str, dict[tuple[str, int], dict[str, list[Mapping[str, Any]]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
+    by_group: dict[str, dict[tuple[str, int], Variants]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     variants: dict[str, list[str]] = defaultdict(list)
-    for case, facts in drawn:
+    for case, facts in scored:
         if case.variant not in variants[case.group]:
             variants[case.group].append(case.variant)
         if not facts["failed"]:
-            per_scene[case.group][case.kind, case.seed][case.variant].append(facts)
+            by_group[case.group][case.kind, case.seed][case.variant].append(facts)
     rows = []
     for group, names in variants.items():
-        complete = [of for of in per_scene[group].values() if all(name in of for name in names)]
+        scenes = [scene for scene in by_group[group].values() if all(name in scene for name in names)]
         for name in names:
-            pictures = [facts for of in complete for facts in of[name]]
-            row: dict[str, Any] = {"group": group, "variant": name, "scenes": len(complete), "pictures": len(pictures)}
-            for measure in MEASURES:
-                per = [[f["means"][measure] for f in of[name]] for of in complete]
-                row[measure] = interval([float(np.mean(v)) for v in per if None not in v])
-            if baseline in names:
-                alike = [
-                    [np.mean([f["means"]["similarity"] for f in of[v]]) for v in (name, baseline)] for of in complete
-                ]
-                row["change"] = None if name == baseline else interval([float(mine - base) for mine, base in alike])
-            row["order_kept"] = interval([float(k) for f in pictures for k in f["order_kept"]])
-            row["unet_rows"] = _mean([sum(f["rows"].values()) for f in pictures])
-            row["seconds"] = _mean([sum(v for k, v in f["seconds"].items() if k != "load") for f in pictures])
-            rows.append(row)
+            summary = _summarize_variant(scenes, name, baseline if baseline in names else "")
+            rows.append({"group": group, "variant": name, **summary})
     return rows
 
 
-def interval(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean, and the bounds between which 95 % of the means of resampled values lie."""
+def _summarize_variant(scenes: Sequence[Variants], name: str, baseline: str) -> dict[str, Any]:
+    """Average the measures of one variant, first over the images of a scene, then over scenes."""
+    images = [facts for scene in scenes for facts in scene[name]]
+    row: dict[str, Any] = {"scenes": len(scenes), "pictures": len(images)}
+    for measure in MEASURES:
+        values = [[facts["means"][measure] for facts in scene[name]] for scene in scenes]
+        row[measure] = bootstrap_interval([float(np.mean(v)) for v in values if None not in v])
+    if baseline:
+        row["change"] = None if name == baseline else _compare_similarity(scenes, name, baseline)
+    row["order_kept"] = bootstrap_interval([float(kept) for facts in images for kept in facts["order_kept"]])
+    row["unet_rows"] = _mean([sum(facts["rows"].values()) for facts in images])
+    row["seconds"] = _mean([sum(v for k, v in facts["seconds"].items() if k != "load") for facts in images])
+    return row
+
+
+def _compare_similarity(scenes: Sequence[Variants], name: str, baseline: str) -> dict[str, float] | None:
+    def similarity(scene: Variants, variant: str) -> float:
+        return float(np.mean([facts["means"]["similarity"] for facts in scene[variant]]))
+
+    return bootstrap_interval([similarity(scene, name) - similarity(scene, baseline) for scene in scenes])
+
+
+def bootstrap_interval(values: Sequence[float]) -> dict[str, float] | None:
+    """Return the mean and its bootstrapped 95 % confidence interval; None without values."""
     if not values:
         return None
     rng = np.random.default_rng(0)
@@ -70,23 +78,23 @@ def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 3) if values else None
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table as Markdown, one line for each group and variant."""
-    told = [m for m in (*MEASURES, "order_kept", "change") if any(row.get(m) for row in rows)]
-    heads = ("group", "variant", "scenes", *told)
+def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format the rows as a Markdown table."""
+    measured = [m for m in (*MEASURES, "order_kept", "change") if any(row.get(m) for row in rows)]
+    heads = ("group", "variant", "scenes", *measured)
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
     for row in rows:
-        cells = [str(row[h]) for h in heads[:3]] + [_cell(row.get(h)) for h in heads[3:]]
+        cells = [str(row[h]) for h in heads[:3]] + [_format_cell(row.get(h)) for h in heads[3:]]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
-def _cell(value: Mapping[str, float] | None) -> str:
+def _format_cell(value: Mapping[str, float] | None) -> str:
     return "" if value is None else f"{value['mean']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
 
 
-def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Every measure with its interval: bars over groups, or curves where there is one group."""
+def plot_measures(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Plot every measure with its interval: points over groups, or curves over variants if there is one group."""
     from matplotlib.figure import Figure
 
     groups = list(dict.fromkeys(row["group"] for row in rows))
@@ -97,7 +105,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         lines = variants if len(groups) > 1 else groups
         ticks = groups if len(groups) > 1 else variants
         for i, line in enumerate(lines):
-            mine = [(t, _of(rows, line, t, len(groups) > 1)) for t in ticks]
+            mine = [(t, _find_row(rows, line, t, len(groups) > 1)) for t in ticks]
             points = [(ticks.index(t), row[measure]) for t, row in mine if row and row[measure]]
             if not points:
                 continue
@@ -115,18 +123,18 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _of(rows: Sequence[Mapping[str, Any]], line: str, tick: str, by_group: bool) -> Mapping[str, Any] | None:
+def _find_row(rows: Sequence[Mapping[str, Any]], line: str, tick: str, by_group: bool) -> Mapping[str, Any] | None:
     group, variant = (tick, line) if by_group else (line, tick)
     return next((r for r in rows if (r["group"], r["variant"]) == (group, variant)), None)
 
 
-def sheet(drawn: Drawn, folder_of: Mapping[int, Path], rows: int = 10) -> Image.Image | None:
-    """One line for each of the first scenes of a group: the layout, then each variant; None without any."""
+def make_sheet(scored: ScoredCases, folders: Sequence[Path], rows: int = 10) -> Image.Image | None:
+    """Make a sheet with a line for each of the first scenes: the layout, then each variant; None without scenes."""
     by_seed: dict[tuple[str, str, int], dict[str, Path]] = defaultdict(dict)
-    for i, (case, facts) in enumerate(drawn):
+    for i, (case, facts) in enumerate(scored):
         if not facts["failed"]:
-            by_seed[case.group, case.scene.prompt, case.seed].setdefault(case.variant, folder_of[i])
-    # A concept alone has a prompt, and so a line, of its own: the longest line has every other variant.
+            by_seed[case.group, case.scene.prompt, case.seed].setdefault(case.variant, folders[i])
+    # A concept alone has its own prompt and so its own line; the longest line has all other variants.
     variants = max((list(of) for of in by_seed.values()), key=len, default=[])
     whole = [(key, of) for key, of in by_seed.items() if list(of) == variants]
     per_group: dict[str, int] = defaultdict(int)
@@ -138,11 +146,11 @@ def sheet(drawn: Drawn, folder_of: Mapping[int, Path], rows: int = 10) -> Image.
         per_group[group] += 1
         layouts = [f / "layout.png" for f in of.values() if (f / "layout.png").exists()]
         tiles = [*layouts[:1], *(of[v] / "picture.png" for v in variants)]
-        lines.append([_opened(tile) for tile in tiles])
+        lines.append([_open_image(tile) for tile in tiles])
         captions.append(f"{prompt}  (seed {seed})")
     return make_grid(lines, ("layout", *variants), captions) if lines else None
 
 
-def _opened(path: Path) -> Image.Image:
+def _open_image(path: Path) -> Image.Image:
     with Image.open(path) as image:
         return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Scores of one picture: who is in it, and whether they stand where the layout had them."""
+"""Scores one image: the identities of its members, and whether they are where the layout had them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from costars.builtin.segmenter import WorldSegmenter, load_segmenter
-from costars.segment.match_cast import mask_iou
-from costars.types import MaskArray, Picture, Region
+from costars.segment.overlap import mask_iou
+from costars.types import MaskArray, Picture, Plan, Region
 from costars_world.judge.gallery import Gallery, mean_embedding
 from costars_world.judge.judge import JUDGE_WEIGHTS, Judge, Verdict, load_judge
-from costars_world.judge.references import identity_of, reference_figures
+from costars_world.judge.references import find_reference_identity, load_reference_figures
 from costars_world.render.backgrounds import PLACES
 from costars_world.render.identity import Identity
-from costars_world.render.portraits import SEED
+from costars_world.render.portraits import PORTRAIT_SEED
 from costars_world.render.world import sample_picture
 
-OTHERS = 100
-LEAST_IOU = 0.1  # a figure of the picture is a member of the layout if their masks overlap this much
-TOUCH_PX = 3  # two figures meet if their masks are no farther apart
-LIGHTS = 2  # renders from which a figure's true colour in a place is taken
+NUM_DISTRACTORS = 100
+MIN_IOU = 0.1  # a figure of the image is a member of the layout if the IoU of their masks is larger
+TOUCH_PX = 3  # largest distance of two masks that touch
+COLOUR_RENDERS = 2  # renders that define an identity's true colour at a place
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemberScore:
-    """How one member came out; all zero where it is not in the picture.
+    """The scores of one member; all zero if the image does not show it.
 
-    similarity is the cosine with its references, attributes the share that is right, first whether it
-    is more like itself than like each of 100 others of its class; iou holds the figure against the
-    layout's mask (None without a layout), light is the mean difference of its colour, in [0, 1], from
-    renders of the same identity in the same place (None where it is missing).
+    similarity is the cosine with its reference embedding, attributes the share of correct attributes, first whether
+    it ranks first among 100 others of its class. iou compares the figure with the layout's mask (None without a
+    layout). light is the mean colour difference, in [0, 1], from renders of the identity at the same place (None if
+    it is missing).
     """
 
     found: bool
@@ -51,7 +51,7 @@ class MemberScore:
 
 @dataclass
 class Scorer:
-    """The judge, the segmenter and what they know of the concepts, looked up once."""
+    """Scores images with the judge and the segmenter; caches references and true colours of concepts."""
 
     judge: Judge
     segmenter: WorldSegmenter
@@ -61,118 +61,142 @@ class Scorer:
     colours: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.gallery = Gallery(self.judge, OTHERS)
+        self.gallery = Gallery(self.judge, NUM_DISTRACTORS)
 
     def reference(self, concept: str) -> tuple[Identity, Tensor]:
-        """Who a concept of the pack is, and the mean embedding of its reference pictures."""
+        """Return the identity of a pack concept and the mean embedding of its reference pictures."""
         if concept not in self.references:
             folder = self.concepts / concept
-            verdicts = self.judge(reference_figures(folder, self.segmenter))
+            verdicts = self.judge(load_reference_figures(folder, self.segmenter))
             embeddings = torch.stack([v.embedding for v in verdicts])
-            self.references[concept] = (identity_of(folder, verdicts), mean_embedding(embeddings))
+            self.references[concept] = (find_reference_identity(folder, verdicts), mean_embedding(embeddings))
         return self.references[concept]
 
-    def members(self, picture: Picture, regions: Sequence[Region]) -> dict[str, MemberScore]:
-        """The score of every member of the cast, from the figures that the segmenter finds in the picture.
+    def score_members(self, picture: Picture, regions: Sequence[Region]) -> dict[str, MemberScore]:
+        """Score every member of the cast from the regions of the picture.
 
-        With a layout a member is the figure that overlaps its mask most; without one the figures go
-        to the members that they are most like, which favours methods that have no layout.
+        With a layout, a member is the figure that overlaps its mask most. Without one, figures are assigned to the
+        most similar members, which favours methods without layouts.
         """
         verdicts = self.judge([(picture.image, r.mask) for r in regions])
-        who = {n: self.reference(m.concept.removeprefix("builtin/")) for n, m in picture.scene.cast.items()}
-        plan = picture.plan
-        names = list(who)
-        fit = np.zeros((len(names), len(regions)))
-        for i, name in enumerate(names):
-            for j, (region, verdict) in enumerate(zip(regions, verdicts, strict=True)):
-                alike = float(verdict.embedding @ who[name][1])
-                fit[i, j] = alike + 1 if plan is None else mask_iou(plan.regions[name].mask, region.mask)
-        rows, columns = linear_sum_assignment(-fit)
-        taken = {names[i]: int(j) for i, j in zip(rows, columns, strict=True) if plan is None or fit[i, j] > LEAST_IOU}
-        place = place_of(picture.scene.prompt)
+        figures = [_Figure(r.mask, v, picture.image) for r, v in zip(regions, verdicts, strict=True)]
+        references = {
+            name: self.reference(member.concept.removeprefix("builtin/")) for name, member in picture.scene.cast.items()
+        }
+        place = find_place(picture.scene.prompt)
+        matches = _match_figures(figures, references, picture.plan)
+        missing = MemberScore(
+            found=False,
+            similarity=0.0,
+            attributes=0.0,
+            first=False,
+            iou=None if picture.plan is None else 0.0,
+            light=None,
+        )
         return {
-            name: self._score(
-                picture.image,
-                regions[taken[name]],
-                verdicts[taken[name]],
-                *who[name],
-                None if plan is None else float(fit[i, taken[name]]),
-                place,
-            )
-            if name in taken
-            else MemberScore(False, 0.0, 0.0, False, None if plan is None else 0.0, None)
-            for i, name in enumerate(names)
+            name: self._score_figure(*matches[name], reference, place) if name in matches else missing
+            for name, reference in references.items()
         }
 
-    def _score(
-        self,
-        image: Image.Image,
-        region: Region,
-        verdict: Verdict,
-        who: Identity,
-        reference: Tensor,
-        iou: float | None,
-        place: str,
+    def _score_figure(
+        self, figure: _Figure, iou: float | None, reference: tuple[Identity, Tensor], place: str
     ) -> MemberScore:
-        seen = verdict.identity
-        same = seen.class_name == who.class_name
-        right = [same and seen.attributes.get(k) == v for k, v in who.attributes.items()]
-        first = self.gallery.rank(verdict.embedding, reference, who) == 1
-        colour = _mean_colour(image, region.mask)
-        light = float(np.abs(colour - self._true_colour(who, place)).mean())
-        return MemberScore(True, float(verdict.embedding @ reference), float(np.mean(right)), first, iou, light)
+        identity, embedding = reference
+        verdict, predicted = figure.verdict, figure.verdict.identity
+        same_class = predicted.class_name == identity.class_name
+        correct = [same_class and predicted.attributes.get(k) == v for k, v in identity.attributes.items()]
+        colour_difference = np.abs(_mean_colour(figure.image, figure.mask) - self._true_colour(identity, place))
+        return MemberScore(
+            found=True,
+            similarity=float(verdict.embedding @ embedding),
+            attributes=float(np.mean(correct)),
+            first=self.gallery.rank(verdict.embedding, embedding, identity) == 1,
+            iou=iou,
+            light=float(colour_difference.mean()),
+        )
 
-    def _true_colour(self, who: Identity, place: str) -> np.ndarray:
-        key = (str(who), place)
+    def _true_colour(self, identity: Identity, place: str) -> np.ndarray:
+        key = (str(identity), place)
         if key not in self.colours:
-            renders = [sample_picture(SEED - 1 - i, cast=[who], place=place) for i in range(LIGHTS)]
-            shown = [_mean_colour(p.image, p.figures[0].visible_mask.astype(np.float32)) for p in renders]
-            self.colours[key] = np.mean(shown, axis=0)
+            seeds = [PORTRAIT_SEED - 1 - i for i in range(COLOUR_RENDERS)]
+            renders = [sample_picture(seed, cast=[identity], place=place) for seed in seeds]
+            colours = [_mean_colour(p.image, p.figures[0].visible_mask.astype(np.float32)) for p in renders]
+            self.colours[key] = np.mean(colours, axis=0)
         return self.colours[key]
 
 
-def order_kept(picture: Picture, drawn: Sequence[Region]) -> list[bool]:
-    """For every two members that meet in the layout: whether the same one is in front in the picture."""
+@dataclass(frozen=True)
+class _Figure:
+    """A figure of an image, with the judge's verdict."""
+
+    mask: MaskArray
+    verdict: Verdict
+    image: Image.Image
+
+
+def _match_figures(
+    figures: Sequence[_Figure], references: Mapping[str, tuple[Identity, Tensor]], plan: Plan | None
+) -> dict[str, tuple[_Figure, float | None]]:
+    """Assign figures to members; return the figure of each found member and its IoU, which is None without a plan."""
+    names = list(references)
+    fit = np.zeros((len(names), len(figures)))
+    for i, name in enumerate(names):
+        for j, figure in enumerate(figures):
+            if plan is None:
+                fit[i, j] = float(figure.verdict.embedding @ references[name][1]) + 1
+            else:
+                fit[i, j] = mask_iou(plan.regions[name].mask, figure.mask)
+    rows, columns = linear_sum_assignment(-fit)
+    return {
+        names[i]: (figures[j], None if plan is None else float(fit[i, j]))
+        for i, j in zip(rows, columns, strict=True)
+        if plan is None or fit[i, j] > MIN_IOU
+    }
+
+
+def compare_depth_order(picture: Picture, figures: Sequence[Region]) -> list[bool]:
+    """Return, for every two members that touch in the layout, whether the picture keeps their depth order."""
     if picture.plan is None:
         return []
     kept = []
     for one, other in combinations(picture.plan.regions.values(), 2):
-        if not _meet(one.mask, other.mask):
+        if not _touch(one.mask, other.mask):
             continue
-        a, b = (max(drawn, key=lambda r: mask_iou(r.mask, m), default=None) for m in (one.mask, other.mask))
+        a, b = (max(figures, key=lambda r: mask_iou(r.mask, m), default=None) for m in (one.mask, other.mask))
         if a is not None and b is not None and a is not b:
             kept.append((a.depth < b.depth) == (one.depth < other.depth))
     return kept
 
 
-def _meet(one: MaskArray, other: MaskArray) -> bool:
+def _touch(one: MaskArray, other: MaskArray) -> bool:
     near = ndimage.binary_dilation(one >= 0.5, iterations=TOUCH_PX)
     return bool((near & (other >= 0.5)).any())
 
 
 def _mean_colour(image: Image.Image, mask: MaskArray) -> np.ndarray:
+    """Return the mean colour (3,) in [0, 1] inside a mask."""
     colour: np.ndarray = np.asarray(image.convert("RGB"), dtype=np.float64)[mask >= 0.5].mean(axis=0) / 255
     return colour
 
 
-def place_of(prompt: str) -> str:
-    """The place that a prompt names."""
+def find_place(prompt: str) -> str:
+    """Return the place with whose phrase a prompt ends."""
     (found,) = [name for name, place in PLACES.items() if prompt.endswith(place.phrase)]
     return found
 
 
-def shipped_scorer(builtin: Path) -> Scorer:
-    """The scorer on the weights that ship."""
+def load_scorer(builtin: Path) -> Scorer:
+    """Load the scorer with the shipped weights."""
     cpu = torch.device("cpu")
     judge = load_judge(JUDGE_WEIGHTS, cpu)
     segmenter = load_segmenter(builtin / "segmenter" / "model.safetensors", cpu)
     return Scorer(judge, segmenter, builtin / "concepts")
 
 
-def means(scores: Mapping[str, MemberScore]) -> dict[str, float | None]:
-    """The mean over the members for whom there is a value; missing members count as zero, but not for light."""
-    out: dict[str, float | None] = {}
+def mean_scores(scores: Mapping[str, MemberScore]) -> dict[str, float | None]:
+    """Average the scores over members; missing members count as zero, but not for light, which is None for them."""
+    means: dict[str, float | None] = {}
     for key in ("found", "similarity", "attributes", "first", "iou", "light"):
         values = [float(v) for s in scores.values() if (v := getattr(s, key)) is not None]
-        out[key] = float(np.mean(values)) if values else None
-    return out
+        means[key] = float(np.mean(values)) if values else None
+    return means

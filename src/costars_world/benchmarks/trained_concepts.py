@@ -1,4 +1,4 @@
-"""Pictures that a taught concept is asked for, drawn once and judged: is it itself, and is the rest as asked?"""
+"""Generates images of a trained concept, each once, and scores identity and prompt adherence."""
 
 from __future__ import annotations
 
@@ -10,90 +10,92 @@ from typing import Any
 
 import numpy as np
 
-from costars.methods.prompts import article
+from costars.methods.prompts import with_article
 from costars.records.png_metadata import dump
 from costars.scene.scene import Scene
 from costars.studio import Studio, open_studio
-from costars_world.benchmarks.base import PlaceSense
-from costars_world.benchmarks.cases import ALONE_SEED, scene_of
-from costars_world.benchmarks.score import Scorer, shipped_scorer
+from costars_world.benchmarks.base import PlaceClassifier
+from costars_world.benchmarks.cases import ALONE_SEED, make_scene
+from costars_world.benchmarks.score import Scorer, load_scorer
 from costars_world.render.backgrounds import PLACES
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What a picture is drawn with and judged by."""
+class Evaluator:
+    """Everything that is needed to generate and score images."""
 
     studio: Studio
     scorer: Scorer
-    places: PlaceSense
+    places: PlaceClassifier
 
 
-def bench() -> Bench:
-    """The shipped weights of all of them."""
+def open_evaluator() -> Evaluator:
+    """Open an evaluator with the shipped weights."""
     studio = open_studio()
-    return Bench(studio, shipped_scorer(studio.settings.builtin), PlaceSense())
+    return Evaluator(studio, load_scorer(studio.settings.builtin), PlaceClassifier())
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A picture that a concept is asked for: its place, and the class that is to stand beside it, or nobody."""
+class ConceptPrompt:
+    """A scene of one concept at a place, beside a stranger of companion_class unless that is empty."""
 
     scene: Scene
     place: str
-    other: str
+    companion_class: str
 
     @property
     def name(self) -> str:
-        """Of the concept."""
+        """Name of the concept."""
         (name,) = self.scene.cast
         return name
 
 
-def drawing_of(name: str, file: Path, i: int, other: str = "") -> Drawing:
-    """The i-th picture of the concept in this file; each place in turns, with seeds that nothing was chosen by."""
+def make_concept_prompt(name: str, file: Path, i: int, companion_class: str = "") -> ConceptPrompt:
+    """Make the i-th prompt for the concept in a file; places take turns, seeds are not used for any tuning."""
     place = list(PLACES)[i % len(PLACES)]
-    prompt = f"{{{name}}}{f' next to {article(other)}' if other else ''} {PLACES[place].phrase}"
-    scene = scene_of(prompt, (name,), ALONE_SEED + i, method="multi_lora")
+    companion = f" next to {with_article(companion_class)}" if companion_class else ""
+    prompt = f"{{{name}}}{companion} {PLACES[place].phrase}"
+    scene = make_scene(prompt, (name,), ALONE_SEED + i, method="multi_lora")
     cast = {name: scene.cast[name].model_copy(update={"concept": str(file)})}
-    return Drawing(scene.model_copy(update={"cast": cast}), place, other)
+    return ConceptPrompt(scene.model_copy(update={"cast": cast}), place, companion_class)
 
 
-def judged(on: Bench, drawing: Drawing, path: Path, known: str) -> dict[str, Any]:
-    """Scores of one picture, drawn if it is not there yet, against the references that the scorer knows so.
+def score_prompt(evaluator: Evaluator, prompt: ConceptPrompt, path: Path, reference: str) -> dict[str, Any]:
+    """Score the image of a prompt against one of the scorer's references; generates it if it is missing.
 
-    text says whether the place and everybody who was asked for are there.
+    text is whether the image shows the place and the companion.
     """
-    kept = path.with_suffix(".json")
-    if kept.exists():
-        return dict(json.loads(kept.read_text()))
-    picture = on.studio.render(drawing.scene)
+    scores = path.with_suffix(".json")
+    if scores.exists():
+        return dict(json.loads(scores.read_text()))
+    picture = evaluator.studio.render(prompt.scene)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.image.save(path)
-    name = drawing.name
-    cast = {name: drawing.scene.cast[name].model_copy(update={"concept": f"builtin/{known}"})}
-    regions = on.scorer.segmenter.regions(picture.image)
-    score = on.scorer.members(replace(picture, scene=drawing.scene.model_copy(update={"cast": cast})), regions)[name]
-    classes = [v.identity.class_name for v in on.scorer.judge([(picture.image, r.mask) for r in regions])]
-    beside = not drawing.other or drawing.other in classes
+    name, scorer = prompt.name, evaluator.scorer
+    cast = {name: prompt.scene.cast[name].model_copy(update={"concept": f"builtin/{reference}"})}
+    regions = scorer.segmenter.find_regions(picture.image)
+    referenced = replace(picture, scene=prompt.scene.model_copy(update={"cast": cast}))
+    score = scorer.score_members(referenced, regions)[name]
+    classes = [v.identity.class_name for v in scorer.judge([(picture.image, r.mask) for r in regions])]
+    has_companion = not prompt.companion_class or prompt.companion_class in classes
     facts = {
         "similarity": score.similarity,
         "attributes": score.attributes,
         "first": score.first,
-        "text": on.places(picture.image, regions) == drawing.place and beside,
-        "scene": dump(drawing.scene) | {"cast": {name: {"concept": path.parent.name}}},
+        "text": evaluator.places(picture.image, regions) == prompt.place and has_companion,
+        "scene": dump(prompt.scene) | {"cast": {name: {"concept": path.parent.name}}},
     }
-    kept.write_text(json.dumps(facts, indent=2) + "\n")
+    scores.write_text(json.dumps(facts, indent=2) + "\n")
     return facts
 
 
-def mean_of(facts: Sequence[dict[str, Any]], *keys: str) -> dict[str, float]:
-    """The mean of each of these scores over all pictures."""
+def average_scores(facts: Sequence[dict[str, Any]], *keys: str) -> dict[str, float]:
+    """Average the scores of these keys over all images."""
     return {key: round(float(np.mean([fact[key] for fact in facts])), 3) for key in keys}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of one shape as Markdown."""
+def format_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Format rows with the same keys as a Markdown table."""
     lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
     lines += [" | ".join(map(str, row.values())) for row in rows]
     return "".join(f"| {line} |\n" for line in lines)

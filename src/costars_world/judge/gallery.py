@@ -1,4 +1,4 @@
-"""A line-up: one identity among others of its class, as the judge knows them from portraits."""
+"""Ranks an identity among other identities of its class by embeddings of rendered portraits."""
 
 from __future__ import annotations
 
@@ -10,51 +10,54 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from costars_world.judge.judge import Judge
-from costars_world.render.identity import Identity, identity_count, identity_from_seed
-from costars_world.render.portraits import portraits
+from costars_world.render.identity import Identity, count_identities, identity_from_seed
+from costars_world.render.portraits import draw_portraits
 
-FIRST_SEED = 9_000_000  # of the identities in the line-up
-PORTRAITS = 4  # of each
+FIRST_SEED = 9_000_000  # of the gallery's identities
+PORTRAITS_PER_IDENTITY = 4
 
 
 @dataclass
 class Gallery:
-    """Mean embeddings of up to so many other identities for each class, made when first asked for."""
+    """Reference embeddings of up to num_distractors other identities per class, computed on first use."""
 
     judge: Judge
-    others: int = 100
-    known: dict[str, list[tuple[Identity, Tensor]]] = field(default_factory=dict)
+    num_distractors: int = 100
+    cache: dict[str, list[tuple[Identity, Tensor]]] = field(default_factory=dict)
 
-    def reference(self, who: Identity, seed: int = FIRST_SEED) -> Tensor:
-        """(64,) unit mean of the embeddings of portraits."""
-        pictures = portraits(who, PORTRAITS, seed)
+    def reference_embedding(self, identity: Identity, seed: int = FIRST_SEED) -> Tensor:
+        """Return the unit mean (64,) of the embeddings of portraits of an identity."""
+        pictures = draw_portraits(identity, PORTRAITS_PER_IDENTITY, seed)
         figures = [(p.image, p.figures[0].visible_mask.astype(np.float32)) for p in pictures]
         return mean_embedding(self.judge.embed(figures))
 
-    def line_up(self, class_name: str) -> list[tuple[Identity, Tensor]]:
-        """Distinct identities of a class with their references: others + 1, or all where there are fewer."""
-        if class_name not in self.known:
-            wanted, found = min(self.others + 1, identity_count(class_name)), dict[tuple[str, ...], Identity]()
+    def class_references(self, class_name: str) -> list[tuple[Identity, Tensor]]:
+        """Return up to num_distractors + 1 distinct identities of a class with their references."""
+        if class_name not in self.cache:
+            wanted = min(self.num_distractors + 1, count_identities(class_name))
+            found: dict[tuple[str, ...], Identity] = {}
             seed = FIRST_SEED
             while len(found) < wanted:
-                who = identity_from_seed(seed, class_name)
-                found.setdefault(tuple(who.attributes.values()), who)
+                identity = identity_from_seed(seed, class_name)
+                found.setdefault(tuple(identity.attributes.values()), identity)
                 seed += 1
-            self.known[class_name] = [
-                (who, self.reference(who, FIRST_SEED + i)) for i, who in enumerate(found.values())
+            self.cache[class_name] = [
+                (identity, self.reference_embedding(identity, FIRST_SEED + i))
+                for i, identity in enumerate(found.values())
             ]
-        return self.known[class_name]
+        return self.cache[class_name]
 
-    def strangers(self, who: Identity) -> list[Tensor]:
-        """The references of those in the line-up who are not this one."""
-        return [e for other, e in self.line_up(who.class_name) if other != who][: self.others]
+    def distractors(self, identity: Identity) -> list[Tensor]:
+        """Return the references of the other identities of the same class."""
+        references = self.class_references(identity.class_name)
+        return [embedding for other, embedding in references if other != identity][: self.num_distractors]
 
-    def rank(self, embedding: Tensor, reference: Tensor, who: Identity) -> int:
-        """1 where the figure is more like the reference than like each of the others of its class."""
-        alike = torch.stack(self.strangers(who)) @ embedding
-        return 1 + int((alike >= reference @ embedding).sum())
+    def rank(self, embedding: Tensor, reference: Tensor, identity: Identity) -> int:
+        """Return the rank of the reference among the distractors by similarity to the embedding; 1 is the best."""
+        similarities = torch.stack(self.distractors(identity)) @ embedding
+        return 1 + int((similarities >= reference @ embedding).sum())
 
 
 def mean_embedding(embeddings: Tensor) -> Tensor:
-    """(n, d) unit vectors to their (d,) unit mean."""
+    """Average unit vectors (n, d) to a unit vector (d,)."""
     return normalize(embeddings.mean(dim=0), dim=0)

@@ -1,4 +1,4 @@
-"""Pictures of one identity on disk, as `python -m costars_world.render.portraits` writes them."""
+"""Loads figures from files, such as those of `python -m costars_world.render.portraits`."""
 
 from __future__ import annotations
 
@@ -15,44 +15,47 @@ from costars_world.judge.judge import Verdict
 from costars_world.render.identity import Identity
 
 
-def identity_of(references: Path, known: list[Verdict]) -> Identity:
-    """Whom the references show: as truth.json says, or as the judge sees most often."""
-    truth = references / "truth.json"
+def find_reference_identity(folder: Path, verdicts: list[Verdict]) -> Identity:
+    """Return the identity in truth.json or, without that file, the most frequent identity of the verdicts."""
+    truth = folder / "truth.json"
     if truth.exists():
-        told = json.loads(truth.read_text())
-        return Identity(told["class_name"], told["attributes"])
-    seen = [verdict.identity for verdict in known]
-    return max(seen, key=seen.count)
+        values = json.loads(truth.read_text())
+        return Identity(values["class_name"], values["attributes"])
+    identities = [verdict.identity for verdict in verdicts]
+    return max(identities, key=identities.count)
 
 
-def reference_figures(folder: Path, segmenter: WorldSegmenter) -> list[tuple[Image.Image, MaskArray]]:
-    """Every NN.png of a folder with its NN.mask.png, or with the largest figure that is found.
+def load_reference_figures(folder: Path, segmenter: WorldSegmenter) -> list[tuple[Image.Image, MaskArray]]:
+    """Load every NN.png of a folder with NN.mask.png or, without a mask file, with the largest figure's mask.
 
-    Raises SceneError where there is none.
+    Raises SceneError if the folder has no .png images.
     """
-    found = sorted(p for p in folder.glob("*.png") if not p.name.endswith(".mask.png"))
-    if not found:
-        raise SceneError(f"--references {folder}: holds no .png pictures; give a folder with pictures of one identity")
-    masks = [path.with_suffix(".mask.png") for path in found]
-    return [figure_in(path, m if m.exists() else None, segmenter) for path, m in zip(found, masks, strict=True)]
+    paths = sorted(p for p in folder.glob("*.png") if not p.name.endswith(".mask.png"))
+    if not paths:
+        raise SceneError(f"--references {folder}: no .png images; give a folder with images of one identity")
+    masks = [path.with_suffix(".mask.png") for path in paths]
+    return [load_figure(path, m if m.exists() else None, segmenter) for path, m in zip(paths, masks, strict=True)]
 
 
-def figure_in(path: Path, mask: Path | None, segmenter: WorldSegmenter) -> tuple[Image.Image, MaskArray]:
-    """A picture with its mask; without a mask file the largest figure that the segmenter finds."""
-    image = _opened(path).convert("RGB")
+def load_figure(path: Path, mask: Path | None, segmenter: WorldSegmenter) -> tuple[Image.Image, MaskArray]:
+    """Load an image with its mask file or, if mask is None, with the mask of the largest figure found.
+
+    Raises SceneError for an unreadable file, a mask of another size, or an image without a figure.
+    """
+    image = _open_image(path).convert("RGB")
     if mask is not None:
-        shape = _opened(mask).convert("L")
-        if shape.size != image.size:
-            raise SceneError(f"{mask}: {shape.size} px, but {path} has {image.size}; give a mask of the same size")
-        return image, np.asarray(shape, dtype=np.float32) / np.float32(255)
-    regions = segmenter.regions(image)
+        grey = _open_image(mask).convert("L")
+        if grey.size != image.size:
+            raise SceneError(f"{mask}: the mask is {grey.size} px, {path} is {image.size} px; use the same size")
+        return image, np.asarray(grey, dtype=np.float32) / np.float32(255)
+    regions = segmenter.find_regions(image)
     if not regions:
-        raise SceneError(f"{path}: no figure is found in it; give --mask FILE")
+        raise SceneError(f"{path}: no figure found; give its mask with --mask FILE")
     return image, max(regions, key=lambda r: r.area).mask
 
 
-def _opened(path: Path) -> Image.Image:
+def _open_image(path: Path) -> Image.Image:
     try:
         return Image.open(path)
     except (OSError, UnidentifiedImageError):
-        raise SceneError(f"{path}: cannot be read as a picture; check the path") from None
+        raise SceneError(f"{path}: not a readable image; check the path") from None

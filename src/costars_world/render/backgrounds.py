@@ -1,4 +1,4 @@
-"""Where a picture is set: each place is one function that paints the background."""
+"""Backgrounds: one function paints each place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from costars_world.render.brush import Brush, Colour
 
 @dataclass(frozen=True)
 class Place:
-    """A place's words in a caption and the light that falls on its figures (factor per channel)."""
+    """A place: its words in a caption, and the light on its figures (a factor per channel)."""
 
     phrase: str
     light: tuple[float, float, float]
@@ -29,9 +29,9 @@ PLACES: Mapping[str, Place] = {
 }
 
 
-def paint(brush: Brush, place: str, rng: random.Random, size: float) -> None:
-    """Fill a picture of size x size pixels with a place."""
-    _PAINT[place](brush, rng, size, size * rng.uniform(0.56, 0.62))
+def paint_background(brush: Brush, place: str, rng: random.Random, size: float) -> None:
+    """Paint a place on an image of size x size px."""
+    _PAINTERS[place](brush, rng, size, size * rng.uniform(0.56, 0.62))
 
 
 def _bands(brush: Brush, size: float, horizon: float, sky: Colour, ground: Colour) -> None:
@@ -160,7 +160,7 @@ def _moon(brush: Brush, rng: random.Random, size: float, horizon: float) -> None
         brush.ellipse(x, y, r, r * 0.42, (122, 124, 146), ink=False)
 
 
-_PAINT = {
+_PAINTERS = {
     "park": _park,
     "beach": _beach,
     "street": _street,

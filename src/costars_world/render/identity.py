@@ -1,4 +1,4 @@
-"""Who lives in the built-in world: classes, their attributes and the words for them."""
+"""Identities of the built-in world: classes, attributes and the words that describe them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _GLASSES = ("none", "glasses", "sunglasses")
 _HATS = ("none", "red cap", "blue beanie", "straw hat")
 _COLLARS = ("none", "red", "blue", "green")
 
-# How often an attribute stays off, so that hair and faces are seen; other values share the rest.
-OFF_SHARE = {"glasses": 0.5, "hat": 0.6, "beard": 0.5}
+# Probability of "none", so that hair and faces stay visible; the other values share the rest equally.
+NONE_PROBABILITY = {"glasses": 0.5, "hat": 0.6, "beard": 0.5}
 
-# One literal table: class -> attribute -> the values it may take.
+# class -> attribute -> allowed values.
 ATTRIBUTES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "man": {
         "skin": _SKINS,
@@ -60,13 +60,13 @@ ATTRIBUTES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 CLASSES = tuple(ATTRIBUTES)
 PEOPLE = ("man", "woman")
-# People are what users bring most often; this only sets how often a class is drawn at random.
+# How often a class is sampled. People weigh most because users train people most often.
 CLASS_WEIGHTS = {"man": 0.26, "woman": 0.26, "dog": 0.16, "cat": 0.16, "robot": 0.16}
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One inhabitant: a class and one value for each attribute of that class."""
+    """One character: a class, and a value for every attribute of that class."""
 
     class_name: str
     attributes: Mapping[str, str]
@@ -75,8 +75,8 @@ class Identity:
         return self.attributes[attribute]
 
 
-def identity_count(class_name: str) -> int:
-    """How many distinct identities a class has."""
+def count_identities(class_name: str) -> int:
+    """Number of distinct identities of a class."""
     count = 1
     for values in ATTRIBUTES[class_name].values():
         count *= len(values)
@@ -84,28 +84,31 @@ def identity_count(class_name: str) -> int:
 
 
 def sample_identity(rng: random.Random, class_name: str | None = None) -> Identity:
-    """Draw an identity; without a class name the class is drawn too."""
+    """Sample an identity; the class is sampled too if class_name is None.
+
+    Raises ValueError for an unknown class.
+    """
     if class_name is None:
         class_name = rng.choices(CLASSES, [CLASS_WEIGHTS[c] for c in CLASSES])[0]
     if class_name not in ATTRIBUTES:
-        raise ValueError(f"unknown class {class_name!r}; the world has {', '.join(CLASSES)}")
-    return Identity(class_name, {k: _draw(rng, k, v) for k, v in ATTRIBUTES[class_name].items()})
+        raise ValueError(f"unknown class {class_name!r}; known classes: {', '.join(CLASSES)}")
+    return Identity(class_name, {k: _sample_value(rng, k, v) for k, v in ATTRIBUTES[class_name].items()})
 
 
-def _draw(rng: random.Random, attribute: str, values: tuple[str, ...]) -> str:
-    if rng.random() < OFF_SHARE.get(attribute, 0.0):
+def _sample_value(rng: random.Random, attribute: str, values: tuple[str, ...]) -> str:
+    if rng.random() < NONE_PROBABILITY.get(attribute, 0.0):
         return "none"
-    return rng.choice([v for v in values if v != "none"] if attribute in OFF_SHARE else values)
+    return rng.choice([v for v in values if v != "none"] if attribute in NONE_PROBABILITY else values)
 
 
 def identity_from_seed(seed: int, class_name: str) -> Identity:
-    """The identity with this seed, the same on every machine."""
+    """Return the identity of a seed; it is the same on every machine."""
     return sample_identity(random.Random(f"identity {class_name} {seed}"), class_name)
 
 
-def phrases(identity: Identity) -> list[str]:
-    """Each visible attribute as words that fit behind "with", in a fixed order."""
-    return _PHRASES[identity.class_name](identity)
+def describe_attributes(identity: Identity) -> list[str]:
+    """Describe each visible attribute in words that can follow "with", in a fixed order."""
+    return _DESCRIBE[identity.class_name](identity)
 
 
 _HAIR_WORDS = {
@@ -120,45 +123,51 @@ _HAIR_WORDS = {
 }
 
 
-def _person(who: Identity) -> list[str]:
-    garment = "dress" if who.class_name == "woman" else "shirt"
-    pattern = "" if who["shirt_pattern"] == "plain" else f"{who['shirt_pattern']} "
-    hair = _HAIR_WORDS[who["hair_style"]].format(who["hair_colour"])
-    article = "an" if who["shirt_colour"] == "orange" else "a"
+def _describe_person(identity: Identity) -> list[str]:
+    garment = "dress" if identity.class_name == "woman" else "shirt"
+    pattern = "" if identity["shirt_pattern"] == "plain" else f"{identity['shirt_pattern']} "
+    hair = _HAIR_WORDS[identity["hair_style"]].format(identity["hair_colour"])
+    article = "an" if identity["shirt_colour"] == "orange" else "a"
     out = [
         hair,
-        f"{article} {who['shirt_colour']} {pattern}{garment}",
-        f"{who['skin']} skin",
+        f"{article} {identity['shirt_colour']} {pattern}{garment}",
+        f"{identity['skin']} skin",
     ]
-    if who["glasses"] != "none":
-        out.append(who["glasses"])
-    if who.attributes.get("beard", "none") != "none":
-        out.append(f"a {who['beard']}")
-    if who["hat"] != "none":
-        out.append(f"a {who['hat']}")
+    if identity["glasses"] != "none":
+        out.append(identity["glasses"])
+    if identity.attributes.get("beard", "none") != "none":
+        out.append(f"a {identity['beard']}")
+    if identity["hat"] != "none":
+        out.append(f"a {identity['hat']}")
     return out
 
 
-def _animal(who: Identity) -> list[str]:
-    marking = "" if who["marking"] == "plain" else f"{who['marking']} "
-    out = [f"{marking}{who['fur']} fur"]
-    if "ears" in who.attributes:
-        out.append(f"{who['ears']} ears")
-    if who["collar"] != "none":
-        out.append(f"a {who['collar']} collar")
+def _describe_animal(identity: Identity) -> list[str]:
+    marking = "" if identity["marking"] == "plain" else f"{identity['marking']} "
+    out = [f"{marking}{identity['fur']} fur"]
+    if "ears" in identity.attributes:
+        out.append(f"{identity['ears']} ears")
+    if identity["collar"] != "none":
+        out.append(f"a {identity['collar']} collar")
     return out
 
 
-def _robot(who: Identity) -> list[str]:
-    antenna = {"one": "one antenna", "two": "two antennas", "none": "no antenna"}[who["antenna"]]
-    eyes = "round eyes" if who["eyes"] == "round" else "a visor"
+def _describe_robot(identity: Identity) -> list[str]:
+    antenna = {"one": "one antenna", "two": "two antennas", "none": "no antenna"}[identity["antenna"]]
+    eyes = "round eyes" if identity["eyes"] == "round" else "a visor"
     return [
-        f"a {who['body']} body",
-        f"a {who['head']} head",
+        f"a {identity['body']} body",
+        f"a {identity['head']} head",
         antenna,
         eyes,
-        f"a {who['chest']} on the chest",
+        f"a {identity['chest']} on the chest",
     ]
 
 
-_PHRASES = {"man": _person, "woman": _person, "dog": _animal, "cat": _animal, "robot": _robot}
+_DESCRIBE = {
+    "man": _describe_person,
+    "woman": _describe_person,
+    "dog": _describe_animal,
+    "cat": _describe_animal,
+    "robot": _describe_robot,
+}

@@ -1,7 +1,7 @@
-"""The built-in world: pictures drawn from a seed, with exact masks, depth order and identities.
+"""Renders pictures of the built-in world from a seed, with exact masks, depth order and identities.
 
-A picture is 128 x 128 px. Figures are painted from back to front, so the visible mask of each is
-its full mask less everything painted later: true occlusion, by construction.
+A picture is 128 x 128 px. Figures are painted from back to front, so a figure's visible mask is its full mask
+minus the masks of all figures painted later.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from costars_world.render.backgrounds import PLACES, paint
-from costars_world.render.brush import SUPERSAMPLE, Brush, blank_mask
+from costars_world.render.backgrounds import PLACES, paint_background
+from costars_world.render.brush import SUPERSAMPLE, Brush, make_mask
 from costars_world.render.figures import draw_figure
-from costars_world.render.identity import Identity, phrases, sample_identity
+from costars_world.render.identity import Identity, describe_attributes, sample_identity
 
 SIZE_PX = 128
 MAX_FIGURES = 5
@@ -27,7 +27,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of a picture; masks are (128, 128) bool, depth 0 is the front-most."""
+    """One figure of a picture; masks are (128, 128) bool, depth 0 is in front, x is the position of the feet in px."""
 
     identity: Identity
     full_mask: Mask
@@ -38,21 +38,21 @@ class Figure:
 
 @dataclass(frozen=True)
 class WorldPicture:
-    """A picture and the whole truth about it; figures are in the caption's order."""
+    """A picture with its ground truth; figures are in the order of the caption."""
 
     image: Image.Image
     caption: str
     place: str
     figures: tuple[Figure, ...]
 
-    def figure(self, who: Identity) -> Figure:
-        """The figure that is this inhabitant."""
-        return next(figure for figure in self.figures if figure.identity == who)
+    def find_figure(self, identity: Identity) -> Figure:
+        """Return the figure of this identity."""
+        return next(figure for figure in self.figures if figure.identity == identity)
 
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a figure stands: feet at (x, y) px, scale, and whether it is mirrored."""
+    """Position of a figure: feet at (x, y) px, scale, and whether it is mirrored."""
 
     x: float
     y: float
@@ -60,8 +60,8 @@ class Spot:
     mirror: bool = False
 
 
-# How large figures are drawn for 1 to 5 of them, and how far apart; px and factors.
-_SCALES = {1: (1.1, 1.32), 2: (0.98, 1.14), 3: (0.8, 0.92), 4: (0.68, 0.78), 5: (0.6, 0.68)}
+# Range of figure scales, and sampling weight, by number of figures.
+_SCALE_RANGES = {1: (1.1, 1.32), 2: (0.98, 1.14), 3: (0.8, 0.92), 4: (0.68, 0.78), 5: (0.6, 0.68)}
 _COUNT_WEIGHTS = {1: 0.24, 2: 0.44, 3: 0.15, 4: 0.09, 5: 0.08}
 
 
@@ -72,13 +72,12 @@ def sample_picture(
     cast: Sequence[Identity] | None = None,
     place: str | None = None,
     detail: float | None = None,
-    sizes: tuple[float, float] | None = None,
+    scale_range: tuple[float, float] | None = None,
 ) -> WorldPicture:
-    """Draw the picture with this seed.
+    """Render the picture of a seed; arguments that are None are sampled.
 
-    count fixes the number of figures, cast their identities, place the place; detail is the
-    probability that an attribute is named in the caption (drawn anew for each picture if None); sizes are
-    the least and the largest a figure is drawn at, by their number if None.
+    count is the number of figures, cast their identities, detail the probability that the caption names an
+    attribute. scale_range is the smallest and largest scale of a figure; None chooses it by the number of figures.
     """
     rng = random.Random(f"picture {seed}")
     if cast is None:
@@ -86,40 +85,41 @@ def sample_picture(
             count = rng.choices(list(_COUNT_WEIGHTS), list(_COUNT_WEIGHTS.values()))[0]
         cast = [sample_identity(rng) for _ in range(count)]
     place = rng.choice(list(PLACES)) if place is None else place
-    relation = _relation(rng, len(cast))
-    spots, depths = _arrange(rng, len(cast), relation, sizes or _SCALES[len(cast)])
-    image, masks = draw(rng, cast, place, spots, depths)
+    relation = _sample_relation(rng, len(cast))
+    spots, depths = _arrange_figures(rng, len(cast), relation, scale_range or _SCALE_RANGES[len(cast)])
+    image, masks = draw_scene(rng, cast, place, spots, depths)
     covered = np.zeros((SIZE_PX, SIZE_PX), dtype=bool)
     visible: dict[int, Mask] = {}
     for i in sorted(range(len(cast)), key=lambda i: depths[i]):
         visible[i] = masks[i] & ~covered
         covered |= masks[i]
-    figures = tuple(Figure(who, masks[i], visible[i], depths[i], spots[i].x) for i, who in enumerate(cast))
+    figures = tuple(Figure(identity, masks[i], visible[i], depths[i], spots[i].x) for i, identity in enumerate(cast))
     if detail is None:
-        detail = rng.choice((0.0, 0.0, 0.2, 0.45, 0.8)) * (1.0 if len(cast) <= 3 else 0.4)  # 77 tokens must do
-    return WorldPicture(image, _caption(rng, cast, place, relation, detail), place, figures)
+        # Less detail for many figures, so that the caption fits 77 tokens.
+        detail = rng.choice((0.0, 0.0, 0.2, 0.45, 0.8)) * (1.0 if len(cast) <= 3 else 0.4)
+    return WorldPicture(image, _write_caption(rng, cast, place, relation, detail), place, figures)
 
 
-def draw(
+def draw_scene(
     rng: random.Random, cast: Sequence[Identity], place: str, spots: Sequence[Spot], depths: Sequence[int]
 ) -> tuple[Image.Image, list[Mask]]:
-    """Paint a place and its figures from back to front; returns the picture and the full masks."""
+    """Paint a place, then its figures from back to front; return the image and the full masks."""
     canvas = Image.new("RGB", (SIZE_PX * SUPERSAMPLE, SIZE_PX * SUPERSAMPLE))
     ink = ImageDraw.Draw(canvas)
-    paint(Brush(ink, None), place, rng, SIZE_PX)
+    paint_background(Brush(ink, None), place, rng, SIZE_PX)
     masks: dict[int, Mask] = {}
     light = PLACES[place].light
     for i in sorted(range(len(cast)), key=lambda i: -depths[i]):
         spot = spots[i]
-        mask = blank_mask(SIZE_PX)
+        mask = make_mask(SIZE_PX)
         brush = Brush(ink, ImageDraw.Draw(mask), spot.x, spot.y, spot.scale, spot.mirror, tint=light, line_px=1.25)
-        _shadow(canvas, spot)
+        _draw_shadow(canvas, spot)
         draw_figure(brush, cast[i], random.Random(rng.random()))
         masks[i] = np.asarray(mask.reduce(SUPERSAMPLE)) >= 128
     return canvas.reduce(SUPERSAMPLE), [masks[i] for i in range(len(cast))]
 
 
-def _shadow(canvas: Image.Image, spot: Spot) -> None:
+def _draw_shadow(canvas: Image.Image, spot: Spot) -> None:
     dx, dy = 17 * spot.scale * SUPERSAMPLE, 4 * spot.scale * SUPERSAMPLE
     x, y = spot.x * SUPERSAMPLE, spot.y * SUPERSAMPLE
     box = (round(x - dx), round(y - dy), round(x + dx), round(y + dy))
@@ -130,7 +130,7 @@ def _shadow(canvas: Image.Image, spot: Spot) -> None:
     canvas.paste(region, box)
 
 
-def _relation(rng: random.Random, count: int) -> str:
+def _sample_relation(rng: random.Random, count: int) -> str:
     if count == 1:
         return "alone"
     if count == 2:
@@ -138,9 +138,11 @@ def _relation(rng: random.Random, count: int) -> str:
     return rng.choice(("row", "row", "front"))
 
 
-def _arrange(rng: random.Random, count: int, relation: str, sizes: tuple[float, float]) -> tuple[list[Spot], list[int]]:
-    """Spots and depths; figure 0 is the one the caption names first."""
-    low, high = sizes
+def _arrange_figures(
+    rng: random.Random, count: int, relation: str, scale_range: tuple[float, float]
+) -> tuple[list[Spot], list[int]]:
+    """Return spots and depths; figure 0 is the one that the caption names first."""
+    low, high = scale_range
     if count == 1:
         return [Spot(rng.uniform(42, 86), rng.uniform(113, 122), rng.uniform(low, high), rng.random() < 0.5)], [0]
     if count == 2:
@@ -152,7 +154,7 @@ def _arrange(rng: random.Random, count: int, relation: str, sizes: tuple[float, 
         left = {3: 24, 4: 19, 5: 15}[count] + rng.uniform(-4, 4)
         step = (SIZE_PX - 2 * left) / (count - 1)
         xs = [left + i * step + rng.uniform(-3, 3) for i in range(count)]
-    order = list(range(count))  # order[i] = which x the i-th named figure takes
+    order = list(range(count))  # order[i] is the index in xs of the figure named i-th
     if relation in ("front", "behind", "and", "next") and count == 2 and rng.random() < 0.5:
         order.reverse()
     if relation == "right":
@@ -172,8 +174,8 @@ def _arrange(rng: random.Random, count: int, relation: str, sizes: tuple[float, 
     return spots, depths
 
 
-def _caption(rng: random.Random, cast: Sequence[Identity], place: str, relation: str, detail: float) -> str:
-    nouns = [_noun(rng, who, detail) for who in cast]
+def _write_caption(rng: random.Random, cast: Sequence[Identity], place: str, relation: str, detail: float) -> str:
+    nouns = [_describe_figure(rng, identity, detail) for identity in cast]
     joined = {
         "front": " in front of ",
         "behind": " behind ",
@@ -193,6 +195,6 @@ def _caption(rng: random.Random, cast: Sequence[Identity], place: str, relation:
     return f"{subject} {PLACES[place].phrase}"
 
 
-def _noun(rng: random.Random, who: Identity, detail: float) -> str:
-    named = [p for p in phrases(who) if rng.random() < detail]
-    return f"a {who.class_name}" + (f" with {' and '.join(named)}" if named else "")
+def _describe_figure(rng: random.Random, identity: Identity, detail: float) -> str:
+    named = [p for p in describe_attributes(identity) if rng.random() < detail]
+    return f"a {identity.class_name}" + (f" with {' and '.join(named)}" if named else "")

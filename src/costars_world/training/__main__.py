@@ -1,4 +1,4 @@
-"""python -m costars_world.training: trains the built-in world from nothing but the renderer."""
+"""Train the built-in models from rendered pictures only."""
 
 from __future__ import annotations
 
@@ -12,59 +12,63 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import costars
 from costars_world.judge.judge import JUDGE_WEIGHTS
-from costars_world.training.context import UnfinishedError, Workshop
+from costars_world.training.context import TrainingContext, UnfinishedError
 from costars_world.training.parts import PARTS
 
 WEIGHTS = Path(costars.__file__).parent / "builtin" / "weights"
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m costars_world.training", description=__doc__)
-    parser.add_argument("part", choices=(*PARTS, "all"))
+    parser.add_argument("part", choices=(*PARTS, "all"), help="which model to train")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop each part after this long; resume later")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
-    parser.add_argument("--work", type=Path, default=Path("out/train"), help="pictures, checkpoints, sample sheets")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished weights go")
-    parser.add_argument("--judge-weights", type=Path, default=JUDGE_WEIGHTS.parent, help="where the judge's go")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit per part; continue with --resume")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint, if there is one")
+    parser.add_argument(
+        "--work", type=Path, default=Path("out/train"), help="folder for pictures, checkpoints and sample sheets"
+    )
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="output folder for weights")
+    parser.add_argument(
+        "--judge-weights", type=Path, default=JUDGE_WEIGHTS.parent, help="output folder for the judge's weights"
+    )
     parser.add_argument("--sheet-every", type=float, default=5.0, help="minutes between sample sheets")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no CUDA device here; use --device cpu")
+        parser.error("--device cuda: torch finds no CUDA device; use --device cpu")
     return options
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train one part or all of them, in the order in which they build on each other."""
-    options = _options(arguments)
+    """Train one part, or all parts in order."""
+    options = _parse_options(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
-    shop = Workshop(
-        options.work,
-        options.weights,
-        options.judge_weights,
-        torch.device(options.device),
-        options.minutes,
-        options.resume,
-        60 * options.sheet_every,
-        os.cpu_count() or 1,
+    context = TrainingContext(
+        work=options.work,
+        weights=options.weights,
+        judge_weights=options.judge_weights,
+        device=torch.device(options.device),
+        minutes=options.minutes,
+        resume=options.resume,
+        sheet_every_s=60 * options.sheet_every,
+        workers=os.cpu_count() or 1,
     )
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns) as progress:
         for part in PARTS if options.part == "all" else (options.part,):
-            task = progress.add_task(part, total=None, said="")
-            torch.manual_seed(0)  # for the first weights of each part
+            task = progress.add_task(part, total=None, text="")
+            torch.manual_seed(0)  # for the initial weights of each part
             try:
-                for step, of, said in PARTS[part](shop):
-                    progress.update(task, completed=step, total=of, said=said)
-            except UnfinishedError as stop:
+                for status in PARTS[part](context):
+                    progress.update(task, completed=status.step, total=status.total, text=status.text)
+            except UnfinishedError as error:
                 progress.stop()
-                print(stop)
+                print(error)
                 return
 
 

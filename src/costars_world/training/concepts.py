@@ -1,4 +1,4 @@
-"""The concept pack: eight inhabitants taught to the built-in model, each from twelve pictures."""
+"""The concept pack: eight identities, each trained on the built-in model from twelve pictures."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 
 from costars.concepts.load import read_card
-from costars.methods.prompts import article
+from costars.methods.prompts import with_article
 from costars.model.model import Model
 from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject
-from costars.train.loop import Progress, Taught
-from costars.train.loop import teach as lesson
+from costars.train.loop import Progress
+from costars.train.loop import train as train_subjects
 from costars.train.recipes import BUILTIN, RECIPES, Recipe
-from costars.train.results import write as write_taught
+from costars.train.results import TrainingResult, write_concepts
+from costars.train.task import TrainingTask
 from costars_world.render.identity import Identity
 from costars_world.render.portraits import FIGURE_COUNTS, draw_portraits, write_portraits
 from costars_world.render.world import WorldPicture
 
 RECIPE = RECIPES["lora"][BUILTIN]
 PICTURES = 12
-# What is better with other numbers than the recipe's, by twelve pictures of each alone (docs/decisions/0014).
-OWN: Mapping[str, Mapping[str, Any]] = {
+# Settings that gave better results than the recipe's on twelve pictures of the concept alone (docs/decisions/0014).
+RECIPE_OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "cleo": {"background_loss_weight": 0.3},
     "rex": {"background_loss_weight": 0.3},
 }
@@ -99,40 +100,43 @@ PACK: dict[str, Identity] = {
 }
 
 
-def _pictures(name: str) -> list[WorldPicture]:
+def _draw_pictures(name: str) -> list[WorldPicture]:
     return draw_portraits(PACK[name], PICTURES, seed=list(PACK).index(name), figure_counts=FIGURE_COUNTS)
 
 
-def teaching(name: str, trigger: str = "") -> TrainingSubject:
-    """The pictures and captions that one concept of the pack is taught from, called by its name or this trigger."""
-    who, trigger = PACK[name], trigger or name
-    stranger, known = article(who.class_name), article(f"{trigger} {who.class_name}")
+def make_subject(name: str, trigger: str = "") -> TrainingSubject:
+    """Make the training subject of a concept of the pack; the trigger is its name by default."""
+    identity, trigger = PACK[name], trigger or name
+    plain, triggered = with_article(identity.class_name), with_article(f"{trigger} {identity.class_name}")
     examples = [
-        Example(p.image, p.caption.replace(stranger, known, 1), p.find_figure(who).visible_mask.astype(np.float32))
-        for p in _pictures(name)
+        Example(
+            p.image, p.caption.replace(plain, triggered, 1), p.find_figure(identity).visible_mask.astype(np.float32)
+        )
+        for p in _draw_pictures(name)
     ]
-    return TrainingSubject(name, who.class_name, trigger, examples)
+    return TrainingSubject(name=name, class_name=identity.class_name, trigger=trigger, examples=examples)
 
 
-def recipe_of(name: str) -> Recipe:
-    """How this concept of the pack is taught."""
-    return replace(RECIPE, **OWN.get(name, {}))
+def recipe_for(name: str) -> Recipe:
+    """Return the recipe of a concept of the pack."""
+    return replace(RECIPE, **RECIPE_OVERRIDES.get(name, {}))
 
 
-def is_of(folder: Path, name: str, model: Model) -> bool:
-    """Whether this concept was taught to this very model by this recipe."""
+def is_up_to_date(folder: Path, name: str, model: Model) -> bool:
+    """Whether the folder has this concept, trained on this model with the current recipe."""
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         return False
     card = read_card(path)
-    return card.get("base_sha256") == model.facts.sha256 and card.get("recipe") == asdict(recipe_of(name))
+    return card.get("base_sha256") == model.info.sha256 and card.get("recipe") == asdict(recipe_for(name))
 
 
-def teach(model: Model, folder: Path, name: str) -> Iterator[Progress]:
-    """Teach one concept of the pack; writes NAME.safetensors and its reference pictures in NAME/."""
-    write_portraits(_pictures(name), PACK[name], folder / name)
-    for event in lesson(model, [teaching(name)], recipe_of(name)):
-        if isinstance(event, Taught):
-            write_taught(event, [folder / f"{name}.safetensors"])
+def train(model: Model, folder: Path, name: str) -> Iterator[Progress]:
+    """Train one concept of the pack; writes NAME.safetensors and its reference pictures in NAME/."""
+    write_portraits(_draw_pictures(name), PACK[name], folder / name)
+    task = TrainingTask(model=model, subjects=[make_subject(name)], recipe=recipe_for(name))
+    for event in train_subjects(task):
+        if isinstance(event, TrainingResult):
+            write_concepts(event, [folder / f"{name}.safetensors"])
         else:
             yield event

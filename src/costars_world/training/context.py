@@ -1,4 +1,4 @@
-"""Where the built-in world is trained: its pictures, checkpoints and sample sheets on disk."""
+"""Files and limits of a training of the built-in models: pictures, checkpoints and sample sheets."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 
-from costars_world.training import dataset as corpus
-from costars_world.training import loop
-
-Said = tuple[int, int, str]  # step, of, what to say beside the bar
+from costars_world.training import dataset, loop
 
 
-class Terms(TypedDict):
-    """On what, for how long, and whether from the checkpoint."""
+class Status(NamedTuple):
+    """Progress of a part: step of total, and a text beside the progress bar."""
 
-    device: torch.device
-    minutes: float
-    resume: bool
+    step: int
+    total: int
+    text: str
 
 
 class UnfinishedError(Exception):
-    """A part that stopped on time; what is done lies in its checkpoint."""
+    """A part ran out of time; its checkpoint holds the state."""
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """work holds pictures and checkpoints, weights and judge_weights the results; minutes bounds each part."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingContext:
+    """Where a training writes and how long it may take.
+
+    work holds pictures and checkpoints, weights and judge_weights the results. minutes limits each part.
+    """
 
     work: Path
     weights: Path
@@ -44,48 +44,45 @@ class Workshop:
 
     @property
     def pictures(self) -> Path:
-        """The rendered pictures."""
-        return self.work / "corpus"
+        """Folder of the rendered pictures."""
+        return self.work / "dataset"
 
-    def terms(self) -> Terms:
-        """What every part's training is told."""
-        return {"device": self.device, "minutes": self.minutes, "resume": self.resume}
-
-    def checkpoint(self, part: str) -> Path:
-        """The checkpoint of one part; an old one is removed unless the run resumes it."""
-        path = self.work / f"{part}.safetensors"
+    def run_options(self, part: str, recipe: loop.Recipe) -> loop.RunOptions:
+        """Return the options for a part's run; deletes an old checkpoint unless resuming."""
+        checkpoint = self.work / f"{part}.safetensors"
         if not self.resume:
-            path.unlink(missing_ok=True)
-        return path
+            checkpoint.unlink(missing_ok=True)
+        return loop.RunOptions(
+            recipe=recipe, checkpoint=checkpoint, device=self.device, minutes=self.minutes, resume=self.resume
+        )
 
-    def rendered(self, count: int) -> Iterator[Said]:
-        """Render what is missing of so many pictures."""
-        for done in corpus.render(self.pictures, count, self.workers):
-            yield done, count, "pictures"
+    def render_pictures(self, count: int) -> Iterator[Status]:
+        """Render the missing pictures of the first count."""
+        for done in dataset.render(self.pictures, count, self.workers):
+            yield Status(done, count, "pictures")
 
-    def trained(
+    def finish_run(
         self,
         part: str,
-        recipe: loop.Recipe,
         steps: Iterator[tuple[loop.Run, loop.Progress]],
-        drawn: Callable[[loop.Run], Image.Image],
-    ) -> Generator[Said, None, loop.Run]:
-        """Take the steps, draw a sheet now and then and at the end; returns the finished run.
+        draw_sheet: Callable[[loop.Run], Image.Image],
+    ) -> Generator[Status, None, loop.Run]:
+        """Take all steps, save a sample sheet from time to time and at the end, and return the finished run.
 
-        Raises UnfinishedError where the minutes were over first: later parts build on finished ones only.
+        Raises UnfinishedError if time ran out, because later parts need finished ones.
         """
         run, last = None, time.monotonic()
-        for run, p in steps:
-            yield p.step, p.of, f"loss {p.loss:.4f}"
+        for run, progress in steps:
+            yield Status(progress.step, progress.total, f"loss {progress.loss:.4f}")
             if time.monotonic() - last > self.sheet_every_s:
-                self.show(part, run, drawn)
+                self.save_sheet(part, run, draw_sheet)
                 last = time.monotonic()
         assert run is not None
-        self.show(part, run, drawn)
-        if run.step < recipe.steps:
-            raise UnfinishedError(f"{part}: {run.step} of {recipe.steps} steps; go on with --resume")
+        self.save_sheet(part, run, draw_sheet)
+        if progress.step < progress.total:
+            raise UnfinishedError(f"{part}: {progress.step} of {progress.total} steps done; continue with --resume")
         return run
 
-    def show(self, part: str, run: loop.Run, drawn: Callable[[loop.Run], Image.Image]) -> None:
-        """Write a sheet of what the part can do by now."""
-        drawn(run).save(self.work / f"{part}-{run.step:06d}.png")
+    def save_sheet(self, part: str, run: loop.Run, draw_sheet: Callable[[loop.Run], Image.Image]) -> None:
+        """Save a sheet of samples at the run's step."""
+        draw_sheet(run).save(self.work / f"{part}-{run.step:06d}.png")

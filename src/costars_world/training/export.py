@@ -1,4 +1,4 @@
-"""What a finished part leaves behind: fp16 weights and a card that says how they came to be."""
+"""Writes a finished part: fp16 weights and a card that describes the training."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from transformers import PreTrainedModel
 from costars_world.training.loop import Recipe, Run
 
 
-def save_half(part: ModelMixin | PreTrainedModel, folder: Path) -> None:
-    """Write a part's configuration and its weights as fp16; the part itself stays as it is."""
-    halved = nn.Module.half(copy.deepcopy(part))  # not the part's own half: that warns of what does not concern it
-    halved.save_pretrained(folder)
+def save_fp16(part: ModelMixin | PreTrainedModel, folder: Path) -> None:
+    """Write the configuration and fp16 weights of a part; the part itself is unchanged."""
+    half = nn.Module.half(copy.deepcopy(part))  # the part's own half() warns about something irrelevant here
+    half.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    config.pop("_name_or_path", None)  # where this machine loaded the part from
+    config.pop("_name_or_path", None)  # a path of this machine
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def write_card(path: Path, recipe: Recipe, run: Run, device: torch.device, **facts: object) -> None:
-    """Write what a part was trained on, for how long and how well, beside its weights."""
+def write_card(path: Path, recipe: Recipe, run: Run, device: torch.device, **extra: object) -> None:
+    """Write data, recipe, duration, loss and extra values of a run as JSON."""
     card = {
         "data": "rendered by costars_world.render.world; nothing else",
         "recipe": asdict(recipe),
@@ -34,6 +34,6 @@ def write_card(path: Path, recipe: Recipe, run: Run, device: torch.device, **fac
         "seconds": round(run.seconds, 1),
         "device": device.type,
         "loss": round(run.loss, 5),
-        **facts,
+        **extra,
     }
     path.write_text(json.dumps(card, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Work for several processes."""
+"""Runs a function in several processes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def spread(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Generator[R, None, None]:
-    """The results as they come, in any order; one worker works here, several in processes of one thread each."""
+def run_parallel(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Generator[R, None, None]:
+    """Yield the results as they complete, in any order.
+
+    One worker runs in this process; several run in spawned processes with one thread each.
+    """
     if workers == 1 or len(tasks) < 2:
         yield from map(function, tasks)
         return

@@ -1,4 +1,4 @@
-"""The parts of the built-in world, in the order in which they build on each other."""
+"""The parts of the built-in models, in the order in which they depend on each other."""
 
 from __future__ import annotations
 
@@ -19,140 +19,144 @@ from safetensors.torch import save_file
 from costars.builtin.segmenter import SegmenterNet, WorldSegmenter
 from costars.model.hub import Source
 from costars.model.load import load_model
+from costars.model.model import Model
 from costars_world.judge.judge import Judge, JudgeNet
-from costars_world.training import base, concepts, judge, latents, loop, samples, segmenter, vae
-from costars_world.training import dataset as corpus
-from costars_world.training.context import Said, UnfinishedError, Workshop
-from costars_world.training.export import save_half, write_card
-from costars_world.training.parallel import spread
+from costars_world.training import base, concepts, dataset, judge, latents, loop, samples, segmenter, vae
+from costars_world.training.context import Status, TrainingContext, UnfinishedError
+from costars_world.training.export import save_fp16, write_card
+from costars_world.training.parallel import run_parallel
 
-PICTURES = 40_000  # rendered once, 5 ms each and core
-FOR_SEGMENTER = 14_000
-FOR_JUDGE = 20_000
-HELD_OUT = 500
+NUM_PICTURES = 40_000  # rendered once, 5 ms each per core
+NUM_SEGMENTER_PICTURES = 14_000
+NUM_JUDGE_PICTURES = 20_000
+NUM_HELD_OUT = 500
 M = TypeVar("M", bound=torch.nn.Module)
 
 
-def train_vae(shop: Workshop) -> Iterator[Said]:
-    """The autoencoder on crops, then its decoder on whole pictures; old latents are thrown away."""
-    if not shop.resume:
-        shutil.rmtree(shop.work / "latents", ignore_errors=True)
-    yield from shop.rendered(PICTURES)
-    data = corpus.load(shop.pictures, PICTURES)
+def train_vae(context: TrainingContext) -> Iterator[Status]:
+    """Train the autoencoder on crops, then its decoder on whole pictures; deletes old latents unless resuming."""
+    if not context.resume:
+        shutil.rmtree(context.work / "latents", ignore_errors=True)
+    yield from context.render_pictures(NUM_PICTURES)
+    data = dataset.load(context.pictures, NUM_PICTURES)
     model = vae.build()
 
-    def drawn(run: loop.Run) -> Image.Image:
-        return samples.decoded(_averaged(model, run))
+    def draw_sheet(run: loop.Run) -> Image.Image:
+        return samples.draw_reconstructions(_copy_with_average(model, run))
 
-    steps = vae.train(model, data, shop.checkpoint("vae"), recipe=vae.RECIPE, **shop.terms())
-    crops = yield from shop.trained("vae", vae.RECIPE, steps, drawn)
-    loop.put_average(crops, model)
-    checkpoint = shop.checkpoint("vae-whole")
-    steps = vae.train(model, data, checkpoint, recipe=vae.WHOLE_RECIPE, decoder_only=True, **shop.terms())
-    run = yield from shop.trained("vae-whole", vae.WHOLE_RECIPE, steps, drawn)
-    loop.put_average(run, model)
+    steps = vae.train(model, data, context.run_options("vae", vae.RECIPE))
+    crops = yield from context.finish_run("vae", steps, draw_sheet)
+    loop.copy_average(crops, model)
+    options = context.run_options("vae-whole", vae.WHOLE_RECIPE)
+    run = yield from context.finish_run("vae-whole", vae.train(model, data, options, decoder_only=True), draw_sheet)
+    loop.copy_average(run, model)
     model.eval()
-    mean, _ = latents.moments(model, torch.from_numpy(corpus.load_images(shop.pictures, 0)))
+    mean, _ = latents.encode_images(model, torch.from_numpy(dataset.load_images(context.pictures, 0)))
     model.register_to_config(scaling_factor=1 / float(mean.std()))
-    model.save_pretrained(shop.work / "vae")
-    target = shop.weights / "model" / "vae"
-    save_half(model, target)
-    before = {"recipe of the crops": asdict(vae.RECIPE), "steps on crops": crops.step}
-    write_card(
-        target / "card.json", vae.WHOLE_RECIPE, run, shop.device, **before, **{"seconds on crops": round(crops.seconds)}
-    )
+    model.save_pretrained(context.work / "vae")
+    target = context.weights / "model" / "vae"
+    save_fp16(model, target)
+    crop_stage = {
+        "recipe of the crops": asdict(vae.RECIPE),
+        "steps on crops": crops.step,
+        "seconds on crops": round(crops.seconds),
+    }
+    write_card(target / "card.json", vae.WHOLE_RECIPE, run, context.device, **crop_stage)
 
 
-def train_base(shop: Workshop) -> Iterator[Said]:
-    """UNet and text encoders on the autoencoder's latents of the corpus."""
-    yield from shop.rendered(PICTURES)
-    decoder = AutoencoderKL.from_pretrained(shop.work / "vae").to(shop.device).eval()
-    for done in latents.encode(decoder, shop.pictures, shop.work / "latents", PICTURES):
-        yield done, PICTURES, "latents"
-    captions = corpus.load_captions(shop.pictures, PICTURES)
-    encoded = latents.load(shop.work / "latents", PICTURES)
-    folder = shop.work / "model"
+def train_base(context: TrainingContext) -> Iterator[Status]:
+    """Train the UNet and the text encoders on the latents of the rendered pictures."""
+    yield from context.render_pictures(NUM_PICTURES)
+    decoder = AutoencoderKL.from_pretrained(context.work / "vae").to(context.device).eval()
+    for done in latents.encode_dataset(decoder, context.pictures, context.work / "latents", NUM_PICTURES):
+        yield Status(done, NUM_PICTURES, "latents")
+    captions = dataset.load_captions(context.pictures, NUM_PICTURES)
+    encoded = latents.load(context.work / "latents", NUM_PICTURES)
+    folder = context.work / "model"
     model = base.build(folder)
 
-    def drawn(run: loop.Run) -> Image.Image:
-        shown = samples.as_model(samples.averaged(model, run), decoder, shop.device)
-        return samples.tiled(samples.sample(shown, samples.PROMPTS))
+    def draw_sheet(run: loop.Run) -> Image.Image:
+        averaged = samples.make_model(samples.copy_with_average(model, run), decoder, context.device)
+        return samples.tile_images(samples.sample_images(averaged, samples.PROMPTS))
 
-    steps = base.train(model, encoded, captions, shop.checkpoint("base"), recipe=base.RECIPE, **shop.terms())
-    run = yield from shop.trained("base", base.RECIPE, steps, drawn)
-    loop.put_average(run, model.trained())
+    steps = base.train(model, encoded, captions, context.run_options("base", base.RECIPE))
+    run = yield from context.finish_run("base", steps, draw_sheet)
+    loop.copy_average(run, model.trainable_modules())
     base.save(model, folder)
-    write_card(folder / "card.json", base.RECIPE, run, shop.device)
-    shutil.copytree(folder, shop.weights / "model", dirs_exist_ok=True)
+    write_card(folder / "card.json", base.RECIPE, run, context.device)
+    shutil.copytree(folder, context.weights / "model", dirs_exist_ok=True)
 
 
-def train_segmenter(shop: Workshop) -> Iterator[Said]:
-    """The segmenter on rendered truth; its card holds how right it is on pictures it has not seen."""
-    yield from shop.rendered(FOR_SEGMENTER)
-    data = corpus.load(shop.pictures, FOR_SEGMENTER)
+def train_segmenter(context: TrainingContext) -> Iterator[Status]:
+    """Train the segmenter; its card has its scores on held-out pictures."""
+    yield from context.render_pictures(NUM_SEGMENTER_PICTURES)
+    data = dataset.load(context.pictures, NUM_SEGMENTER_PICTURES)
     net = SegmenterNet()
 
-    def averaged(run: loop.Run) -> WorldSegmenter:
-        return WorldSegmenter(_averaged(net, run), shop.device)
+    def draw_sheet(run: loop.Run) -> Image.Image:
+        return samples.draw_segmentations(WorldSegmenter(_copy_with_average(net, run), context.device))
 
-    steps = segmenter.train(net, data, shop.checkpoint("segmenter"), recipe=segmenter.RECIPE, **shop.terms())
-    run = yield from shop.trained("segmenter", segmenter.RECIPE, steps, lambda run: samples.segmented(averaged(run)))
-    loop.put_average(run, net)
-    held_out = segmenter.measure(WorldSegmenter(net.eval(), shop.device), HELD_OUT)
-    folder = shop.weights / "segmenter"
+    steps = segmenter.train(net, data, context.run_options("segmenter", segmenter.RECIPE))
+    run = yield from context.finish_run("segmenter", steps, draw_sheet)
+    loop.copy_average(run, net)
+    held_out = segmenter.evaluate(WorldSegmenter(net.eval(), context.device), NUM_HELD_OUT)
+    folder = context.weights / "segmenter"
     folder.mkdir(parents=True, exist_ok=True)
     _save_net(net, folder)
-    write_card(folder / "card.json", segmenter.RECIPE, run, shop.device, held_out=held_out)
+    write_card(folder / "card.json", segmenter.RECIPE, run, context.device, held_out=held_out)
 
 
-def train_judge(shop: Workshop) -> Iterator[Said]:
-    """The judge on figures of rendered pictures; its card holds how right it is on those it has not seen."""
-    folder = shop.work / "figures"
-    for done in corpus.write_chunks(folder, FOR_JUDGE, shop.workers, judge.render_chunk):
-        yield done, FOR_JUDGE, "figures"
+def train_judge(context: TrainingContext) -> Iterator[Status]:
+    """Train the judge on crops of figures; its card has its scores on held-out pictures."""
+    folder = context.work / "figures"
+    for done in dataset.write_chunks(folder, NUM_JUDGE_PICTURES, context.workers, judge.render_chunk):
+        yield Status(done, NUM_JUDGE_PICTURES, "figures")
     net = JudgeNet()
 
-    def averaged(run: loop.Run) -> Judge:
-        return Judge(_averaged(net, run, "net."), shop.device)
+    def averaged_judge(run: loop.Run) -> Judge:
+        return Judge(_copy_with_average(net, run, "net."), context.device)
 
-    figures = judge.load(folder, FOR_JUDGE)
-    steps = judge.train(net, figures, shop.checkpoint("judge"), recipe=judge.RECIPE, **shop.terms())
-    run = yield from shop.trained("judge", judge.RECIPE, steps, lambda run: samples.look_alikes(averaged(run)))
-    best = averaged(run)
-    target = shop.judge_weights
+    figures = judge.load(folder, NUM_JUDGE_PICTURES)
+    steps = judge.train(net, figures, context.run_options("judge", judge.RECIPE))
+    run = yield from context.finish_run("judge", steps, lambda run: samples.draw_nearest_figures(averaged_judge(run)))
+    trained = averaged_judge(run)
+    target = context.judge_weights
     target.mkdir(parents=True, exist_ok=True)
-    _save_net(best.net, target)
-    held_out = judge.measure(best, HELD_OUT)
-    write_card(target / "card.json", judge.RECIPE, run, shop.device, held_out=held_out)
+    _save_net(trained.net, target)
+    held_out = judge.evaluate(trained, NUM_HELD_OUT)
+    write_card(target / "card.json", judge.RECIPE, run, context.device, held_out=held_out)
 
 
-def train_concepts(shop: Workshop) -> Iterator[Said]:
-    """The concept pack, several at a time on a CPU; resuming skips those that were taught to this very model."""
-    source, folder = shop.weights / "model", shop.weights / "concepts"
-    model = load_model(Source("builtin", source), shop.device, torch.float32, 0, "world")
-    names = [n for n in concepts.PACK if not (shop.resume and concepts.is_of(folder, n, model))]
-    of, began = len(concepts.PACK), time.monotonic()
-    tasks = [(source, folder, str(shop.device), name) for name in names]
-    workers = shop.workers if shop.device.type == "cpu" else 1
-    with closing(spread(_teach, tasks, workers)) as taught:
-        for done, name in enumerate(taught, start=of - len(names) + 1):
-            samples.taught(model, folder, name).save(shop.work / f"concepts-{name}.png")
-            yield done, of, name
-            if done < of and time.monotonic() - began > 60 * shop.minutes:
-                raise UnfinishedError(f"concepts: {done} of {of}; go on with --resume")
+def train_concepts(context: TrainingContext) -> Iterator[Status]:
+    """Train the concept pack, several concepts at a time on a CPU; resuming skips those that are up to date."""
+    source, folder = context.weights / "model", context.weights / "concepts"
+    model = _load_builtin(source, context.device)
+    names = [n for n in concepts.PACK if not (context.resume and concepts.is_up_to_date(folder, n, model))]
+    total, started = len(concepts.PACK), time.monotonic()
+    tasks = [(source, folder, str(context.device), name) for name in names]
+    workers = context.workers if context.device.type == "cpu" else 1
+    with closing(run_parallel(_train_concept, tasks, workers)) as finished:
+        for done, name in enumerate(finished, start=total - len(names) + 1):
+            samples.draw_concept(model, folder, name).save(context.work / f"concepts-{name}.png")
+            yield Status(done, total, name)
+            if done < total and time.monotonic() - started > 60 * context.minutes:
+                raise UnfinishedError(f"concepts: {done} of {total} done; continue with --resume")
 
 
-def _teach(task: tuple[Path, Path, str, str]) -> str:
+def _train_concept(task: tuple[Path, Path, str, str]) -> str:
     source, folder, device, name = task
-    model = load_model(Source("builtin", source), torch.device(device), torch.float32, 0, "world")
-    for _ in concepts.teach(model, folder, name):
+    for _ in concepts.train(_load_builtin(source, torch.device(device)), folder, name):
         pass
     return name
 
 
-def _averaged(module: M, run: loop.Run, prefix: str = "") -> M:
+def _load_builtin(source: Path, device: torch.device) -> Model:
+    return load_model(Source("builtin", source), device, torch.float32, 0, "world")
+
+
+def _copy_with_average(module: M, run: loop.Run, prefix: str = "") -> M:
     copied = copy.deepcopy(module).eval()
-    loop.put_average(run, copied, prefix)
+    loop.copy_average(run, copied, prefix)
     return copied
 
 
@@ -162,7 +166,7 @@ def _save_net(net: torch.nn.Module, folder: Path) -> None:
 
 
 # To add a part, add a line.
-PARTS: Mapping[str, Callable[[Workshop], Iterator[Said]]] = {
+PARTS: Mapping[str, Callable[[TrainingContext], Iterator[Status]]] = {
     "vae": train_vae,
     "base": train_base,
     "segmenter": train_segmenter,

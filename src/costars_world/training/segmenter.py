@@ -1,11 +1,9 @@
-"""Training the built-in segmenter on rendered truth."""
+"""Trains the built-in segmenter on rendered pictures."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,67 +13,64 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 from costars.builtin.segmenter import OFFSET_PX, SegmenterNet, WorldSegmenter
-from costars.segment.match_cast import mask_iou
+from costars.segment.overlap import mask_iou
 from costars_world.render.backgrounds import PLACES
 from costars_world.render.identity import CLASSES
-from costars_world.render.world import draw, sample_picture
+from costars_world.render.world import draw_scene, sample_picture
 from costars_world.training import loop
-from costars_world.training.dataset import TRAIN_SEED, Corpus
-from costars_world.training.vae import pixels
+from costars_world.training.dataset import TRAIN_SEED, RenderedDataset
+from costars_world.training.vae import images_to_tensor
 
-RECIPE = loop.Recipe(steps=3200, batch=12, learning_rate=2e-3, warmup_steps=100, decay_share=0.4)
-WAY_WEIGHT = 1.0
+RECIPE = loop.Recipe(steps=3200, batch_size=12, learning_rate=2e-3, warmup_steps=100, decay_share=0.4)
+OFFSET_WEIGHT = 1.0
 DEPTH_WEIGHT = 0.3
-EMPTY = 700  # places without a figure, beside the corpus: a layout may show nobody
-EMPTY_SHARE = 0.08  # of each batch, on average
+NUM_EMPTY = 700  # extra pictures without a figure, because a layout may show none
+EMPTY_SHARE = 0.08  # share of each batch, on average
 
 
 def train(
     net: SegmenterNet,
-    corpus: Corpus,
-    checkpoint: Path,
-    *,
-    recipe: loop.Recipe,
-    device: torch.device,
-    minutes: float = math.inf,
-    resume: bool = False,
+    data: RenderedDataset,
+    options: loop.RunOptions,
 ) -> Iterator[tuple[loop.Run, loop.Progress]]:
-    """Train on pictures that are blurred, speckled and recoloured at random, as drawn ones are."""
+    """Train on pictures with random blur, noise and colour changes, as generated images have."""
+    device, batch_size = options.device, options.recipe.batch_size
     net.to(device).train()
-    run = loop.start(net, recipe, checkpoint, resume)
-    images, labels = torch.from_numpy(corpus.images), torch.from_numpy(corpus.labels)
-    classes, depths, centres = _per_label(corpus)
-    empty = torch.from_numpy(np.stack([empty_place(TRAIN_SEED + i) for i in range(EMPTY)]))
+    run = loop.start(net, options)
+    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+    classes, depths, centres = _targets_per_label(data)
+    empty = torch.from_numpy(np.stack([render_empty_place(TRAIN_SEED + i) for i in range(NUM_EMPTY)]))
 
-    def loss_of(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(corpus), (recipe.batch,), generator=generator)
+    def compute_loss(generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(data), (batch_size,), generator=generator)
         pictures, label = images[index].clone(), labels[index].long()
-        bare = torch.rand(recipe.batch, generator=generator) < EMPTY_SHARE
-        pictures[bare] = empty[torch.randint(EMPTY, (int(bare.sum()),), generator=generator)]
-        label[bare] = 0
-        seen = worn(pixels(pictures), generator).to(device)
+        is_empty = torch.rand(batch_size, generator=generator) < EMPTY_SHARE
+        pictures[is_empty] = empty[torch.randint(NUM_EMPTY, (int(is_empty.sum()),), generator=generator)]
+        label[is_empty] = 0
+        inputs = augment(images_to_tensor(pictures), generator).to(device)
         picks = (torch.arange(len(index))[:, None, None], label)
         target = classes[index][picks].to(device)
-        near = depths[index][picks].to(device)
-        way = (centres[index][picks].permute(0, 3, 1, 2) - _grid(label.shape[-1])).to(device) / OFFSET_PX
-        scores, guess, depth = net(seen)
+        target_depth = depths[index][picks].to(device)
+        target_offset = (centres[index][picks].permute(0, 3, 1, 2) - _pixel_grid(label.shape[-1])).to(device)
+        target_offset = target_offset / OFFSET_PX
+        scores, offset, depth = net(inputs)
         inside = (label > 0).to(device)
         share = inside.float().mean().clamp_min(1e-3)
-        off = ((guess - way).abs().sum(dim=1) * inside).mean() / share
-        deep = ((depth - near).abs() * inside).mean() / share
-        return cross_entropy(scores, target) + WAY_WEIGHT * off + DEPTH_WEIGHT * deep
+        offset_loss = ((offset - target_offset).abs().sum(dim=1) * inside).mean() / share
+        depth_loss = ((depth - target_depth).abs() * inside).mean() / share
+        return cross_entropy(scores, target) + OFFSET_WEIGHT * offset_loss + DEPTH_WEIGHT * depth_loss
 
-    for progress in loop.train(run, recipe, loss_of, device=device, checkpoint=checkpoint, minutes=minutes):
+    for progress in loop.train(run, options, compute_loss):
         yield run, progress
 
 
-def worn(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(n, 3, h, w) pictures with blur, noise and a shift of colour, each drawn at random."""
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur images (n, 3, h, w), add noise and shift their colours, all at random; changes images in place."""
     count = len(images)
     for i in range(count):
         if torch.rand((), generator=generator) < 0.4:
-            share = float(torch.empty(()).uniform_(0.35, 0.8, generator=generator))
-            small = interpolate(images[i : i + 1], scale_factor=share, mode="area")
+            scale = float(torch.empty(()).uniform_(0.35, 0.8, generator=generator))
+            small = interpolate(images[i : i + 1], scale_factor=scale, mode="area")
             images[i : i + 1] = interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
     gain = 1 + 0.12 * torch.randn((count, 3, 1, 1), generator=generator)
     shift = 0.08 * torch.randn((count, 3, 1, 1), generator=generator)
@@ -83,13 +78,13 @@ def worn(images: Tensor, generator: torch.Generator) -> Tensor:
     return images * gain + shift + noise
 
 
-def _per_label(corpus: Corpus) -> tuple[Tensor, Tensor, Tensor]:
-    """Class index (0: the place), depth in [0, 1] and middle of each label, the place's row first."""
-    count = len(corpus)
-    figures = (corpus.classes >= 0).sum(axis=1, keepdims=True)
-    classes = np.concatenate([np.zeros((count, 1)), corpus.classes + 1], axis=1)
-    depths = np.concatenate([np.zeros((count, 1)), corpus.depths / np.maximum(figures - 1, 1)], axis=1)
-    centres = np.concatenate([np.zeros((count, 1, 2)), corpus.centres], axis=1)
+def _targets_per_label(data: RenderedDataset) -> tuple[Tensor, Tensor, Tensor]:
+    """Return class index (0 for background), depth in [0, 1] and centre of each label; label 0 is background."""
+    count = len(data)
+    figures = (data.classes >= 0).sum(axis=1, keepdims=True)
+    classes = np.concatenate([np.zeros((count, 1)), data.classes + 1], axis=1)
+    depths = np.concatenate([np.zeros((count, 1)), data.depths / np.maximum(figures - 1, 1)], axis=1)
+    centres = np.concatenate([np.zeros((count, 1, 2)), data.centres], axis=1)
     return (
         torch.from_numpy(classes).long(),
         torch.from_numpy(depths).float(),
@@ -97,30 +92,33 @@ def _per_label(corpus: Corpus) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def empty_place(seed: int) -> NDArray[np.uint8]:
-    """(128, 128, 3) a place where nobody is."""
+def render_empty_place(seed: int) -> NDArray[np.uint8]:
+    """Render a place without figures, (128, 128, 3)."""
     rng = random.Random(f"empty {seed}")
-    return np.asarray(draw(rng, [], rng.choice(list(PLACES)), [], [])[0])
+    return np.asarray(draw_scene(rng, [], rng.choice(list(PLACES)), [], [])[0])
 
 
-def _grid(size: int) -> Tensor:
+def _pixel_grid(size: int) -> Tensor:
+    """Return the (x, y) coordinates of all pixels, (2, size, size)."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     return torch.stack([x, y]).float()
 
 
-def measure(segmenter: WorldSegmenter, count: int, first_seed: int = 0) -> dict[str, float]:
-    """On held-out renders: mean IoU of each visible figure with its best region, share of right counts,
-    share of right classes, and share of overlapping pairs whose depth order is right; of places without
-    a figure, a fifth as many, the share in which none is found."""
+def evaluate(segmenter: WorldSegmenter, count: int, first_seed: int = 0) -> dict[str, float]:
+    """Return scores on held-out renders.
+
+    They are the mean IoU of each visible figure with its best region, and the shares of correct counts, classes,
+    depth orders of overlapping pairs, and empty places (count // 5 of them) without a region.
+    """
     overlaps: list[float] = []
     counts = classes = pairs = ordered = 0
     for seed in range(first_seed, first_seed + count):
         picture = sample_picture(seed)
-        seen = [f for f in picture.figures if f.visible_mask.sum() >= segmenter.smallest_px]
-        regions = segmenter.regions(picture.image, CLASSES)
-        counts += len(regions) == len(seen)
+        visible = [f for f in picture.figures if f.visible_mask.sum() >= segmenter.min_area_px]
+        regions = segmenter.find_regions(picture.image, CLASSES)
+        counts += len(regions) == len(visible)
         best = []
-        for figure in seen:
+        for figure in visible:
             scored = [(mask_iou(figure.visible_mask.astype(np.float32), r.mask), r) for r in regions]
             overlap, region = max(scored, key=lambda s: s[0], default=(0.0, None))
             overlaps.append(overlap)
@@ -131,7 +129,9 @@ def measure(segmenter: WorldSegmenter, count: int, first_seed: int = 0) -> dict[
                 if (a.full_mask & b.full_mask).sum() > 40 and ra and rb and ra is not rb:
                     pairs += 1
                     ordered += (a.depth < b.depth) == (ra.depth < rb.depth)
-    empty = sum(not segmenter.regions(Image.fromarray(empty_place(first_seed + i))) for i in range(count // 5))
+    empty = sum(
+        not segmenter.find_regions(Image.fromarray(render_empty_place(first_seed + i))) for i in range(count // 5)
+    )
     return {
         "pictures": count,
         "empty_right": empty / (count // 5),

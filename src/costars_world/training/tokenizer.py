@@ -1,4 +1,4 @@
-"""The built-in model's tokenizer: every word of the world is one token, other text is spelled."""
+"""The built-in model's tokenizer: each word of its captions is one token, other text is spelled by letters."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from tokenizers import pre_tokenizers
 
 from costars_world.render.backgrounds import PLACES
-from costars_world.render.identity import ATTRIBUTES, CLASSES, identity_from_seed, phrases
+from costars_world.render.identity import ATTRIBUTES, CLASSES, describe_attributes, identity_from_seed
 
-MAX_TOKENS = 77  # as SDXL
+MAX_TOKENS = 77  # as in SDXL
 _GRAMMAR = "a an and behind in front of to the left right next with on at picture drawing photo man's"
-# Words without a meaning of their own: a concept takes one as its trigger.
-NAMES = (
+# Words without another meaning, for the triggers of concepts.
+TRIGGER_WORDS = (
     "ana bo cleo dan eve finn gus hana ivo joy kai lena max nia otis pia quin rosa sam tia uma vito "
     "wes xena yuri zoe rex biscuit luna mochi bolt pixel gizmo rusty coco shadow turbo nova sprout"
 ).split()
 
 
-def words() -> list[str]:
-    """Every word that a caption can hold, each once, in a fixed order."""
+def list_words() -> list[str]:
+    """Return every word that a caption can contain, in a fixed order."""
     found = dict.fromkeys(_GRAMMAR.split())
     for place in PLACES.values():
         found.update(dict.fromkeys(place.phrase.split()))
@@ -31,27 +31,27 @@ def words() -> list[str]:
         for values in attributes.values():
             found.update(dict.fromkeys(w for v in values for w in v.split()))
         for seed in range(400):
-            for phrase in phrases(identity_from_seed(seed, class_name)):
+            for phrase in describe_attributes(identity_from_seed(seed, class_name)):
                 found.update(dict.fromkeys(phrase.split()))
-    found.update(dict.fromkeys(NAMES))
+    found.update(dict.fromkeys(TRIGGER_WORDS))
     return [w for w in found if re.fullmatch(r"[a-z]+", w)]
 
 
 def write_tokenizer(folder: Path, pad: str) -> int:
-    """Write a CLIP tokenizer's files; returns the size of its vocabulary."""
+    """Write the files of a CLIP tokenizer; returns the vocabulary size."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = ["!", *(c for c in alphabet if c != "!"), *(f"{c}</w>" for c in alphabet)]
     merges: list[tuple[str, str]] = []
     known = set(vocab)
-    for word in sorted(words(), key=lambda w: (len(w), w)):
-        pieces = _split([*word[:-1], word[-1] + "</w>"], merges)
+    for word in sorted(list_words(), key=lambda w: (len(w), w)):
+        pieces = _apply_merges([*word[:-1], word[-1] + "</w>"], merges)
         while len(pieces) > 1:
             pair = (pieces[0], pieces[1])
             merges.append(pair)
             if "".join(pair) not in known:
                 known.add("".join(pair))
                 vocab.append("".join(pair))
-            pieces = _split([*word[:-1], word[-1] + "</w>"], merges)
+            pieces = _apply_merges([*word[:-1], word[-1] + "</w>"], merges)
     vocab += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(vocab)}, ensure_ascii=False))
@@ -69,8 +69,8 @@ def write_tokenizer(folder: Path, pad: str) -> int:
     return len(vocab)
 
 
-def _split(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
-    """Apply byte-pair merges in their order of rank."""
+def _apply_merges(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
+    """Apply byte-pair merges in order of rank."""
     rank = {pair: i for i, pair in enumerate(merges)}
     while True:
         pairs = [(rank[p], i) for i, p in enumerate(pairwise(pieces)) if p in rank]

@@ -1,30 +1,30 @@
-"""The autoencoder: 128 x 128 pictures to 16 x 16 latents of 8 channels, and back."""
+"""The autoencoder: 128 x 128 px images to 16 x 16 latents with 8 channels, and back."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from costars_world.training import loop
-from costars_world.training.dataset import Corpus
+from costars_world.training.dataset import RenderedDataset
 
 RECIPE = loop.Recipe(
-    steps=9000, batch=8, learning_rate=1e-3, warmup_steps=60, decay_share=0.35, ema_decay=0.998, weight_decay=0.0
+    steps=9000, batch_size=8, learning_rate=1e-3, warmup_steps=60, decay_share=0.35, ema_decay=0.998, weight_decay=0.0
 )
-# Afterwards the decoder alone sees whole pictures: its normalisation then fits them, its colours hold.
-WHOLE_RECIPE = loop.Recipe(steps=260, batch=8, learning_rate=5e-4, warmup_steps=20, decay_share=0.6, weight_decay=0.0)
-CROP_PX = 64  # training sees crops: four times the steps in the same time; figures are larger than a crop
-SQUARED_WEIGHT = 4.0  # weight of the squared error beside the absolute one: colours settle sooner
-KL_WEIGHT = 3e-4  # per latent element; keeps the latents near unit size and smooth
+# Then the decoder alone trains on whole pictures, so that its group norm statistics and colours fit them.
+WHOLE_RECIPE = loop.Recipe(
+    steps=260, batch_size=8, learning_rate=5e-4, warmup_steps=20, decay_share=0.6, weight_decay=0.0
+)
+CROP_PX = 64  # crops allow four times the steps in the same time; figures are larger than a crop
+MSE_WEIGHT = 4.0  # relative to the absolute error; colours converge sooner
+KL_WEIGHT = 3e-4  # per latent element; keeps latents smooth and near unit scale
 
 
 def build() -> AutoencoderKL:
-    """An untrained autoencoder of 4 M parameters in SDXL's format."""
+    """Build an untrained autoencoder of 4 M parameters in SDXL's format."""
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -37,14 +37,14 @@ def build() -> AutoencoderKL:
         sample_size=128,
         force_upcast=False,
     )
-    _start_nearly_linear(vae)
+    _initialize_near_linear(vae)
     return vae
 
 
-def _start_nearly_linear(vae: AutoencoderKL) -> None:
-    """Residual branches start at zero, resampling near an isometry, posteriors narrow.
+def _initialize_near_linear(vae: AutoencoderKL) -> None:
+    """Initialise residual branches to zero, resampling near an isometry, and posteriors narrow.
 
-    From the usual initialisation the same loss takes about four times the steps.
+    With the default initialisation the same loss takes about four times the steps.
     """
     for name, module in vae.named_modules():
         if name.endswith(("conv2", "to_out.0")):
@@ -63,19 +63,19 @@ def _start_nearly_linear(vae: AutoencoderKL) -> None:
     nn.init.constant_(vae.quant_conv.bias[vae.config["latent_channels"] :], -6.0)
 
 
-def pixels(images: Tensor) -> Tensor:
-    """(n, h, w, 3) uint8 to (n, 3, h, w) float in [-1, 1]."""
+def images_to_tensor(images: Tensor) -> Tensor:
+    """Convert images (n, h, w, 3) uint8 to (n, 3, h, w) float in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
 
 
-def picture_loss(decoded: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error and mean squared error of the pixels."""
+def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
+    """Return mean absolute error plus weighted mean squared error of the pixels."""
     error = decoded.float() - target
-    return error.abs().mean() + SQUARED_WEIGHT * error.square().mean()
+    return error.abs().mean() + MSE_WEIGHT * error.square().mean()
 
 
-def crops(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random square of each picture, on the grid of latent cells."""
+def crop_randomly(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Crop a random square of CROP_PX from each image, aligned to latent cells."""
     cells = (images.shape[-1] - CROP_PX) // 8 + 1
     corners = torch.randint(cells, (len(images), 2), generator=generator) * 8
     return torch.stack(
@@ -84,32 +84,25 @@ def crops(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(
-    vae: AutoencoderKL,
-    corpus: Corpus,
-    checkpoint: Path,
-    *,
-    recipe: loop.Recipe,
-    device: torch.device,
-    minutes: float = math.inf,
-    resume: bool = False,
-    decoder_only: bool = False,
+    vae: AutoencoderKL, data: RenderedDataset, options: loop.RunOptions, *, decoder_only: bool = False
 ) -> Iterator[tuple[loop.Run, loop.Progress]]:
-    """Train the autoencoder on crops, or its decoder_only on whole pictures: the latents stay as they are."""
+    """Train the autoencoder on crops or, with decoder_only, its decoder on whole pictures with fixed latents."""
+    device, batch_size = options.device, options.recipe.batch_size
     vae.to(device).train()
     if decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    run = loop.start(vae, recipe, checkpoint, resume)
-    images = torch.from_numpy(corpus.images)
+    run = loop.start(vae, options)
+    images = torch.from_numpy(data.images)
 
-    def loss_of(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(corpus), (recipe.batch,), generator=generator)
-        whole = pixels(images[index])
-        target = (whole if decoder_only else crops(whole, generator)).to(device)
+    def compute_loss(generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(data), (batch_size,), generator=generator)
+        whole = images_to_tensor(images[index])
+        target = (whole if decoder_only else crop_randomly(whole, generator)).to(device)
         posterior = vae.encode(target).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
-        return picture_loss(decoded, target) + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+        return reconstruction_loss(decoded, target) + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
 
-    for progress in loop.train(run, recipe, loss_of, device=device, checkpoint=checkpoint, minutes=minutes):
+    for progress in loop.train(run, options, compute_loss):
         yield run, progress

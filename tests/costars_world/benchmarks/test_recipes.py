@@ -1,4 +1,4 @@
-"""claims recipes: taught once, drawn once, and scored in one table."""
+"""python -m costars_world.benchmarks.recipes: concepts are trained, rendered and scored once."""
 
 import json
 from dataclasses import replace
@@ -9,11 +9,11 @@ from costars.train.recipes import BUILTIN, RECIPES
 from costars_world.benchmarks import recipes
 
 
-def test_a_recipe_is_taught_drawn_and_scored_once(tmp_path, monkeypatch, capsys):
-    brief = replace(RECIPES["textual-inversion"][BUILTIN], steps=1, batch_size=1)
-    monkeypatch.setattr(recipes, "RECIPES", {"textual-inversion": {BUILTIN: brief}})
-    monkeypatch.setattr(recipes, "TAUGHT", ("ana",))
-    monkeypatch.setattr("costars_world.benchmarks.score.OTHERS", 4)
+def test_recipe_is_trained_and_scored_once(tmp_path, monkeypatch, capsys):
+    short = replace(RECIPES["textual-inversion"][BUILTIN], steps=1, batch_size=1)
+    monkeypatch.setattr(recipes, "RECIPES", {"textual-inversion": {BUILTIN: short}})
+    monkeypatch.setattr(recipes, "CONCEPTS", ("ana",))
+    monkeypatch.setattr("costars_world.benchmarks.score.NUM_DISTRACTORS", 4)
     command = ["--out", str(tmp_path), "--recipe", "textual-inversion", "--pictures", "2"]
     recipes.main(command)
     (row,) = json.loads((tmp_path / "recipes.json").read_text())
@@ -21,22 +21,24 @@ def test_a_recipe_is_taught_drawn_and_scored_once(tmp_path, monkeypatch, capsys)
     assert "| textual-inversion |" in capsys.readouterr().out
     with Image.open(tmp_path / "textual-inversion.png") as sheet:
         assert sheet.width > 2 * 256
-    monkeypatch.setattr(recipes, "teach", None)
+    monkeypatch.setattr(recipes, "train", None)
     monkeypatch.setattr("costars.studio.Studio.render", None)
     recipes.main(command)
     assert json.loads((tmp_path / "recipes.json").read_text()) == [row]
 
 
-def test_every_second_picture_asks_for_company(tmp_path):
-    wanted = list(recipes.drawings("ana", tmp_path / "ana.safetensors", 4))
-    assert [drawing.other for drawing in wanted] == ["", "cat", "", "robot"]
-    assert wanted[1].scene.prompt.startswith("{ana} next to a cat ") and wanted[0].scene.seed != wanted[1].scene.seed
+def test_every_second_prompt_has_a_companion(tmp_path):
+    prompts = list(recipes.make_prompts("ana", tmp_path / "ana.safetensors", 4))
+    assert [prompt.companion_class for prompt in prompts] == ["", "cat", "", "robot"]
+    assert prompts[1].scene.prompt.startswith("{ana} next to a cat ") and prompts[0].scene.seed != prompts[1].scene.seed
 
 
-def test_captions_say_what_the_recipe_teaches():
-    words = recipes.lesson("ana", RECIPES["ed-lora"][BUILTIN])
-    assert words.trigger == "<ana1> <ana2>"
-    assert all("<ana1> <ana2> woman" in (example.caption or "") for example in words.examples)
-    beside = [e.caption or "" for e in recipes.lesson("bo", RECIPES["textual-inversion"][BUILTIN]).examples]
-    assert all(caption.count("<bo> man") == caption.count("<bo>") == 1 for caption in beside)
-    assert any("robot" in caption for caption in beside)  # whose letters are bo's too
+def test_captions_have_the_trigger_of_the_recipe():
+    subject = recipes.make_recipe_subject("ana", RECIPES["ed-lora"][BUILTIN])
+    assert subject.trigger == "<ana1> <ana2>"
+    assert all("<ana1> <ana2> woman" in (example.caption or "") for example in subject.examples)
+    captions = [
+        e.caption or "" for e in recipes.make_recipe_subject("bo", RECIPES["textual-inversion"][BUILTIN]).examples
+    ]
+    assert all(caption.count("<bo> man") == caption.count("<bo>") == 1 for caption in captions)
+    assert any("robot" in caption for caption in captions)  # its letters contain bo

@@ -1,4 +1,4 @@
-"""Who lives in the built-in world: many, each with words for what is seen of them."""
+"""Identities are valid, distinct, reproducible and described in words."""
 
 import random
 
@@ -9,35 +9,35 @@ from costars_world.render.identity import (
     CLASS_WEIGHTS,
     CLASSES,
     PEOPLE,
-    identity_count,
+    count_identities,
+    describe_attributes,
     identity_from_seed,
-    phrases,
     sample_identity,
 )
 
 
-def test_there_are_five_classes_and_ten_thousand_people():
+def test_classes_have_weights_and_people_many_identities():
     assert {"man", "woman", "dog", "cat", "robot"} <= set(CLASSES)
-    assert all(identity_count(name) > 10_000 for name in PEOPLE)
+    assert all(count_identities(name) > 10_000 for name in PEOPLE)
     assert sum(CLASS_WEIGHTS.values()) == pytest.approx(1) and set(CLASS_WEIGHTS) == set(CLASSES)
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
-def test_an_identity_has_one_allowed_value_for_each_attribute(class_name):
+def test_identity_has_an_allowed_value_for_each_attribute(class_name):
     for seed in range(50):
-        who = identity_from_seed(seed, class_name)
-        assert who.class_name == class_name and set(who.attributes) == set(ATTRIBUTES[class_name])
-        assert all(who[name] in values for name, values in ATTRIBUTES[class_name].items())
+        identity = identity_from_seed(seed, class_name)
+        assert identity.class_name == class_name and set(identity.attributes) == set(ATTRIBUTES[class_name])
+        assert all(identity[name] in values for name, values in ATTRIBUTES[class_name].items())
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
-def test_every_value_of_every_attribute_is_met(class_name):
-    met = [identity_from_seed(seed, class_name) for seed in range(400)]
+def test_every_value_of_every_attribute_occurs(class_name):
+    identities = [identity_from_seed(seed, class_name) for seed in range(400)]
     for name, values in ATTRIBUTES[class_name].items():
-        assert {who[name] for who in met} == set(values)
+        assert {identity[name] for identity in identities} == set(values)
 
 
-def test_a_seed_is_one_identity_on_every_machine():
+def test_seed_determines_the_identity():
     assert identity_from_seed(7, "woman") == identity_from_seed(7, "woman")
     assert dict(identity_from_seed(0, "dog").attributes) == {
         "fur": "grey",
@@ -48,16 +48,16 @@ def test_a_seed_is_one_identity_on_every_machine():
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
-def test_the_words_name_every_attribute_that_is_on(class_name):
+def test_description_names_every_visible_attribute(class_name):
     for seed in range(50):
-        who = identity_from_seed(seed, class_name)
-        said = " ".join(phrases(who))
-        for name, value in who.attributes.items():
-            if value in ("none", "plain") or (name == "hair_colour" and who["hair_style"] == "bald"):
+        identity = identity_from_seed(seed, class_name)
+        description = " ".join(describe_attributes(identity))
+        for name, value in identity.attributes.items():
+            if value in ("none", "plain") or (name == "hair_colour" and identity["hair_style"] == "bald"):
                 continue
-            assert {"one": "one antenna", "two": "two antennas"}.get(value, value) in said
+            assert {"one": "one antenna", "two": "two antennas"}.get(value, value) in description
 
 
-def test_an_unknown_class_names_the_known():
-    with pytest.raises(ValueError, match="unknown class 'cow'; the world has man, woman, dog, cat, robot"):
+def test_unknown_class_is_rejected():
+    with pytest.raises(ValueError, match="unknown class 'cow'; known classes: man, woman, dog, cat, robot"):
         sample_identity(random.Random(0), "cow")

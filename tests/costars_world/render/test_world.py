@@ -1,4 +1,4 @@
-"""The renderer: every picture comes with exact masks, depths and words."""
+"""Rendered pictures have exact masks, depths and captions."""
 
 import re
 
@@ -17,14 +17,14 @@ def pictures():
     return [sample_picture(seed, detail=0.5) for seed in SEEDS]
 
 
-def test_a_seed_is_one_picture():
+def test_seed_determines_the_picture():
     one, again, other = sample_picture(3), sample_picture(3), sample_picture(4)
     assert one.image.tobytes() == again.image.tobytes() and one.caption == again.caption
     assert all(np.array_equal(a.full_mask, b.full_mask) for a, b in zip(one.figures, again.figures, strict=True))
     assert other.image.tobytes() != one.image.tobytes()
 
 
-def test_masks_are_what_is_painted_last(pictures):
+def test_visible_masks_exclude_nearer_figures(pictures):
     for picture in pictures:
         covered = np.zeros((SIZE_PX, SIZE_PX), dtype=bool)
         for figure in sorted(picture.figures, key=lambda f: f.depth):
@@ -33,13 +33,13 @@ def test_masks_are_what_is_painted_last(pictures):
         assert sorted(f.depth for f in picture.figures) == list(range(len(picture.figures)))
 
 
-def test_every_figure_is_seen(pictures):
+def test_every_figure_is_visible(pictures):
     for picture in pictures:
         assert picture.image.size == (SIZE_PX, SIZE_PX) and picture.image.mode == "RGB"
         assert all(figure.visible_mask.sum() > 60 for figure in picture.figures)
 
 
-def test_a_mask_is_where_its_figure_changes_the_picture():
+def test_mask_covers_the_pixels_that_its_figure_changes():
     ana, bo = identity_from_seed(1, "woman"), identity_from_seed(2, "robot")
     one, other = (np.asarray(sample_picture(11, cast=[who], place="park").image, dtype=int) for who in (ana, bo))
     masks = [sample_picture(11, cast=[who], place="park").figures[0].full_mask for who in (ana, bo)]
@@ -51,20 +51,20 @@ def test_a_mask_is_where_its_figure_changes_the_picture():
 
 
 @pytest.mark.parametrize("count", range(1, MAX_FIGURES + 1))
-def test_one_to_five_figures_stand_in_any_place(count):
+def test_count_and_place_can_be_set(count):
     picture = sample_picture(5, count=count, place="moon")
     assert len(picture.figures) == count and picture.place == "moon"
     assert picture.caption.endswith(PLACES["moon"].phrase)
 
 
-def test_there_are_seven_places_and_more_and_each_looks_its_own():
+def test_every_place_looks_different():
     assert len(PLACES) >= 7
     who = identity_from_seed(0, "cat")
     looks = {sample_picture(0, cast=[who], place=place).image.tobytes() for place in PLACES}
     assert len(looks) == len(PLACES)
 
 
-def test_captions_name_every_class_in_order_with_the_detail_asked_for():
+def test_caption_names_every_class_in_order_with_detail():
     cast = [identity_from_seed(i, name) for i, name in enumerate(("dog", "woman", "robot"))]
     bare = sample_picture(2, cast=cast, detail=0.0).caption
     assert re.findall(r"\ba (dog|woman|robot)\b", bare) == ["dog", "woman", "robot"] and " with " not in bare
@@ -80,13 +80,15 @@ def test_captions_name_every_class_in_order_with_the_detail_asked_for():
         ("to the right of", lambda a, b: a.x > b.x),
     ],
 )
-def test_what_the_caption_says_of_two_is_so(words, holds):
-    told = [p for p in (sample_picture(seed, count=2, detail=0.0) for seed in range(60)) if f" {words} " in p.caption]
-    assert len(told) >= 3
-    assert all(holds(*picture.figures) for picture in told)
+def test_relation_in_the_caption_is_true(words, holds):
+    pictures = [
+        p for p in (sample_picture(seed, count=2, detail=0.0) for seed in range(60)) if f" {words} " in p.caption
+    ]
+    assert len(pictures) >= 3
+    assert all(holds(*picture.figures) for picture in pictures)
 
 
-def test_who_is_in_front_overlaps_the_other():
+def test_front_figure_usually_overlaps_the_other():
     overlaps = []
     for seed in range(60):
         picture = sample_picture(seed, count=2, detail=0.0)

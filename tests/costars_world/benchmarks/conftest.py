@@ -1,0 +1,24 @@
+"""A benchmark that takes seconds."""
+
+import pytest
+
+from costars_world.benchmarks.cases import BENCHMARKS, Case, make_pair_scene
+
+
+@pytest.fixture
+def short_identity(monkeypatch):
+    """The identity benchmark with one kind of pair, one seed and twelve steps."""
+
+    def cases(seeds):
+        for seed in range(2, 2 + seeds):
+            scene = make_pair_scene("man+woman", seed, steps=12)
+            yield Case("man+woman", "two_stage", seed, scene)
+            yield Case("man+woman", "early", seed, scene.model_copy(update={"start": 0.0}))
+            yield Case(
+                "man+woman",
+                "multi_lora",
+                seed,
+                make_pair_scene("man+woman", seed, steps=12, method={"name": "multi_lora"}),
+            )
+
+    monkeypatch.setitem(BENCHMARKS, "identity", cases)
