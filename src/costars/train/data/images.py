@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from costars.errors import TrainError
 from costars.images.masks import to_grey_levels
-from costars.train.data.folder import EXPECTED_FILES, list_images, format_error
+from costars.train.data.folder import EXPECTED_FILES, format_error, list_images
 from costars.types import MaskArray
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # checked by content, not by suffix
