@@ -1,4 +1,4 @@
-"""Settings of this machine and user; each may be set as COSTARS_<NAME> in the environment."""
+"""Settings of this machine and user. Each can be set in the environment as COSTARS_<NAME>."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Memory = Literal["auto", "full", "offload", "sequential"]
 
 
-def _split(folders: object) -> object:
-    """A list of folders as PATH has it; one in a home folder may begin with ~."""
+def _split_folders(folders: object) -> object:
+    """Split a list of folders, separated as in PATH; ~ is the home folder."""
     return [Path(f).expanduser() for f in folders.split(os.pathsep) if f] if isinstance(folders, str) else folders
 
 
 class Settings(BaseSettings):
-    """Where things are and what to run on."""
+    """Folders, and the device to run on.
+
+    library is the user's concepts, concept_folders are further ones that are only read, builtin is the bundled weights.
+    max_rows is the most UNet rows per call, 0 for no limit; offline prevents downloads from the hub.
+    """
 
     model_config = SettingsConfigDict(env_prefix="COSTARS_", frozen=True, extra="forbid")
 
     library: Path = user_data_path("costars") / "concepts"
-    concept_folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = ()
+    concept_folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_folders)] = ()
     builtin: Path = Path(__file__).parent / "builtin" / "weights"
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -38,10 +42,10 @@ class Settings(BaseSettings):
 
 
 def machine_settings(**given: object) -> Settings:
-    """The settings, what is given going first; raises SettingsError for a value that is not allowed."""
+    """The settings of the environment, overridden by the given ones; raises SettingsError for an invalid value."""
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         problem = error.errors()[0]
         name = "COSTARS_" + "_".join(str(part) for part in problem["loc"]).upper()
-        raise SettingsError(f"{name}={problem['input']!r}: {problem['msg']}; change it or unset it") from None
+        raise SettingsError(f"{name}={problem['input']!r}: {problem['msg']}; correct or unset it") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,3 +83,77 @@ def expect_error(cli) -> Callable[..., None]:
         assert err.startswith("costars: ") and err.count("\n") == 1 and err.endswith("\n")
 
     return of
+
+
+@pytest.fixture
+def images(folder, monkeypatch) -> Path:
+    """A folder of two training images without captions, beside the model."""
+    from costars.train.data import class_images
+
+    monkeypatch.setattr(class_images, "INFERENCE_STEPS", 2)
+    path = folder / "mia"
+    path.mkdir()
+    for colour in ("red", "green"):
+        Image.new("RGB", (64, 64), colour).save(path / f"{colour}.png")
+    return path
+
+
+@pytest.fixture
+def women(folder) -> Path:
+    """A folder with one class image."""
+    path = folder / "women"
+    path.mkdir()
+    Image.new("RGB", (64, 64), "blue").save(path / "a.png")
+    return path
+
+
+@pytest.fixture
+def work(library) -> Path:
+    """The folder of the checkpoint and the preview sheets of a run."""
+    return library.parent / "training" / "mia"
+
+
+@pytest.fixture
+def new_concepts(library) -> Callable[[], list[str]]:
+    """The files of the library that a command has added."""
+    return lambda: sorted(path.name for path in library.iterdir() if not path.name.startswith("char_"))
+
+
+@pytest.fixture
+def expect_error_before_training(expect_error, new_concepts, work, monkeypatch) -> Callable[..., None]:
+    """Like expect_error; also, no step is taken and no file is written."""
+    from costars.train.run import TrainingRun
+
+    def run(*words: object, message: str) -> None:
+        before = new_concepts()
+        monkeypatch.setattr(TrainingRun, "take_step", None)
+        expect_error(*words, message=message)
+        assert new_concepts() == before and not work.exists()
+
+    return run
+
+
+@pytest.fixture
+def interrupt_step_2(monkeypatch) -> Callable[[], None]:
+    """Ctrl-C in the second step of a run; call it to end this."""
+    from costars.train.run import TrainingRun
+
+    take_step = TrainingRun.take_step
+
+    def interrupt(run: TrainingRun) -> None:
+        if run.step == 1:
+            raise KeyboardInterrupt
+        take_step(run)
+
+    monkeypatch.setattr(TrainingRun, "take_step", interrupt)
+    return lambda: monkeypatch.setattr(TrainingRun, "take_step", take_step)
+
+
+@pytest.fixture
+def full_disk() -> Callable[..., None]:
+    """A function that fails as a write to a full disk does."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return fail
