@@ -44,9 +44,7 @@ def test_unreadable_control_image_is_rejected(tiny, tmp_path):
 
 def test_control_image_of_other_aspect_ratio_is_rejected(tiny, tmp_path):
     Image.new("L", (200, 50)).save(tmp_path / "pose.png")
-    with pytest.raises(
-        SceneError, match="is 200 x 50 px, but the picture is 64 x 64 px; give one"
-    ):
+    with pytest.raises(SceneError, match="is 200 x 50 px, but the picture is 64 x 64 px; give one"):
         load_control_image("pose.png", tmp_path, (64, 64), tiny)
 
 
@@ -54,7 +52,5 @@ def test_controlnet_of_other_family_is_rejected(tiny, folder):
     net = load_controlnet(folder, "pose", tiny)
     check_controlnet(net, "pose", tiny)
     net.register_to_config(cross_attention_dim=768)
-    with pytest.raises(
-        ModelError, match=r"reads text of width 768, but the model 'tiny' .sdxl. of 64; use"
-    ):
+    with pytest.raises(ModelError, match=r"reads text of width 768, but the model 'tiny' .sdxl. of 64; use"):
         check_controlnet(net, "pose", tiny)

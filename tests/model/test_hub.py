@@ -22,16 +22,16 @@ def test_missing_id_is_rejected_offline(tmp_path, monkeypatch):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize(("asked", "found"), [("some/model", "main"), ("some/model@v1", "v1")])
-def test_cached_id_is_found_offline_at_its_revision(tmp_path, monkeypatch, asked, found):
+@pytest.mark.parametrize(("name", "revision"), [("some/model", "main"), ("some/model@v1", "v1")])
+def test_cached_id_is_found_offline_at_its_revision(tmp_path, monkeypatch, name, revision):
     repository, commits = tmp_path / "models--some--model", {"main": "0" * 40, "v1": "1" * 40}
     (repository / "refs").mkdir(parents=True)
-    for revision, commit in commits.items():
-        (repository / "refs" / revision).write_text(commit)
+    for branch, commit in commits.items():
+        (repository / "refs" / branch).write_text(commit)
         (repository / "snapshots" / commit).mkdir(parents=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("costars.model.hub.HF_HUB_OFFLINE", True)  # as the variable of this name sets it
-    assert locate(asked, tmp_path, offline=False) == repository / "snapshots" / commits[found]
+    assert locate(name, tmp_path, offline=False) == repository / "snapshots" / commits[revision]
 
 
 def test_source_is_hashable_by_its_fields(tmp_path):

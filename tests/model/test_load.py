@@ -92,13 +92,13 @@ def test_vae_folder_replaces_vae(tiny, golden, sd15, sd15_folder):
     model = load(golden / "tiny-sdxl", vae=sd15_folder)
     assert same(model.vae, sd15.vae) and same(model.unet, tiny.unet)
     (weights,) = (sd15_folder / "vae").glob("*.safetensors")
-    told = model.info.parts_sha256
-    assert set(told) == {"model.text_encoder", "model.text_encoder_2", "checkpoint.vae"}
-    assert told["checkpoint.vae"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    hashes = model.info.parts_sha256
+    assert set(hashes) == {"model.text_encoder", "model.text_encoder_2", "checkpoint.vae"}
+    assert hashes["checkpoint.vae"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (b"<html>", r"cannot be loaded \(vae.safetensors: is a web page"),
         (
@@ -107,14 +107,16 @@ def test_vae_folder_replaces_vae(tiny, golden, sd15, sd15_folder):
         ),
     ],
 )
-def test_unreadable_vae_is_named_by_field(sd15_folder, tmp_path, wrong, said):
+def test_unreadable_vae_is_named_by_field(sd15_folder, tmp_path, wrong, message):
     path = tmp_path / ("vae.safetensors" if wrong else "vae")
     if wrong:
         path.write_bytes(wrong)
     else:
         path.mkdir()
         (path / "diffusion_pytorch_model.bin").touch()
-    with pytest.raises(ModelError, match=rf"^checkpoint.vae '.*vae.*': {said}.*; want the folder of a diffusers VAE"):
+    with pytest.raises(
+        ModelError, match=rf"^checkpoint.vae '.*vae.*': {message}.*; want the folder of a diffusers VAE"
+    ):
         load(sd15_folder, vae=path)
 
 
@@ -132,7 +134,5 @@ def test_guidance_distilled_unet_is_rejected(sd15_folder, copied):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"time_cond_proj_dim": 8}))
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
     unet.save_pretrained(folder / "unet")
-    with pytest.raises(
-        ModelError, match=r"guidance-distilled UNets .* are not supported; use the base model with"
-    ):
+    with pytest.raises(ModelError, match=r"guidance-distilled UNets .* are not supported; use the base model with"):
         load(folder)

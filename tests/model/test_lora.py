@@ -85,7 +85,7 @@ def test_block_leaves_modules_unchanged_also_after_an_error(tiny, concepts, trac
 
 
 @pytest.mark.parametrize(
-    ("path", "size", "said"),
+    ("path", "size", "message"),
     [
         ("down_blocks.9.to_q", (8, 8), "changes layer 'down_blocks.9.to_q', which this model does not have"),
         ("mid_block", (8, 8), "'mid_block', which this model does not have"),
@@ -96,7 +96,7 @@ def test_block_leaves_modules_unchanged_also_after_an_error(tiny, concepts, trac
         ),
     ],
 )
-def test_adapter_that_does_not_fit_is_rejected(tiny, concepts, trace, path, size, said):
+def test_adapter_that_does_not_fit_is_rejected(tiny, concepts, trace, path, size, message):
     wrong = {f"unet.{path}": LowRank(torch.ones(2, size[0]), torch.ones(size[1], 2))}
     before = trace(tiny.unet)
     with (
@@ -104,7 +104,7 @@ def test_adapter_that_does_not_fit_is_rejected(tiny, concepts, trace, path, size
         one_adapter_per_row(tiny.unet, "unet.", {"a": concepts["a"].adapter, "mine": wrong}),
     ):
         pass
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert trace(tiny.unet) == before
 
 
@@ -203,7 +203,5 @@ def test_full_weight_becomes_exact_adapter(layer):
     [(nn.Linear(6, 5), (5, 6, 1, 1)), (nn.Conv2d(6, 5, 3), (5, 6)), (nn.LayerNorm(6), (6,)), (nn.Conv2d(6, 5, 3), ())],
 )
 def test_full_weight_of_other_shape_is_rejected(layer, shape):
-    with pytest.raises(
-        ConceptError, match=r"concept 'mine': its weight 'm\.layer' is .*; it was made for another"
-    ):
+    with pytest.raises(ConceptError, match=r"concept 'mine': its weight 'm\.layer' is .*; it was made for another"):
         subtract_base_weights({"m.layer": torch.ones(shape)}, {"m": nn.ModuleDict({"layer": layer})}, "mine")

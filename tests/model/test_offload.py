@@ -100,15 +100,15 @@ def test_auto_chooses_first_tier_that_fits(monkeypatch):
 
 
 @pytest.fixture
-def counted(monkeypatch):
-    """A device with so many bytes free, on which each row takes 100."""
+def micro_batch_sizes(monkeypatch):
+    """Run micro-batches on a device with this many free bytes, where each row takes 100."""
     bytes_free, rows_now = [0], [0]
     monkeypatch.setattr(memory, "free_bytes", lambda device: bytes_free[0])
     monkeypatch.setattr(memory, "_allocated_bytes", lambda device: 5000)
     monkeypatch.setattr(memory, "_peak_bytes", lambda device: 5000 + 100 * rows_now[0])
 
-    def through(free, rows, most=0):
-        bytes_free[0], micro_batcher, calls = free, MicroBatcher(most, torch.device("cuda")), []
+    def run(free, rows, max_rows=0):
+        bytes_free[0], micro_batcher, calls = free, MicroBatcher(max_rows, torch.device("cuda")), []
         for _ in range(2):
             left = rows
             while left:
@@ -118,20 +118,20 @@ def counted(monkeypatch):
                 calls.append(rows_now[0])
         return calls
 
-    return through
+    return run
 
 
 @pytest.mark.parametrize(
-    ("free", "most", "calls"),
+    ("free", "max_rows", "calls"),
     [
-        (100_000, 0, [2, 7, 9]),  # room for all once the first two have told what they take
-        (500, 0, [2, 4, 3, 4, 4, 1]),  # 0.8 of it is room for four
-        (10, 0, [2, 2, 2, 2, 1] * 2),  # two must be together, come what may
-        (10, 5, [5, 4] * 2),  # what the user set is not questioned
+        (100_000, 0, [2, 7, 9]),  # the first two rows are measured, then all fit
+        (500, 0, [2, 4, 3, 4, 4, 1]),  # 0.8 of it fits four rows
+        (10, 0, [2, 2, 2, 2, 1] * 2),  # never fewer than two
+        (10, 5, [5, 4] * 2),  # the limit of the user
     ],
 )
-def test_micro_batch_size_follows_free_memory(counted, free, most, calls):
-    assert counted(free, 9, most) == calls
+def test_micro_batch_size_follows_free_memory(micro_batch_sizes, free, max_rows, calls):
+    assert micro_batch_sizes(free, 9, max_rows) == calls
 
 
 def test_cpu_batch_is_not_split():

@@ -32,9 +32,9 @@ def test_spacing_suffix_is_read(tiny):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("eular", "'eular' is not known; did you mean 'euler'"), ("DDIM Karras", "'ddim' has no karras spacing")],
 )
-def test_unknown_scheduler_is_rejected(tiny, name, said):
-    with pytest.raises(SceneError, match=said):
+def test_unknown_scheduler_is_rejected(tiny, name, message):
+    with pytest.raises(SceneError, match=message):
         make_scheduler(name, tiny.scheduler)

@@ -46,10 +46,10 @@ def test_sd15_file_equals_folder(sd15, sd15_folder, first_release, tmp_path):
     assert torch.equal(model.encode_text("a man").tokens, sd15.encode_text("a man").tokens)
 
 
-@pytest.mark.parametrize("gone", ["model.diffusion_model.out.2.bias", "first_stage_model.decoder.conv_out.bias"])
-def test_missing_weights_are_rejected(sd15, sd15_folder, first_release, tmp_path, gone):
+@pytest.mark.parametrize("missing", ["model.diffusion_model.out.2.bias", "first_stage_model.decoder.conv_out.bias"])
+def test_missing_weights_are_rejected(sd15, sd15_folder, first_release, tmp_path, missing):
     tensors = first_release(sd15)
-    del tensors[gone]
+    del tensors[missing]
     save_file(tensors, tmp_path / "tiny.safetensors")
     with pytest.raises(ModelError, match="model 'mine': cannot be loaded") as caught:
         load(tmp_path / "tiny.safetensors", config=sd15_folder)
@@ -60,8 +60,8 @@ def test_v_prediction_marker_is_read(sd15, sd15_folder, first_release, tmp_path)
     path = tmp_path / "tiny.safetensors"
     save_file(first_release(sd15) | {"v_pred": torch.zeros(1)}, path)
     assert load(path, config=sd15_folder).scheduler.config["prediction_type"] == "v_prediction"
-    told = load(path, config=sd15_folder, prediction="epsilon")
-    assert told.scheduler.config["prediction_type"] == "epsilon"
+    model = load(path, config=sd15_folder, prediction="epsilon")
+    assert model.scheduler.config["prediction_type"] == "epsilon"
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "ddim", "euler", "euler a", "dpm++ 2m karras", "unipc", "lcm", "ddpm"])
@@ -70,8 +70,8 @@ def test_zero_terminal_snr_marker_is_read(sd15, sd15_folder, first_release, tmp_
     save_file(first_release(sd15) | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, path)
     model = load(path, config=sd15_folder)
     scheduler = make_scheduler(name, model.scheduler)
-    told = ("prediction_type", "rescale_betas_zero_snr", "timestep_spacing")
-    assert [scheduler.config[key] for key in told] == ["v_prediction", True, "trailing"]
+    keys = ("prediction_type", "rescale_betas_zero_snr", "timestep_spacing")
+    assert [scheduler.config[key] for key in keys] == ["v_prediction", True, "trailing"]
     plan = sampler(scheduler, 3, CPU, (64, 64), 1.0, seed=3)
     *_, step = denoise(model, plan.noise(model), [DenoisingPath("global", model.encode_text("a man"))], plan)
     assert bool(step.latent.isfinite().all()) and int(plan.timesteps[0]) == 999
@@ -80,7 +80,7 @@ def test_zero_terminal_snr_marker_is_read(sd15, sd15_folder, first_release, tmp_
 
 
 @pytest.mark.parametrize(
-    ("family", "gone", "said"),
+    ("family", "missing", "message"),
     [
         ("sd15", "cond_stage_model.", "a text encoder is missing in the file; use a whole checkpoint"),
         ("sdxl", "conditioner.embedders.0.", "a text encoder is missing in the file; use a whole checkpoint"),
@@ -88,21 +88,21 @@ def test_zero_terminal_snr_marker_is_read(sd15, sd15_folder, first_release, tmp_
         ("sd15", "first_stage_model.", "the file has no VAE; set checkpoint.vae to one of its family"),
     ],
 )
-def test_missing_part_is_named(sd15, tiny, first_release, tmp_path, family, gone, said):
+def test_missing_part_is_named(sd15, tiny, first_release, tmp_path, family, missing, message):
     tensors, path = first_release(tiny if family == "sdxl" else sd15), tmp_path / "tiny.safetensors"
-    save_file({key: value for key, value in tensors.items() if not key.startswith(gone)}, path)
-    with pytest.raises(ModelError, match=f"^model 'mine': {said}$"):
+    save_file({key: value for key, value in tensors.items() if not key.startswith(missing)}, path)
+    with pytest.raises(ModelError, match=f"^model 'mine': {message}$"):
         load(path)
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("unet/config.json", None, "unet/config.json is missing"),
         ("scheduler/scheduler_config.json", "{", "scheduler/scheduler_config.json cannot be read"),
     ],
 )
-def test_incomplete_config_folder_is_named(sd15, sd15_folder, copied, first_release, tmp_path, file, content, said):
+def test_incomplete_config_folder_is_named(sd15, sd15_folder, copied, first_release, tmp_path, file, content, message):
     save_file(first_release(sd15), tmp_path / "tiny.safetensors")
     config = copied(sd15_folder)
     if content is None:
@@ -110,7 +110,7 @@ def test_incomplete_config_folder_is_named(sd15, sd15_folder, copied, first_rele
     else:
         (config / file).write_text(content)
     with pytest.raises(
-        ModelError, match=rf"^checkpoint.config '.*': {said}; give the .json files of a whole"
+        ModelError, match=rf"^checkpoint.config '.*': {message}; give the .json files of a whole"
     ) as caught:
         load(tmp_path / "tiny.safetensors", config=config)
     assert "\n" not in str(caught.value)
@@ -155,7 +155,7 @@ def test_config_is_rejected_for_folder(golden):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "not a readable .safetensors file (it is empty); fetch it again"),
         (b"<!DOCTYPE html><html>log in</html>", "is a web page instead of the file"),
@@ -165,17 +165,17 @@ def test_config_is_rejected_for_folder(golden):
         ((99).to_bytes(8, "little") + b'{"x": 1', "truncated"),
     ],
 )
-def test_file_that_is_not_safetensors_is_rejected_in_one_line(tmp_path, content, said):
+def test_file_that_is_not_safetensors_is_rejected_in_one_line(tmp_path, content, message):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError) as caught:
         load(path)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("asked", "noted"), [({}, 1), ({"prediction": "v_prediction"}, 0)])
+@pytest.mark.parametrize(("options", "notes"), [({}, 1), ({"prediction": "v_prediction"}, 0)])
 def test_sd2_file_without_prediction_is_epsilon_with_note(
-    sd15, sd15_folder, first_release, tmp_path, monkeypatch, asked, noted
+    sd15, sd15_folder, first_release, tmp_path, monkeypatch, options, notes
 ):
     path = tmp_path / "tiny.safetensors"
     save_file(first_release(sd15), path)
@@ -183,8 +183,8 @@ def test_sd2_file_without_prediction_is_epsilon_with_note(
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "sd2").symlink_to(sd15_folder)
     monkeypatch.setattr("costars.model.checkpoint_parts.CONFIGS", tmp_path / "configs")
-    model = load(path, **asked)
+    model = load(path, **options)
     assert model.info.family == "sd2"
-    assert model.scheduler.config["prediction_type"] == asked.get("prediction", "epsilon")
-    assert len(model.info.notes) == noted
+    assert model.scheduler.config["prediction_type"] == options.get("prediction", "epsilon")
+    assert len(model.info.notes) == notes
     assert all("checkpoint.prediction: v_prediction" in note for note in model.info.notes)

@@ -28,11 +28,11 @@ def test_features_equal_diffusers_pipeline(tiny, pipeline, prompt):
     ],
 )
 def test_features_with_adapter_equal_official_code(tiny, golden, concepts, name, member, prompt):
-    told = load_file(golden / "two_stage.safetensors")
+    golden_tensors = load_file(golden / "two_stage.safetensors")
     with text_adapter(tiny.encoders, scale_adapter(concepts[member].adapter, 0.8) if member else {}):
         text = tiny.encode_text(prompt)
-    assert torch.allclose(text.tokens, told[f"{name}.prompt_embeds"], atol=1e-5, rtol=0)
-    assert torch.allclose(text.pooled, told[f"{name}.pooled_prompt_embeds"], atol=1e-5, rtol=0)
+    assert torch.allclose(text.tokens, golden_tensors[f"{name}.prompt_embeds"], atol=1e-5, rtol=0)
+    assert torch.allclose(text.pooled, golden_tensors[f"{name}.pooled_prompt_embeds"], atol=1e-5, rtol=0)
 
 
 def test_sdxl_reads_second_to_last_layer_and_clip_skip_overrides(tiny, pipeline):
