@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint import ATTENTION, RANK, asked, facts_of, heading_of, save_checkpoint
+from checkpoint import ATTENTION, RANK, describe_run, format_heading, parse_options, save_checkpoint
 from peft import LoraConfig
 from PIL import Image
 
@@ -28,7 +28,8 @@ from costars.model.model import Model
 from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject
 from costars.train.loop import TRAINING, Progress, train
-from costars.train.recipes import RECIPES, Recipe
+from costars.train.recipe import Recipe
+from costars.train.recipes import RECIPES
 from costars.train.task import TrainingTask
 
 CAPTION, LEARNING_RATE, NUM_IMAGES = "a zwx man in a park", 1e-4, 4
@@ -127,11 +128,11 @@ def main() -> None:
     """Measure, print and, if asked, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10, help="steps of each loop, of which two are warmup")
-    options, device, dtype = asked(parser)
+    options, device, dtype = parse_options(parser)
     if options.steps < 3:
         parser.error(f"--steps {options.steps}: want at least 3, of which two are warmup")
-    facts = facts_of(options, device, dtype)
-    print(heading_of(facts))
+    facts = describe_run(options, device, dtype)
+    print(format_heading(facts))
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), options.family, options.tiny, options.size, device, dtype)
         results = measure(Path(folder), options, device, dtype)

@@ -18,7 +18,8 @@ from costars.model.model import Model
 from costars.train.data import class_images
 from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject, make_trigger
-from costars.train.recipes import RECIPES, Recipe
+from costars.train.recipe import Recipe
+from costars.train.recipes import RECIPES
 from costars.train.task import TrainingTask
 from costars.types import Concept
 

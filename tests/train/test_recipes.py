@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from costars.train.loop import TRAINING, train
-from costars.train.recipes import BUILTIN, RECIPES, flatten_settings, recipe_for
+from costars.train.recipe import flatten_settings
+from costars.train.recipes import BUILTIN, RECIPES, recipe_for
 
 
 def test_every_recipe_supports_every_family():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from costars.errors import TrainError
-from costars.train.recipes import Recipe
+from costars.train.recipe import Recipe
 
 ParameterGroups = list[dict[str, Any]]
 

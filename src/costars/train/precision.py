@@ -9,7 +9,7 @@ import torch
 from costars.errors import TrainError
 from costars.model.model import Model
 from costars.model.precision import has_bf16_units
-from costars.train.recipes import Recipe
+from costars.train.recipe import Recipe
 
 
 def resolve_precision(recipe: Recipe, model: Model) -> Literal["bf16", "fp32"]:

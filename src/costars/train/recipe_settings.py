@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from costars.errors import TrainError, nearest
 from costars.train.config import Setting, TrainConfig, validation_message
-from costars.train.recipes import Em, Recipe, flatten_settings, recipe_for
+from costars.train.recipe import Em, Recipe, flatten_settings
+from costars.train.recipes import recipe_for
 
 # Allowed range of each number, bounds included.
 RANGES: Mapping[tuple[float, float], tuple[str, ...]] = {

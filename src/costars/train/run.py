@@ -17,7 +17,7 @@ from costars.train.checkpoint import collect_state, load_checkpoint, load_state,
 from costars.train.data.subject import hash_subjects
 from costars.train.objective import Objective
 from costars.train.optimizers import lr_factor, make_optimizer
-from costars.train.recipes import Recipe, flatten_settings
+from costars.train.recipe import Recipe, flatten_settings
 from costars.train.task import TrainingTask
 from costars.train.trainable import Trainable
 

@@ -10,7 +10,7 @@ from costars.model.model import Model
 from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject, check_subject, collect_class_examples
 from costars.train.precision import resolve_precision
-from costars.train.recipes import Recipe
+from costars.train.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from costars.model.model import Model
 from costars.train.embeddings import TokenEmbeddings, class_embeddings, random_embeddings
 from costars.train.full_weights import trainable_weights
 from costars.train.lora_layers import TEXT_LAYERS, UNET_LAYERS, lora_layers, round_to_half, to_adapter
-from costars.train.recipes import Recipe
+from costars.train.recipe import Recipe
 from costars.train.task import TrainingTask
 from costars.types import Adapter, LearnedWords, LowRank
 

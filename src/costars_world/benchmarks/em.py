@@ -31,7 +31,8 @@ from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject, make_trigger
 from costars.train.em import report as em_report
 from costars.train.loop import train
-from costars.train.recipes import BUILTIN, RECIPES, Em, MaskSource, Recipe
+from costars.train.recipe import Em, MaskSource, Recipe
+from costars.train.recipes import BUILTIN, RECIPES
 from costars.train.results import TrainingResult, write_concepts
 from costars.train.task import TrainingTask
 from costars.types import Region

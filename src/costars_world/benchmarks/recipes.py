@@ -22,7 +22,8 @@ from costars.images.contact_sheet import make_grid
 from costars.studio import Studio
 from costars.train.data.subject import TrainingSubject, make_trigger
 from costars.train.loop import train
-from costars.train.recipes import BUILTIN, RECIPES, Recipe
+from costars.train.recipe import Recipe
+from costars.train.recipes import BUILTIN, RECIPES
 from costars.train.results import TrainingResult, write_concepts
 from costars.train.task import TrainingTask
 from costars_world.benchmarks.trained_concepts import (

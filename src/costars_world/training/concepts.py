@@ -16,7 +16,8 @@ from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject
 from costars.train.loop import Progress
 from costars.train.loop import train as train_subjects
-from costars.train.recipes import BUILTIN, RECIPES, Recipe
+from costars.train.recipe import Recipe
+from costars.train.recipes import BUILTIN, RECIPES
 from costars.train.results import TrainingResult, write_concepts
 from costars.train.task import TrainingTask
 from costars_world.render.identity import Identity

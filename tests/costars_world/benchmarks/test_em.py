@@ -15,7 +15,8 @@ from costars.settings import Settings
 from costars.train.em.estep_masks import Evidence, estimate_masks, mean_iou
 from costars.train.em.group_images import collect_group_images
 from costars.train.loop import train
-from costars.train.recipes import BUILTIN, RECIPES, Em
+from costars.train.recipe import Em
+from costars.train.recipes import BUILTIN, RECIPES
 from costars.train.run import TrainingRun
 from costars.train.task import TrainingTask
 from costars_world.benchmarks import em

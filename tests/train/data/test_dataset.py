@@ -9,7 +9,8 @@ from PIL import Image
 from costars.errors import TrainError
 from costars.train.config import TrainConfig, parse_config
 from costars.train.data.dataset import load_dataset
-from costars.train.recipes import RECIPES, Recipe
+from costars.train.recipe import Recipe
+from costars.train.recipes import RECIPES
 
 MIA = {"name": "mia", "class": "woman", "images": "mia"}
 PAIR = {"concepts": [{"name": "ana", "class": "woman"}, {"name": "rex", "class": "dog"}], "images": "both"}

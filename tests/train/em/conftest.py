@@ -17,7 +17,8 @@ from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject
 from costars.train.em.estep_masks import Evidence
 from costars.train.em.objective import EmObjective, em_objective
-from costars.train.recipes import RECIPES, Em, Recipe
+from costars.train.recipe import Em, Recipe
+from costars.train.recipes import RECIPES
 from costars.train.task import TrainingTask
 from costars.train.trainable import make_trainable
 

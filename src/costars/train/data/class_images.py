@@ -15,11 +15,11 @@ from torch import Tensor
 from costars.model.model import Model
 from costars.model.prompt_weighting import escape_brackets
 from costars.model.text_encoder import NO_LEARNED_WORDS
-from costars.sample.loop import denoise, sampler
+from costars.sample.loop import denoise, prepare_sampler
 from costars.train.checkpoint import load_checkpoint, save_checkpoint
 from costars.train.data.images import Example
 from costars.train.data.latents import Batch, LatentDataset, encode_examples
-from costars.train.recipes import Recipe
+from costars.train.recipe import Recipe
 from costars.types import DenoisingPath, LearnedWords
 
 # Our values: diffusers' scripts use the pipeline's defaults, 50 steps and a scale of 7.5 for SD 1.5, 5 for SDXL.
@@ -29,7 +29,7 @@ GUIDANCE_SCALE = 5.0
 
 def sample_latent(model: Model, prompt: str, seed: int, learned: LearnedWords = NO_LEARNED_WORDS) -> Tensor:
     """Sample the latent (1, c, h, w) of one image from the model in its current state, trainable layers included."""
-    plan = sampler(model.scheduler, INFERENCE_STEPS, model.device, model.info.size_px, GUIDANCE_SCALE, seed=seed)
+    plan = prepare_sampler(model.scheduler, INFERENCE_STEPS, model.device, model.info.size_px, GUIDANCE_SCALE, seed=seed)
     # Trainable parameters are float32 even if the model is in half precision.
     with torch.autocast(model.device.type, model.dtype, enabled=model.dtype in (torch.bfloat16, torch.float16)):
         path = DenoisingPath("global", model.encode_text(prompt, learned=learned), model.encode_text(""))

@@ -15,7 +15,7 @@ from costars.train.data.captioning import class_caption, insert_trigger
 from costars.train.data.folder import MASK_SUFFIX
 from costars.train.data.images import Example, ImageFolder, read_image_folder, read_mask
 from costars.train.data.subject import TrainingSubject, make_trigger
-from costars.train.recipes import Recipe
+from costars.train.recipe import Recipe
 
 CaptionFunction = Callable[[Image.Image], str]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from costars.errors import TrainError
 from costars.train.data.images import Example
-from costars.train.recipes import Recipe
+from costars.train.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from costars.model.text_encoder import TextEncoders
 from costars.train.attention_maps import Columns
 from costars.train.em.group_images import GroupImage
 from costars.train.embeddings import TokenizedCaptions, tokenize_captions
-from costars.train.recipes import Em
+from costars.train.recipe import Em
 from costars.train.task import TrainingTask
 from costars.types import LearnedWords
 

@@ -12,7 +12,7 @@ from costars.train.data.aspect_buckets import crop_to_bucket
 from costars.train.data.images import Example
 from costars.train.data.latents import encode_examples
 from costars.train.em.group_images import GroupImage
-from costars.train.recipes import Recipe
+from costars.train.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from costars.errors import TrainError
 from costars.model.families import attention_depths, attention_layers
 from costars.model.model import Model
 from costars.model.predict import Conditioning, NoiseSchedule
-from costars.sample.attention_rules import evened, grid_of
+from costars.sample.attention_rules import standardize_maps, find_grid
 from costars.train.attention_maps import AttentionRecorder
 from costars.train.diffusion_loss import squared_errors
 from costars.train.em.captions import GroupCaptions, Names
 from costars.train.em.encoded_images import EncodedImage
 from costars.train.em.estep_masks import Evidence
-from costars.train.recipes import Em
+from costars.train.recipe import Em
 from costars.train.trainable import Trainable
 
 
@@ -124,5 +124,5 @@ class EvidenceCollector:
 
 def _to_latent_grid(attention: Tensor, size: Sequence[int]) -> Tensor:
     """(n, h, w) of one layer's attention (n, queries), standardized and resized to the latent's grid."""
-    maps = evened(attention.unflatten(1, grid_of(attention.shape[1], size)))[None]
+    maps = standardize_maps(attention.unflatten(1, find_grid(attention.shape[1], size)))[None]
     return interpolate(maps, size, mode="bicubic", align_corners=False)[0]

@@ -25,7 +25,7 @@ from costars.train.em.estep_masks import estimate_masks
 from costars.train.em.evidence import AttentionResolutions, EvidenceCollector, select_resolutions
 from costars.train.em.group_images import GroupImage, collect_group_images, uncovered_mask
 from costars.train.objective import Masks
-from costars.train.recipes import Em
+from costars.train.recipe import Em
 from costars.train.task import TrainingTask
 from costars.train.trainable import Trainable
 from costars.types import MaskArray
