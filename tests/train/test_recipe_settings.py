@@ -6,8 +6,8 @@ import pytest
 
 from costars.errors import TrainError
 from costars.train.config import parse_config
-from costars.train.recipe_settings import RANGES, build_recipe
 from costars.train.recipe import flatten_settings
+from costars.train.recipe_settings import RANGES, build_recipe
 from costars.train.recipes import RECIPES
 
 MIA = {"name": "mia", "class": "woman", "images": "mia"}

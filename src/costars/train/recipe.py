@@ -12,7 +12,7 @@ MaskSource = Literal["learned", "frozen", "given"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Em:
+class EmConfig:
     """Settings of the EM recipe, which learns from images that show several concepts.
 
     masks: "learned" alternates E-steps with training, "frozen" runs one E-step before training (the paper's
@@ -75,7 +75,7 @@ class Recipe:
     max_aspect_ratio: float = 2.0  # of the aspect-ratio buckets; longer images are cropped
     size_conditioning: bool = True  # SDXL gets each image's original size (Podell et al. 2023, section 2.2)
     embedding_only_steps: int = 0  # first steps, in which only embeddings are trained (phase 1 of Break-a-Scene)
-    em: Em | None = None
+    em: EmConfig | None = None
     seed: int = 0
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from costars.errors import TrainError, nearest
 from costars.train.config import Setting, TrainConfig, validation_message
-from costars.train.recipe import Em, Recipe, flatten_settings
+from costars.train.recipe import EmConfig, Recipe, flatten_settings
 from costars.train.recipes import recipe_for
 
 # Allowed range of each number, bounds included.
@@ -166,7 +166,7 @@ def _check_class_images(recipe: Recipe, has_class_images: bool) -> None:
         raise TrainError("settings.num_class_images: 0; prior_loss_weight needs some, such as 200, or class_images")
 
 
-def _check_em(recipe: Recipe, em: Em) -> None:
+def _check_em(recipe: Recipe, em: EmConfig) -> None:
     for name, value in _UNUSED_BY_EM.items():
         if getattr(recipe, name) != value:
             raise TrainError(f"settings.{name}: {getattr(recipe, name)}; em does not support it, leave it {value}")

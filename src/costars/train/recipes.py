@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from costars.train.recipe import Em, Recipe
+from costars.train.recipe import EmConfig, Recipe
 
 _LORA = Recipe(
     text_encoder="lora", rank=32, alpha=16, unet_lr=1e-4, text_encoder_lr=5e-6, steps=1000, max_grad_norm=1.0
@@ -74,7 +74,7 @@ _EM = Recipe(
     embedding_only_steps=400,
     background_loss_weight=0.0,
     attention_loss_weight=0.01,
-    em=Em(),
+    em=EmConfig(),
 )
 
 # {recipe: {family: settings}}; "builtin" is the bundled model, its numbers were tuned on it.
@@ -169,7 +169,7 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             attention_loss_weight=0.1,  # 0.01: masks degrade with every E-step; 0.1: they improve; 1: less so
             lr_decay_fraction=0.5,
             # Masks degrade once more than embeddings is trained: attention then shrinks to the most telling parts.
-            em=Em(attention_cell_px=(8, 16), caption_template="{}", freeze_after_steps=100),
+            em=EmConfig(attention_cell_px=(8, 16), caption_template="{}", freeze_after_steps=100),
             max_aspect_ratio=1.0,
             size_conditioning=False,
         ),

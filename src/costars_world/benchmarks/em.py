@@ -31,7 +31,7 @@ from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject, make_trigger
 from costars.train.em import report as em_report
 from costars.train.loop import train
-from costars.train.recipe import Em, MaskSource, Recipe
+from costars.train.recipe import EmConfig, MaskSource, Recipe
 from costars.train.recipes import BUILTIN, RECIPES
 from costars.train.results import TrainingResult, write_concepts
 from costars.train.task import TrainingTask
@@ -128,7 +128,7 @@ def measure_diversity(segmenter: WorldSegmenter, paths: Sequence[Path]) -> float
 def measure_set(number: int, masks: MaskSource, seeds: int, evaluator: Evaluator, out: Path) -> dict[str, Any]:
     """Train and score one set with one kind of masks; returns its row of the table."""
     recipe = RECIPES["em"][BUILTIN]
-    recipe = replace(recipe, em=replace(recipe.em or Em(), masks=masks))
+    recipe = replace(recipe, em=replace(recipe.em or EmConfig(), masks=masks))
     folder = out / SETS[number].replace(" ", "+") / masks
     history = train_set(evaluator, number, recipe, folder)
     scorer = evaluator.scorer

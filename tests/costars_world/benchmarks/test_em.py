@@ -15,7 +15,7 @@ from costars.settings import Settings
 from costars.train.em.estep_masks import Evidence, estimate_masks, mean_iou
 from costars.train.em.group_images import collect_group_images
 from costars.train.loop import train
-from costars.train.recipe import Em
+from costars.train.recipe import EmConfig
 from costars.train.recipes import BUILTIN, RECIPES
 from costars.train.run import TrainingRun
 from costars.train.task import TrainingTask
@@ -48,7 +48,7 @@ def test_kinds_of_masks_are_those_of_the_recipe():
 
 def test_set_is_trained_and_scored_once(tmp_path, monkeypatch, capsys):
     recipe = RECIPES["em"][BUILTIN]
-    estep = replace(Em().estep, timesteps=2, crf_size_px=16)
+    estep = replace(EmConfig().estep, timesteps=2, crf_size_px=16)
     short = replace(
         recipe,
         steps=2,

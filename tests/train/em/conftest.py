@@ -17,7 +17,7 @@ from costars.train.data.images import Example
 from costars.train.data.subject import TrainingSubject
 from costars.train.em.estep_masks import Evidence
 from costars.train.em.objective import EmObjective, em_objective
-from costars.train.recipe import Em, Recipe
+from costars.train.recipe import EmConfig, Recipe
 from costars.train.recipes import RECIPES
 from costars.train.task import TrainingTask
 from costars.train.trainable import make_trainable
@@ -66,11 +66,11 @@ def data() -> SimpleNamespace:
 @pytest.fixture
 def recipe() -> Recipe:
     """Four steps, the embeddings alone in the first two."""
-    em = Em(
+    em = EmConfig(
         attention_cell_px=(16, 32),
         refresh_every_steps=2,
         rows_per_call=2,
-        estep=replace(Em().estep, timesteps=3, crf_size_px=16),
+        estep=replace(EmConfig().estep, timesteps=3, crf_size_px=16),
     )
     return replace(
         RECIPES["em"]["builtin"],

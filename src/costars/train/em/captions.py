@@ -13,7 +13,7 @@ from costars.model.text_encoder import TextEncoders
 from costars.train.attention_maps import Columns
 from costars.train.em.group_images import GroupImage
 from costars.train.embeddings import TokenizedCaptions, tokenize_captions
-from costars.train.recipe import Em
+from costars.train.recipe import EmConfig
 from costars.train.task import TrainingTask
 from costars.types import LearnedWords
 
@@ -44,7 +44,7 @@ class GroupCaptions:
         return [[prompts[self.indices[names]].find_spans(self.name_ids[name])[0] for name in names] for names in rows]
 
 
-def tokenize_group_captions(task: TrainingTask, images: Sequence[GroupImage], em: Em) -> GroupCaptions:
+def tokenize_group_captions(task: TrainingTask, images: Sequence[GroupImage], em: EmConfig) -> GroupCaptions:
     """Tokenize the captions of all non-empty subsets of each image's concepts."""
     encoders, phrases = task.model.encoders, {s.name: f"{s.trigger} {s.class_name}" for s in task.subjects}
     captions = {

@@ -14,13 +14,13 @@ from costars.errors import TrainError
 from costars.model.families import attention_depths, attention_layers
 from costars.model.model import Model
 from costars.model.predict import Conditioning, NoiseSchedule
-from costars.sample.attention_rules import standardize_maps, find_grid
+from costars.sample.attention_rules import find_grid, standardize_maps
 from costars.train.attention_maps import AttentionRecorder
 from costars.train.diffusion_loss import squared_errors
 from costars.train.em.captions import GroupCaptions, Names
 from costars.train.em.encoded_images import EncodedImage
 from costars.train.em.estep_masks import Evidence
-from costars.train.recipe import Em
+from costars.train.recipe import EmConfig
 from costars.train.trainable import Trainable
 
 
@@ -59,7 +59,7 @@ class EvidenceCollector:
     """Runs images with captions of their concepts through the model in its current state."""
 
     model: Model
-    em: Em
+    em: EmConfig
     trainable: Trainable
     captions: GroupCaptions
     recorder: AttentionRecorder

@@ -25,7 +25,7 @@ from costars.train.em.estep_masks import estimate_masks
 from costars.train.em.evidence import AttentionResolutions, EvidenceCollector, select_resolutions
 from costars.train.em.group_images import GroupImage, collect_group_images, uncovered_mask
 from costars.train.objective import Masks
-from costars.train.recipe import Em
+from costars.train.recipe import EmConfig
 from costars.train.task import TrainingTask
 from costars.train.trainable import Trainable
 from costars.types import MaskArray
@@ -41,7 +41,7 @@ class EmObjective:
     """
 
     task: TrainingTask
-    em: Em
+    em: EmConfig
     trainable: Trainable
     images: Sequence[EncodedImage]
     captions: GroupCaptions
@@ -193,7 +193,7 @@ def parse_mask_state(tensors: Mapping[str, Tensor]) -> Masks:
 
 
 @contextmanager
-def em_objective(task: TrainingTask, trainable: Trainable, em: Em) -> Iterator[EmObjective]:
+def em_objective(task: TrainingTask, trainable: Trainable, em: EmConfig) -> Iterator[EmObjective]:
     """The objective of the EM recipe, with its attention recorder installed for the block.
 
     Raises TrainError if em.masks=given and an image lacks a mask.
