@@ -22,6 +22,7 @@ bench: $(STAMP)
 	.venv/bin/python bench/methods.py
 	.venv/bin/python bench/sdxl.py --tiny
 	.venv/bin/python bench/training.py --tiny
+	.venv/bin/python bench/waiting.py
 
 # Removes build and cache folders; .venv and your own pictures in out/ are kept.
 clean:

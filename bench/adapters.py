@@ -1,6 +1,6 @@
-"""One adapter per row in one UNet call: our hooks, peft's mixed batch, and one call per adapter.
+"""Compare one adapter per row in one UNet call: costars, peft's mixed batch, and one call per adapter.
 
-Prints the median seconds of a call and the ratio to ours, measured one after the other in one run:
+Prints the median time of a call and its ratio to costars, all measured in one run:
 python bench/adapters.py [--rounds 10] [--concepts 2 4]
 """
 
@@ -27,13 +27,13 @@ NAMES = ("ana", "bo", "cleo", "dan")
 
 @contextmanager
 def mixed_batch(unet: Any, names: list[str]) -> Iterator[None]:
-    """peft's own way: each LoRA layer is told the adapter of each row."""
+    """Pass each row's adapter to every LoRA layer, as peft's mixed batches do."""
 
-    def tell(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def add_names(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, {**kwargs, "adapter_names": names}
 
     layers = [m for m in unet.modules() if isinstance(m, LoraLayer)]
-    handles = [layer.register_forward_pre_hook(tell, with_kwargs=True) for layer in layers]
+    handles = [layer.register_forward_pre_hook(add_names, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:
@@ -41,8 +41,8 @@ def mixed_batch(unet: Any, names: list[str]) -> Iterator[None]:
             handle.remove()
 
 
-def load_into_peft(unet: Any, concept: Concept) -> None:
-    """Give a concept's UNet layers to diffusers, which makes peft layers of them."""
+def load_into_diffusers(unet: Any, concept: Concept) -> None:
+    """Load a concept's UNet layers into diffusers as peft layers."""
     state = {}
     for path, entry in concept.adapter.items():
         if path.startswith("unet."):
@@ -51,21 +51,21 @@ def load_into_peft(unet: Any, concept: Concept) -> None:
     unet.load_lora_adapter(state, prefix=None, adapter_name=concept.name)
 
 
-def medians(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way, run in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def measure_medians(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Return the median seconds of each function, called in turn after a warm-up round."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(rounds + 1):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
             if i:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 @torch.no_grad()
 def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
-    """Print the table for one number of concepts; a pair of rows each."""
+    """Print the table for one number of concepts, with two rows each."""
     k = len(concepts)
     size = (2 * k, model.info.latent_channels, *model.latent_size(model.info.size_px))
     latents, text = torch.randn(size), model.encode_text("a woman in a park")
@@ -79,12 +79,12 @@ def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
 
     own = {c.name: c.adapter for c in concepts}
     with one_adapter_per_row(model.unet, "unet.", own) as adapters, adapters.on(rows):
-        ours = medians({"ours": call, "ours again": call}, rounds)
+        ours = measure_medians({"costars": call, "costars again": call}, rounds)
         expected = call()
     for concept in concepts:
-        load_into_peft(model.unet, concept)
+        load_into_diffusers(model.unet, concept)
     with mixed_batch(model.unet, rows):
-        peft_way = medians({"peft mixed batch": call}, rounds)
+        peft = measure_medians({"peft mixed batch": call}, rounds)
         assert torch.allclose(call(), expected, atol=1e-4)
 
     def one_by_one() -> None:
@@ -92,14 +92,14 @@ def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
             model.unet.set_adapters([concept.name])
             call(2 * i, 2 * i + 2)
 
-    each = medians({"one call per adapter": one_by_one}, rounds)
+    each = measure_medians({"one call per adapter": one_by_one}, rounds)
     model.unet.unload_lora()
-    for name, seconds in {**ours, **peft_way, **each, **medians({"no adapter": call}, rounds)}.items():
-        print(f"k={k}  {name:<22} {seconds * 1000:8.1f} ms   ratio {seconds / ours['ours']:5.2f}")
+    for name, seconds in {**ours, **peft, **each, **measure_medians({"no adapter": call}, rounds)}.items():
+        print(f"k={k}  {name:<22} {seconds * 1000:8.1f} ms   ratio {seconds / ours['costars']:5.2f}")
 
 
 def main() -> None:
-    """Compare for each number of concepts."""
+    """Print a table for each number of concepts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--concepts", type=int, nargs="+", default=[2, 4])

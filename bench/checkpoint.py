@@ -1,4 +1,4 @@
-"""A checkpoint and its LoRAs in true shapes, with weights drawn at random, which are as fast as trained ones."""
+"""Creates checkpoints and LoRAs of full size with random weights, which are as fast as trained ones."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from costars.model.single_file import CONFIGS, load_tokenizer
 from costars.studio import DTYPES
 
 RANK, CELL_PX = 16, 8
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what a LoRA of RANK is on, in every attention layer
-# The same build with fewer and narrower layers, for a CPU.
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # projections that a LoRA adapts in every attention layer
+# The same architecture with fewer and narrower layers, for a CPU.
 _NARROW = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TINY: dict[str, dict[str, Any]] = {
     "unet": {
@@ -38,50 +38,50 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-def asked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, torch.device, str]:
-    """(options, device, dtype) with what every script of true sizes is asked; exits with 2 where it cannot be done."""
+def parse_options(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, torch.device, str]:
+    """Add the options that all full-size scripts share; return (options, device, dtype). Exits with 2 without a GPU."""
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--family", choices=("sdxl", "sd15"), default="sdxl")
-    parser.add_argument("--size", type=int, help="px a side, default: the family's own, 128 with --tiny")
-    parser.add_argument("--tiny", action="store_true", help="a small model of the same build, for a CPU")
+    parser.add_argument("--size", type=int, help="px per side; default: the family's own size, 128 with --tiny")
+    parser.add_argument("--tiny", action="store_true", help="a small model of the same architecture, for a CPU")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if not on_gpu and not options.tiny:
-        parser.error("true size needs a CUDA device, and torch sees none; use --tiny")
+        parser.error("full size needs a CUDA device, and torch finds none; use --tiny")
     if options.tiny and options.family != "sdxl":
-        parser.error("--tiny is built as SDXL is; leave --family out")
+        parser.error("--tiny is an SDXL model; omit --family")
     options.size = options.size or (128 if options.tiny else {"sdxl": 1024, "sd15": 512}[options.family])
     torch.manual_seed(0)
     return options, torch.device("cuda" if on_gpu else "cpu"), "bfloat16" if on_gpu else "float32"
 
 
-def facts_of(options: argparse.Namespace, device: torch.device, dtype: str) -> dict[str, Any]:
-    """What was measured, and where."""
+def describe_run(options: argparse.Namespace, device: torch.device, dtype: str) -> dict[str, Any]:
+    """Return what was measured and where."""
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     facts = {"family": options.family, "tiny": options.tiny, "size_px": options.size, "dtype": dtype}
     return {**facts, "device": name, "torch": torch.__version__}
 
 
-def heading_of(facts: dict[str, Any]) -> str:
-    """The same in a line."""
+def format_heading(facts: dict[str, Any]) -> str:
+    """Format the facts of a run in one line."""
     tiny = " (tiny)" if facts["tiny"] else ""
     return f"{facts['family']}{tiny}, {facts['size_px']} px, {facts['dtype']}, {facts['device']}"
 
 
 def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device: torch.device, dtype: str) -> None:
-    """Write a diffusers folder of this family ("sdxl" or "sd15"), for pictures of size_px a side."""
+    """Write a diffusers folder of a family ("sdxl" or "sd15") for images of size_px per side."""
     config, kind = CONFIGS / family, DTYPES[dtype]
     small = TINY if tiny else {}
 
-    def told(part: str) -> dict[str, Any]:
+    def read_config(part: str) -> dict[str, Any]:
         return {**json.loads((config / part / "config.json").read_text()), **small.get(part, {})}
 
     with device:
-        unet = UNet2DConditionModel.from_config({**told("unet"), "sample_size": size_px // CELL_PX})
-        parts = {"unet": unet, "vae": AutoencoderKL.from_config(told("vae"))}
+        unet = UNet2DConditionModel.from_config({**read_config("unet"), "sample_size": size_px // CELL_PX})
+        parts = {"unet": unet, "vae": AutoencoderKL.from_config(read_config("vae"))}
         for encoder in FAMILIES[family].text_encoders:
-            text_config = transformers.CLIPTextConfig(**told(encoder.name))
+            text_config = transformers.CLIPTextConfig(**read_config(encoder.name))
             parts[encoder.name] = getattr(transformers, encoder.model_class)(text_config)
     parts = {name: module.to(kind) for name, module in parts.items()}
     tokenizers = {e.tokenizer: load_tokenizer(config / e.tokenizer) for e in FAMILIES[family].text_encoders}
@@ -98,19 +98,19 @@ def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device:
 
 
 def save_loras(folder: Path, unet: UNet2DConditionModel, count: int = 5) -> None:
-    """Write LoRAs 0.safetensors to 4.safetensors, on every attention layer, beside the checkpoint."""
+    """Write count LoRAs of every attention layer, 0.safetensors and so on, beside the checkpoint."""
     for i in range(count):
         tensors = {}
         for name, layer in attention_layers(unet):
             for part in ATTENTION:
-                out, wide = layer.get_submodule(part).weight.shape
-                tensors[f"unet.{name}.{part}.lora_A.weight"] = 0.01 * torch.randn(RANK, wide)
-                tensors[f"unet.{name}.{part}.lora_B.weight"] = 0.01 * torch.randn(out, RANK)
+                rows, columns = layer.get_submodule(part).weight.shape
+                tensors[f"unet.{name}.{part}.lora_A.weight"] = 0.01 * torch.randn(RANK, columns)
+                tensors[f"unet.{name}.{part}.lora_B.weight"] = 0.01 * torch.randn(rows, RANK)
         save_file(tensors, folder / f"{i}.safetensors")
 
 
 def save_masks(folder: Path, k: int, size_px: int) -> list[Path]:
-    """Write k masks side by side, which together fill the picture."""
+    """Write k masks side by side that together fill the image."""
     paths = []
     for i in range(k):
         left, right = (CELL_PX * round(j * size_px / k / CELL_PX) for j in (i, i + 1))

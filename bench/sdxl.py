@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint import ATTENTION, RANK, asked, facts_of, heading_of, save_checkpoint, save_masks
+from checkpoint import ATTENTION, RANK, describe_run, format_heading, parse_options, save_checkpoint, save_masks
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.utils import logging
@@ -165,12 +165,15 @@ def measured(folder: Path, options: argparse.Namespace, device: torch.device, dt
             pictures = [drawn(studio, scene_of(folder, k, options.size)) for _ in range(options.rounds)]
             parts = ("layout", "personalise", "decode")
             seconds = {p: statistics.median(picture.seconds[p] for picture, _ in pictures) for p in parts}
-            rows, both = sum(pictures[0][0].rows.values()), seconds["layout"] + seconds["personalise"]
+            rows, chain_rules = sum(pictures[0][0].rows.values()), seconds["layout"] + seconds["personalise"]
             row = {"memory": memory, "k": k, "rows": rows, "seconds": seconds, "peak_gib": pictures[0][1]}
             if row_seconds is not None:
                 theirs = official(model, k, options.rounds)
                 seconds |= {"diffusers": rows * row_seconds, "official": theirs}
-                row |= {"over_diffusers": both / rows / row_seconds, "times_faster_than_official": theirs / both}
+                row |= {
+                    "over_diffusers": chain_rules / rows / row_seconds,
+                    "times_faster_than_official": theirs / chain_rules,
+                }
             yield row
         del model, studio
         if device.type == "cuda":
@@ -197,10 +200,10 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 3, 5])
     parser.add_argument("--rounds", type=int, default=3, help="pictures, and calls, of which the median is told")
     parser.add_argument("--memory", nargs="+", default=["full", "offload"] if on_gpu else ["full"])
-    options, device, dtype = asked(parser)
+    options, device, dtype = parse_options(parser)
     logging.disable_progress_bar()
-    facts = facts_of(options, device, dtype)
-    print(heading_of(facts))
+    facts = describe_run(options, device, dtype)
+    print(format_heading(facts))
     table = []
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), options.family, options.tiny, options.size, device, dtype)

@@ -1,4 +1,4 @@
-"""Makes the picture sheets of docs/: python examples/gallery.py {samples,concepts,pairs,counts,all}."""
+"""Make the contact sheets of docs/images: python examples/gallery.py {samples,concepts,pairs,counts,all}."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from PIL import Image
 
 from costars import RegionError, Scene, open_studio
 from costars.images.contact_sheet import make_grid, overlay_masks
-from costars.retry import retried
+from costars.retry import retry_seeds
 from costars.studio import Studio
 from costars.types import Picture
-from costars_world.training.samples import PROMPTS, sample, tiled
+from costars_world.training.samples import PROMPTS, sample_images, tile_images
 
 PAIRS = (
     ("{ana} in front of {bo} in a park", ("ana", "bo")),
@@ -36,61 +36,61 @@ COUNTS = (
 RETRIES = 40
 
 
-def scene_of(prompt: str, names: tuple[str, ...], method: str, seed: int) -> Scene:
-    """A scene with members of the concept pack."""
+def make_scene(prompt: str, names: tuple[str, ...], method: str, seed: int) -> Scene:
+    """Make a scene with concepts of the pack."""
     cast = {name: {"concept": f"builtin/{name}"} for name in names}
     return Scene.model_validate({"prompt": prompt, "cast": cast, "method": method, "seed": seed})
 
 
-def rendered(studio: Studio, scene: Scene) -> Picture | None:
-    """The picture, with further seeds where the layout does not show the cast; None if none did."""
+def render_with_retries(studio: Studio, scene: Scene) -> Picture | None:
+    """Render a scene, with further seeds while the layout does not show the cast; None if all seeds fail."""
     try:
-        pictures = [e for e in retried(studio.render_steps, scene, RETRIES) if isinstance(e, Picture)]
+        pictures = [e for e in retry_seeds(studio.render_steps, scene, RETRIES) if isinstance(e, Picture)]
     except RegionError as error:
         print(f"{scene.prompt}: {error}")
         return None
     return pictures[0]
 
 
-def samples(studio: Studio, out: Path) -> None:
-    """32 prompts drawn by the base model alone."""
-    tiled(sample(studio.model("builtin"), PROMPTS, steps=50)).save(out / "samples.png")
+def draw_samples(studio: Studio, out: Path) -> None:
+    """Draw images of the base model for 32 prompts."""
+    tile_images(sample_images(studio.model("builtin"), PROMPTS, steps=50)).save(out / "samples.png")
     (out / "samples.txt").write_text("\n".join(PROMPTS) + "\n")
 
 
-def concepts(studio: Studio, out: Path) -> None:
-    """Each concept of the pack: two reference pictures, then three drawn alone."""
+def draw_concepts(studio: Studio, out: Path) -> None:
+    """Draw each concept of the pack: two reference pictures, then three generated images."""
     rows, names = [], []
     for path in sorted((studio.settings.builtin / "concepts").glob("*.safetensors")):
         references = [Image.open(path.with_suffix("") / f"{i:02d}.png") for i in range(2)]
-        drawn = []
+        generated = []
         for i, place in enumerate(("in a park", "on a street", "in the snow")):
-            scene = scene_of(f"{{{path.stem}}} {place}", (path.stem,), "multi_lora", 10 + i)
-            drawn.append(studio.render(scene).image)
-        rows.append([*references, *drawn])
+            scene = make_scene(f"{{{path.stem}}} {place}", (path.stem,), "multi_lora", 10 + i)
+            generated.append(studio.render(scene).image)
+        rows.append([*references, *generated])
         names.append(path.stem)
     make_grid(rows, ("reference", "reference", "drawn", "drawn", "drawn"), names).save(out / "concepts.png")
 
 
-def pairs(studio: Studio, out: Path) -> None:
-    """Eight scenes of two: layout, masks, two_stage, and all adapters at once."""
+def draw_pairs(studio: Studio, out: Path) -> None:
+    """Draw eight scenes of two: layout, masks, two_stage, and multi_lora."""
     rows, captions = [], []
     for prompt, names in PAIRS:
-        picture = rendered(studio, scene_of(prompt, names, "two_stage", 1))
+        picture = render_with_retries(studio, make_scene(prompt, names, "two_stage", 1))
         if picture is None or picture.plan is None:
             continue
         layout = picture.plan.layout.image
-        baseline = studio.render(scene_of(prompt, names, "multi_lora", picture.scene.seed))
+        baseline = studio.render(make_scene(prompt, names, "multi_lora", picture.scene.seed))
         rows.append([layout, overlay_masks(layout, picture.plan.regions), picture.image, baseline.image])
         captions.append(f"{prompt}  (seed {picture.scene.seed})")
     make_grid(rows, ("layout", "who is where", "two_stage", "multi_lora (baseline)"), captions).save(out / "pairs.png")
 
 
-def counts(studio: Studio, out: Path) -> None:
-    """One to five concepts in one picture, with the UNet rows each took."""
+def draw_counts(studio: Studio, out: Path) -> None:
+    """Draw one to five concepts in one picture, and write their UNet rows and seconds."""
     rows, captions, table = [], [], []
     for prompt, names in COUNTS:
-        picture = rendered(studio, scene_of(prompt, names, "two_stage", 1))
+        picture = render_with_retries(studio, make_scene(prompt, names, "two_stage", 1))
         if picture is None or picture.plan is None:
             continue
         layout = picture.plan.layout.image
@@ -103,18 +103,18 @@ def counts(studio: Studio, out: Path) -> None:
 
 
 SHEETS: dict[str, Callable[[Studio, Path], None]] = {
-    "samples": samples,
-    "concepts": concepts,
-    "pairs": pairs,
-    "counts": counts,
+    "samples": draw_samples,
+    "concepts": draw_concepts,
+    "pairs": draw_pairs,
+    "counts": draw_counts,
 }
 
 
 def main() -> None:
-    """Make one sheet or all of them."""
+    """Make one sheet or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sheet", choices=(*SHEETS, "all"))
-    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("sheet", choices=(*SHEETS, "all"), help="which sheet to make")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="output folder")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     studio = open_studio()

@@ -1,4 +1,4 @@
-"""The built-in model end to end: two of its inhabitants in one picture, each in its place."""
+"""The built-in model end to end: a scene of two concepts, each at its place."""
 
 import json
 from dataclasses import replace
@@ -7,29 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from costars.scene.scene_files import load_scene
 from PIL import Image
 
 import costars
 from costars import open_studio
-from costars.builtin.segmenter import load_segmenter
 from costars.concepts.load import load_concept
 from costars.model.lora import one_adapter_per_row, text_adapter
 from costars.records.plan import read_plan, write_plan
 from costars.records.png_metadata import write_picture
-from costars.retry import retried
-from costars.sample.loop import denoise, sampler
+from costars.retry import retry_seeds
+from costars.sample.loop import denoise, prepare_sampler
+from costars.scene.files import load_scene
 from costars.scene.scene import parse_scene
 from costars.types import DenoisingPath
-from costars_world.render.identity import identity_from_seed
-from costars_world.render.world import sample_picture
 from costars_world.training.concepts import PACK
-from costars_world.training.segmenter import measure
 
 SEED = 2
 WEIGHTS = Path(costars.__file__).parent / "builtin" / "weights"
-EXAMPLES = Path(__file__).parents[1] / "examples"
-GREEN, ORANGE = (62, 166, 84), (250, 142, 48)  # what ana and bo wear
+EXAMPLES = Path(__file__).parents[2] / "examples"
+GREEN, ORANGE = (62, 166, 84), (250, 142, 48)  # shirt colours of ana and bo
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +64,20 @@ def folder(picture, tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_an_example_is_drawn_in_as_many_steps_as_it_says(studio, path):
+def test_example_is_rendered_in_its_number_of_steps(studio, path):
     scene = load_scene(path)
-    *steps, picture = retried(studio.render_steps, scene, 5)
+    *steps, picture = retry_seeds(studio.render_steps, scene, 5)
     assert steps[-1].of == scene.steps and set(picture.plan.regions) == set(scene.cast) and not picture.lost
 
 
-def test_the_plan_finds_one_woman_and_one_man_apart(plan):
+def test_plan_finds_disjoint_regions_of_both(plan):
     assert {name: region.class_name for name, region in plan.regions.items()} == {"ana": "woman", "bo": "man"}
     assert all(0.03 < region.area < 0.6 and region.score > 0.5 for region in plan.regions.values())
     assert sum(region.mask for region in plan.regions.values()).max() <= 1
     assert plan.layout.rows == 20 * 2 and plan.layout.image.size == (128, 128)
 
 
-def test_a_render_writes_exactly_these_files_and_keys(folder):
+def test_render_writes_these_files_and_keys(folder):
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert names == {"picture.png", "layout.png", "sheet.png", "result.json", "masks/ana.png", "masks/bo.png"}
     result = json.loads((folder / "result.json").read_text())
@@ -103,37 +99,37 @@ def test_a_render_writes_exactly_these_files_and_keys(folder):
         assert set(region) == {"name", "class_name", "box", "score", "depth", "area"}
 
 
-def test_a_picture_renders_again_from_itself_to_the_same_bytes(studio, folder, tmp_path):
+def test_picture_file_renders_to_the_same_bytes(studio, folder, tmp_path):
     again = studio.render(load_scene(folder / "picture.png"))
     write_picture(again, tmp_path)
     assert (tmp_path / "picture.png").read_bytes() == (folder / "picture.png").read_bytes()
 
 
-def test_a_plan_from_a_folder_renders_as_the_scene_itself(studio, plan, picture, tmp_path):
+def test_saved_plan_renders_to_the_same_image(studio, plan, picture, tmp_path):
     write_plan(plan, tmp_path / "plan")
     assert studio.render(read_plan(tmp_path / "plan")).image.tobytes() == picture.image.tobytes()
 
 
-def test_only_the_figures_change(plan, picture):
-    """What no mask covers stays as in the layout, but for what the decoder and attention carry over."""
+def test_pixels_outside_the_masks_change_less(plan, picture):
+    """Outside the masks, only the decoder and attention cause changes from the layout."""
     covered = np.maximum(*(region.mask for region in plan.regions.values())) > 0
     change = np.abs(np.asarray(picture.image, dtype=float) - np.asarray(plan.layout.image, dtype=float)).mean(axis=2)
     assert change[covered].mean() > 2 * change[~covered].mean()
 
 
 def share_near(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> float:
-    """Share of a mask's pixels within 60 levels of a colour."""
+    """Return the share of a mask's pixels within 60 levels of a colour."""
     distance = np.linalg.norm(np.asarray(image, dtype=float) - np.array(colour), axis=2)
     return float((distance[mask > 0.5] < 60).mean())
 
 
-def test_each_wears_its_own_colour(plan, picture):
+def test_each_member_wears_its_own_colour(plan, picture):
     ana, bo = plan.regions["ana"].mask, plan.regions["bo"].mask
     assert share_near(picture.image, ana, GREEN) > share_near(picture.image, bo, GREEN) + 0.03
     assert share_near(picture.image, bo, ORANGE) > share_near(picture.image, ana, ORANGE) + 0.03
 
 
-def test_a_single_path_equals_the_pipeline_of_diffusers(studio):
+def test_single_path_equals_the_diffusers_pipeline(studio):
     from diffusers import StableDiffusionXLPipeline
     from diffusers.utils import logging
 
@@ -152,33 +148,15 @@ def test_a_single_path_equals_the_pipeline_of_diffusers(studio):
         guidance_scale=5.0,
         output_type="latent",
     ).images
-    steps = sampler(model.scheduler, 20, model.device, (128, 128), 5.0)
+    steps = prepare_sampler(model.scheduler, 20, model.device, (128, 128), 5.0)
     path = DenoisingPath("global", model.encode_text("a woman in front of a man in a room"), model.encode_text(""))
     latent = noise * steps.scheduler.init_noise_sigma
     *_, step = denoise(model, latent, [path], steps)
     assert torch.allclose(step.latent, expected, atol=1e-4, rtol=0)
 
 
-def test_the_segmenter_is_right_on_pictures_it_has_not_seen():
-    held_out = measure(
-        load_segmenter(WEIGHTS / "segmenter" / "model.safetensors", torch.device("cpu")), 40, first_seed=2000
-    )
-    assert held_out["mean_iou"] >= 0.85
-    assert held_out["class_right"] >= 0.95
-
-
-def test_two_women_are_two_regions():
-    segmenter = load_segmenter(WEIGHTS / "segmenter" / "model.safetensors", torch.device("cpu"))
-    right = 0
-    for seed in range(10):
-        cast = [identity_from_seed(seed, "woman"), identity_from_seed(100 + seed, "woman")]
-        regions = segmenter.find_regions(sample_picture(3000 + seed, cast=cast).image, ["woman"])
-        right += [r.class_name for r in regions] == ["woman", "woman"]
-    assert right >= 9
-
-
 @pytest.mark.parametrize("name", PACK)
-def test_every_concept_of_the_pack_is_small_fits_and_has_its_references(studio, name):
+def test_pack_concepts_are_small_and_complete(studio, name):
     path = WEIGHTS / "concepts" / f"{name}.safetensors"
     assert path.stat().st_size <= 1_000_000
     concept = load_concept(path, name, name)
@@ -196,7 +174,7 @@ def test_every_concept_of_the_pack_is_small_fits_and_has_its_references(studio, 
     assert 8 <= len(truth["pictures"]) <= 12
 
 
-def test_a_concept_file_loads_in_diffusers(studio):
+def test_concept_file_loads_in_diffusers(studio):
     from diffusers import StableDiffusionXLPipeline
 
     model = studio.model("builtin")
@@ -208,12 +186,12 @@ def test_a_concept_file_loads_in_diffusers(studio):
         assert torch.allclose(model.encode_text("a ana woman").tokens, tokens, atol=1e-5)
 
 
-def test_all_that_ships_is_small():
+def test_shipped_weights_are_small():
     assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) <= 60_000_000
 
 
-def test_a_weight_of_zero_is_the_stranger_again(studio, plan, picture):
+def test_weight_zero_gives_the_layout_again(studio, plan, picture):
     cast = {name: member.model_copy(update={"weight": 0.0}) for name, member in plan.scene.cast.items()}
-    stranger = studio.render(replace(plan, scene=plan.scene.model_copy(update={"cast": cast})))
+    unchanged = studio.render(replace(plan, scene=plan.scene.model_copy(update={"cast": cast})))
     layout = np.asarray(plan.layout.image, dtype=float)
-    assert np.abs(np.asarray(stranger.image) - layout).mean() < np.abs(np.asarray(picture.image) - layout).mean()
+    assert np.abs(np.asarray(unchanged.image) - layout).mean() < np.abs(np.asarray(picture.image) - layout).mean()
