@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from costars.model.families import FAMILIES, SD15, SDXL
 from costars.train.recipe import EmConfig, Recipe
 
 _LORA = Recipe(
