@@ -13,15 +13,13 @@ SHORT = (*SHORT, "--set", "gradient_accumulation_steps=1", "--set", "max_aspect_
 WORD = ("train", "textual-inversion", *LORA[2:], *SHORT, "--set", "embedding_lr=0.01")
 
 
-def test_out_of_memory_suggests_settings(expect_error, work, monkeypatch, full_disk):
-    def full(run):
+def test_out_of_memory_suggests_settings(expect_error, work, monkeypatch):
+    def run_out_of_memory(run):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(TrainingRun, "take_step", full_disk)
-    expect_error(
-        *WORD,
-        message="out of memory (CUDA out of memory); --set a smaller batch_size (with gradient_accumulation_steps)",
-    )
+    monkeypatch.setattr(TrainingRun, "take_step", run_out_of_memory)
+    expected = "out of memory (CUDA out of memory); --set a smaller batch_size (with gradient_accumulation_steps)"
+    expect_error(*WORD, message=expected)
     assert not work.exists()
 
 
