@@ -14,7 +14,7 @@ TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REPOSITORY_PATH = re.compile(r"(?<![\w./-])((?:src|tests|docs|bench|examples|\.ci|\.github)/[\w./*-]*[\w*/])")
-PACKAGE_PATH = re.compile(r"`([a-z_]+(?:/[a-z_]+)*/[a-z0-9_]+\.py|[a-z_]+\.py)`")
+PACKAGE_PATH = re.compile(r"`((?!(?:src|tests|docs|bench|examples)/)(?:[a-z_]+/)*[a-z0-9_]+\.py)`")
 MODULE = re.compile(r"python -m (costars[\w.]*\w)")
 COMMAND = re.compile(r"(?<![\w.])costars((?: [a-z]+)+)([^\n`#]*)")
 MAKE = re.compile(r"(?:`|^)make (?:[A-Z]+=\S+ )?([a-z]+)", re.MULTILINE)
