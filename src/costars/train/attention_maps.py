@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from costars.model.families import attention_layers, is_middle
-from costars.sample.attention_processor import Moment, attention_rule
-from costars.sample.attention_rules import grid_of
-from costars.types import Attend, Where
+from costars.sample.attention_processor import UNetCall, attention_rule
+from costars.sample.attention_rules import find_grid
+from costars.types import Attend, AttentionContext
 
 Columns = Sequence[Sequence[Sequence[int]]]  # by row, by word: token positions
 
@@ -33,7 +33,7 @@ class AttentionMaps:
         for attention in self.layers.values():
             sizes.setdefault(attention.shape[-1], []).append(attention)
         means = {queries: torch.stack(maps).mean(dim=0) for queries, maps in sizes.items()}
-        return {queries: mean.unflatten(-1, grid_of(queries, shape[-2:])) for queries, mean in means.items()}
+        return {queries: mean.unflatten(-1, find_grid(queries, shape[-2:])) for queries, mean in means.items()}
 
 
 @dataclass
@@ -82,17 +82,17 @@ class AttentionRecorder:
         finally:
             self._self_attention = None
 
-    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
         """Attention of one layer (`AttentionRule`)."""
-        recordable = self.include_middle or not is_middle(where.layer)
-        records_cross = recordable and where.cross and self._token_weights is not None
+        recordable = self.include_middle or not is_middle(context.layer)
+        records_cross = recordable and context.cross and self._token_weights is not None
         related = self._self_attention
-        records_self = recordable and not where.cross and related is not None and query.shape[2] == related.queries
+        records_self = recordable and not context.cross and related is not None and query.shape[2] == related.queries
         if not (records_cross or records_self) and query.device.type != "cpu":
             return attend(query, key, value)
         probabilities = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)
         if records_cross:
-            self._record_cross(where.layer, probabilities)
+            self._record_cross(context.layer, probabilities)
         if records_self and related is not None:
             total = probabilities.float().mean(dim=1).sum(dim=0)
             related.total = total if related.total is None else related.total + total
@@ -130,9 +130,8 @@ def attention_recorder(
     layers is the number of cross-attention layers with texts of their own, 1 if all read the same text. The mid block
     has the largest cells: Mix-of-Show includes it, Break-a-Scene does not.
     """
-    recorder, moment = AttentionRecorder(include_middle), Moment()
-    moment.layers = layers
-    with attention_rule(attention_layers(unet), recorder, moment):
+    recorder = AttentionRecorder(include_middle)
+    with attention_rule(attention_layers(unet), recorder, UNetCall(layers=layers)):
         if not unet.is_gradient_checkpointing:
             yield recorder
             return
