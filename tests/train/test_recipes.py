@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from costars.train.loop import TRAINING, train
-from costars.train.recipe import flatten_settings
 from costars.train.recipes import BUILTIN, RECIPES, recipe_for
 
 
@@ -25,10 +24,6 @@ def test_every_trained_part_has_a_learning_rate():
             assert (recipe.embedding_lr > 0) == (recipe.num_new_tokens > 0)
             assert not recipe.flip_augmentation
             assert bool(recipe.prior_loss_weight) == bool(recipe.num_class_images)
-
-
-def test_flatten_settings_joins_nested_names():
-    assert flatten_settings({"a": 1, "em": {"b": 2, "estep": {"c": 3}}}) == {"a": 1, "em.b": 2, "em.estep.c": 3}
 
 
 # The first losses of each recipe on the tiny SDXL checkpoint with seed 0, in float32, which is alike on every machine.
