@@ -86,7 +86,7 @@ class Studio:
         )
 
     def _locate(self, name: str, field: str, wanted: Sequence[str]) -> Path:
-        return locate(name, None, offline=self.settings.offline, what=field, patterns=wanted)
+        return locate(name, offline=self.settings.offline, what=field, patterns=wanted)
 
     def resolve(self, scene: Scene) -> ResolvedScene:
         """The scene with its model, concepts and ControlNets loaded; relative paths are in the working folder.
@@ -112,7 +112,7 @@ class Studio:
                 self.control_nets[folder] = load_controlnet(folder, control.model, model), compute_sha256(folder)
             net, sha256 = self.control_nets[folder]
             check_controlnet(net, control.model, model)
-            image = load_control_image(control.image, None, resolved.size_px, model)
+            image = load_control_image(control.image, resolved.size_px, model)
             image_sha256 = compute_sha256(Path(control.image))
             controls.append(ControlNet(net, image, control.scale, control.start, control.end, sha256, image_sha256))
         return tuple(controls)

@@ -10,7 +10,7 @@ from costars.model.hub import Source, locate
 
 def test_unknown_name_is_rejected(tmp_path):
     with pytest.raises(ModelError, match="model 'nope': no such folder or file; want a diffusers folder"):
-        locate("nope", tmp_path, offline=True)
+        locate("nope", offline=True)
 
 
 def test_missing_id_is_rejected_offline(tmp_path, monkeypatch):
@@ -18,7 +18,7 @@ def test_missing_id_is_rejected_offline(tmp_path, monkeypatch):
     with pytest.raises(
         ModelError, match="model 'nobody/nothing@v1': no such folder, not in the Hugging Face cache"
     ) as e:
-        locate("nobody/nothing@v1", tmp_path, offline=True)
+        locate("nobody/nothing@v1", offline=True)
     assert "\n" not in str(e.value)
 
 
@@ -31,7 +31,7 @@ def test_cached_id_is_found_offline_at_its_revision(tmp_path, monkeypatch, name,
         (repository / "snapshots" / commit).mkdir(parents=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("costars.model.hub.HF_HUB_OFFLINE", True)  # as the variable of this name sets it
-    assert locate(name, tmp_path, offline=False) == repository / "snapshots" / commits[revision]
+    assert locate(name, offline=False) == repository / "snapshots" / commits[revision]
 
 
 def test_source_is_hashable_by_its_fields(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from costars.model.predict import Conditioning, NoiseSchedule, join_pooled, make_size_ids, predict_noise
-from costars.sample.loop import denoise, sampler
+from costars.sample.loop import denoise, prepare_sampler
 from costars.types import DenoisingPath
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def test_sampling_sd15_equals_diffusers_pipeline(sd15, sd15_folder):
         num_inference_steps=5,
         output_type="latent",
     ).images
-    plan = sampler(sd15.scheduler, 5, CPU, (64, 72), 7.5, seed=3)
+    plan = prepare_sampler(sd15.scheduler, 5, CPU, (64, 72), 7.5, seed=3)
     texts = [sd15.encode_text(p) for p in ("a man in the forest", "blurry")]
     *_, step = denoise(sd15, plan.noise(sd15), [DenoisingPath("global", *texts)], plan)
     assert torch.allclose(step.latent, expected, atol=1e-4, rtol=0)

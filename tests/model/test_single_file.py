@@ -10,7 +10,7 @@ from costars.model.hub import Source
 from costars.model.load import load_model
 from costars.model.schedulers import make_scheduler
 from costars.model.single_file import CONFIGS, load_tokenizer
-from costars.sample.loop import denoise, sampler
+from costars.sample.loop import denoise, prepare_sampler
 from costars.types import DenoisingPath
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_zero_terminal_snr_marker_is_read(sd15, sd15_folder, first_release, tmp_
     scheduler = make_scheduler(name, model.scheduler)
     keys = ("prediction_type", "rescale_betas_zero_snr", "timestep_spacing")
     assert [scheduler.config[key] for key in keys] == ["v_prediction", True, "trailing"]
-    plan = sampler(scheduler, 3, CPU, (64, 64), 1.0, seed=3)
+    plan = prepare_sampler(scheduler, 3, CPU, (64, 64), 1.0, seed=3)
     *_, step = denoise(model, plan.noise(model), [DenoisingPath("global", model.encode_text("a man"))], plan)
     assert bool(step.latent.isfinite().all()) and int(plan.timesteps[0]) == 999
     with pytest.raises(SceneError, match="'heun' does not support zero terminal SNR"):

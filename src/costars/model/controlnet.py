@@ -43,20 +43,19 @@ def check_controlnet(net: ControlNetModel, name: str, model: Model) -> None:
         )
 
 
-def load_control_image(name: str, base: Path | None, size_px: tuple[int, int], model: Model) -> Tensor:
+def load_control_image(name: str, size_px: tuple[int, int], model: Model) -> Tensor:
     """(1, 3, h px, w px) in [0, 1], resized to the size of the picture. Raises SceneError if it cannot be read."""
-    path = (base or Path()) / Path(name).expanduser()
     try:
-        with Image.open(path) as image:
+        with Image.open(Path(name).expanduser()) as image:
             if not same_aspect_ratio(image.size, size_px):
                 raise SceneError(
                     f"controls.image {name!r}: is {image.width} x {image.height} px, but the picture is {size_px[0]} x "
                     f"{size_px[1]} px; give one of the same aspect ratio"
                 )
-            drawn = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS)
+            resized = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS)
     except (OSError, UnidentifiedImageError):
         raise SceneError(f"controls.image {name!r}: cannot be read as a picture; check the path") from None
-    pixels = torch.from_numpy(np.array(drawn)).permute(2, 0, 1)[None].float().div(255)
+    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float().div(255)
     return pixels.to(model.device, model.dtype)
 
 
@@ -73,25 +72,25 @@ def control_residuals(
     sample is (r, c, h, w), the conditioning's tokens (r, t, d), progress the share of steps done in [0, 1].
     Empty if no control is active.
     """
-    acting = [c for c in controls if c.start <= progress < c.end]
-    which = torch.tensor([i for i, yes in enumerate(guided) if yes], device=sample.device)
-    if not acting or not len(which):
+    active = [c for c in controls if c.start <= progress < c.end]
+    rows = torch.tensor([i for i, is_guided in enumerate(guided) if is_guided], device=sample.device)
+    if not active or not len(rows):
         return {}
-    own = conditioning.rows(which)
-    down: list[Tensor] = []
-    for control in acting:
-        images = control.image.expand(len(which), -1, -1, -1)
-        at, middle = control.net(
-            sample[which], t, own.tokens, images, control.scale, added_cond_kwargs=own.added, return_dict=False
+    own = conditioning.rows(rows)
+    residuals: list[Tensor] = []
+    for control in active:
+        images = control.image.expand(len(rows), -1, -1, -1)
+        down, middle = control.net(
+            sample[rows], t, own.tokens, images, control.scale, added_cond_kwargs=own.added, return_dict=False
         )
-        found = [*at, middle]
-        down = [a + b for a, b in zip(down, found, strict=True)] if down else found
-    *inner, mid = (_spread(value, which, len(sample)) for value in down)
-    return {"down_block_additional_residuals": tuple(inner), "mid_block_additional_residual": mid}
+        found = [*down, middle]
+        residuals = [a + b for a, b in zip(residuals, found, strict=True)] if residuals else found
+    *down, middle = (_scatter_rows(value, rows, len(sample)) for value in residuals)
+    return {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": middle}
 
 
-def _spread(value: Tensor, rows: Tensor, count: int) -> Tensor:
-    """(len(rows), ...) to (count, ...), zero elsewhere."""
+def _scatter_rows(value: Tensor, rows: Tensor, count: int) -> Tensor:
+    """(len(rows), ...) to (count, ...), zero in the other rows."""
     if len(rows) == count:
         return value
     return value.new_zeros(count, *value.shape[1:]).index_copy(0, rows, value)

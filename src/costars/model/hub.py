@@ -38,16 +38,14 @@ class Source:
     tiles: bool = False
 
 
-def locate(
-    name: str, base: Path | None, *, offline: bool, what: str = "model", patterns: Sequence[str] = PIPELINE_PATTERNS
-) -> Path:
-    """The folder or file of this name, relative to base; a hub id is downloaded.
+def locate(name: str, *, offline: bool, what: str = "model", patterns: Sequence[str] = PIPELINE_PATTERNS) -> Path:
+    """The folder or file of this name; a hub id is downloaded.
 
     A hub id is org/name or org/name@revision. what names the setting in errors. Raises ModelError if nothing is found.
     """
-    here = (base or Path()) / Path(name).expanduser()
-    if here.exists():
-        return here
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
     if not is_hub_id(name):
         raise ModelError(
             f"{what} {name!r}: no such folder or file; "

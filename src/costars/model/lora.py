@@ -127,27 +127,27 @@ def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, A
 
 def group_by_layer(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> dict[str, dict[str, LowRank]]:
     """{layer: {adapter: entry}} of the entries under the prefix; raises ConceptError for one that does not fit."""
-    touched: dict[str, dict[str, LowRank]] = {}
+    by_layer: dict[str, dict[str, LowRank]] = {}
     for name, adapter in adapters.items():
         for path, entry in adapter.items():
             if path.startswith(prefix):
-                touched.setdefault(_own_path(module, path.removeprefix(prefix)), {})[name] = entry
+                by_layer.setdefault(_module_path(module, path.removeprefix(prefix)), {})[name] = entry
     modules = dict(module.named_modules())
-    for path, entries in touched.items():
+    for path, entries in by_layer.items():
         _check_fit(path, modules.get(path), entries)
-    return touched
+    return by_layer
 
 
 def select_layers(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[Adapter, list[str]]:
     """Entries of an adapter whose layer is in modules {part: module}, and the paths of all others."""
-    taken: dict[str, LowRank] = {}
+    selected: dict[str, LowRank] = {}
     for part, module in modules.items():
         known = dict(module.named_modules())
         for path, entry in adapter.items():
-            own_path = _own_path(module, path.removeprefix(f"{part}."))
-            if path.startswith(f"{part}.") and isinstance(known.get(own_path), nn.Linear | nn.Conv2d):
-                taken[path] = entry
-    return taken, [path for path in adapter if path not in taken]
+            module_path = _module_path(module, path.removeprefix(f"{part}."))
+            if path.startswith(f"{part}.") and isinstance(known.get(module_path), nn.Linear | nn.Conv2d):
+                selected[path] = entry
+    return selected, [path for path in adapter if path not in selected]
 
 
 def subtract_base_weights(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], source: str) -> Adapter:
@@ -158,8 +158,8 @@ def subtract_base_weights(weights: Mapping[str, Tensor], modules: Mapping[str, n
     adapter: dict[str, LowRank] = {}
     layers = {part: dict(module.named_modules()) for part, module in modules.items()}
     for path, weight in weights.items():
-        part, _, own_path = path.partition(".")
-        layer = layers[part].get(_own_path(modules[part], own_path)) if part in modules else None
+        part, _, module_path = path.partition(".")
+        layer = layers[part].get(_module_path(modules[part], module_path)) if part in modules else None
         size = tuple(layer.weight.shape) if isinstance(layer, nn.Linear | nn.Conv2d) else None
         if layer is None or size != tuple(weight.shape):
             raise ConceptError(
@@ -180,7 +180,7 @@ def _factorize_exactly(change: Tensor) -> LowRank:
     return LowRank(change, torch.eye(rows)) if columns > rows else LowRank(torch.eye(columns), change)
 
 
-def _own_path(module: nn.Module, path: str) -> str:
+def _module_path(module: nn.Module, path: str) -> str:
     """transformers 5 removed the text_model level of CLIPTextModel."""
     return path if hasattr(module, "text_model") else path.removeprefix("text_model.")
 
