@@ -254,8 +254,8 @@ class Attend(Protocol):
 
 
 @dataclass(frozen=True)
-class Where:
-    """Which attention is asked: layer, cross or self, share of the steps done, rows of the batch, which step."""
+class AttentionContext:
+    """One attention layer in one UNet call: cross or self, share of the steps done, rows of the batch, step."""
 
     layer: str
     cross: bool
@@ -267,6 +267,6 @@ class Where:
 class AttentionRule(Protocol):
     """What the attention of one step may see."""
 
-    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
         """The layer's attention output; query, key, value are (rows, heads, tokens, d)."""
         ...

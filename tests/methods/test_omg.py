@@ -14,7 +14,7 @@ from costars.methods.omg import attention, stages
 from costars.methods.omg.stages import draw_layout, first_step
 from costars.methods.prompts import own_tokens, word_tokens
 from costars.resolve import resolve_scene
-from costars.sample.attention_rules import KeptWords
+from costars.sample.attention_rules import TokenMask
 from costars.types import Plan, RegionError
 
 WORDS_AND_SHARES = {"own_words_share": 1.0, "cross_replace_steps": 0.8, "self_replace_steps": 0.32}
@@ -67,7 +67,7 @@ def test_both_stages_equal_the_official_code(tiny, golden, concepts, make_scene,
         regions[name] = replace(make_region(concepts[name].class_name, LEFT), mask=mask)
     # The official code samples masks at every eighth pixel where ours measures coverage.
     monkeypatch.setattr(
-        stages, "cell_masks", lambda masks, *_, **__: torch.stack([torch.tensor(m[::8, ::8]) for m in masks])
+        stages, "make_cell_masks", lambda masks, *_, **__: torch.stack([torch.tensor(m[::8, ::8]) for m in masks])
     )
     latents = {}
     for step in personalise(tiny, Plan(scene, layout, regions), concepts):
@@ -254,9 +254,9 @@ def test_each_members_words_go_with_its_own_mask_whoever_is_in_front(tiny, plann
 
     def noted(reaches):
         told.append(reaches)
-        return KeptWords(reaches)
+        return TokenMask(reaches)
 
-    monkeypatch.setattr(attention, "KeptWords", noted)
+    monkeypatch.setattr(attention, "TokenMask", noted)
     shares = method(own_words_share=0.75, other_words_share=0.5)
     plan = planned(tiny, boxes=APART, method=shares)
     resolved, tokenizer = resolve_scene(plan.scene, tiny, concepts), tiny.encoders[0].tokenizer

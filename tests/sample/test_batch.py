@@ -3,29 +3,33 @@
 import pytest
 import torch
 
+from costars.model.families import attention_layers, cross_layer_index
 from costars.model.offload import MicroBatcher
-from costars.sample.attention_processor import Moment
-from costars.sample.batch import batch_of, positions_in
+from costars.sample.attention_processor import stock_attention
+from costars.sample.batch import locate_tokens, make_batch
+from costars.sample.row_predictor import RowPredictor
 from costars.types import ControlNet, DenoisingPath
 
 SIZE = (64, 64)
-CPU = torch.device("cpu")
+
+
+def predictor(model, paths, controls=(), rule=None):
+    return RowPredictor(
+        model=model,
+        batch=make_batch(model, paths, SIZE),
+        layers=attention_layers(model.unet),
+        rule=rule,
+        adapters=None,
+        controls=controls,
+        micro_batcher=MicroBatcher(model.max_rows, model.device),
+    )
 
 
 def noise(model, paths, controls=(), progress=0.0):
-    batch, moment = batch_of(model, paths, SIZE), Moment()
-    moment.progress = progress
+    rows = predictor(model, paths, controls)
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=model.dtype)
     with torch.no_grad():
-        return batch.noise(
-            model,
-            batch.samples(latent, 0),
-            torch.tensor(500),
-            moment,
-            None,
-            controls,
-            MicroBatcher(model.max_rows, model.device),
-        )
+        return rows.predict(rows.batch.latents(latent, 0), torch.tensor(500), 0, progress)
 
 
 def test_a_text_beside_a_longer_one_is_read_as_if_it_stood_alone(tiny_double):
@@ -39,8 +43,8 @@ def test_a_text_beside_a_longer_one_is_read_as_if_it_stood_alone(tiny_double):
 
 def test_the_words_of_a_short_text_are_found_in_every_copy(tiny):
     short, longer = tiny.encode_text("a man"), tiny.encode_text(" ".join(["a"] * 100))
-    assert positions_in([DenoisingPath("short", short)], short, [2]) == [2]
-    assert positions_in([DenoisingPath("short", short, longer)], short, [2, 3]) == [2, 3, 79, 80]
+    assert locate_tokens([DenoisingPath("short", short)], short, [2]) == [2]
+    assert locate_tokens([DenoisingPath("short", short, longer)], short, [2, 3]) == [2, 3, 79, 80]
 
 
 def brighter(sample, t, tokens, images, scale, added_cond_kwargs, return_dict):
@@ -69,8 +73,8 @@ def test_a_control_acts_on_its_own_rows_alone(tiny_double, paths):
 
 
 def test_controls_are_added_up(tiny_double, paths):
-    both = noise(tiny_double, paths, [control(0.25), control(0.75)])
-    assert torch.allclose(both, noise(tiny_double, paths, [control(1.0)]), atol=1e-9)
+    together = noise(tiny_double, paths, [control(0.25), control(0.75)])
+    assert torch.allclose(together, noise(tiny_double, paths, [control(1.0)]), atol=1e-9)
 
 
 @pytest.mark.parametrize(("progress", "acts"), [(0.1, False), (0.2, True), (0.7, True), (0.8, False)])
@@ -85,9 +89,6 @@ def test_a_control_reaches_the_same_rows_however_the_batch_is_split(tiny_double,
 
 
 def test_each_layer_reads_its_own_tokens_down_mid_up(tiny_double, monkeypatch):
-    from costars.model.families import attention_layers, cross_layer_index
-    from costars.sample.attention_processor import attention_rule, plain
-
     layers = attention_layers(tiny_double.unet)
     numbers = cross_layer_index(layers)
     assert sorted(numbers.values()) == list(range(17))
@@ -101,18 +102,9 @@ def test_each_layer_reads_its_own_tokens_down_mid_up(tiny_double, monkeypatch):
             layer.to_k.register_forward_hook(lambda m, inputs, out, name=name: read.update({name: inputs[0]}))
     text = tiny_double.encode_text("a man")
     path = DenoisingPath("a", type(text)(text.prompt, own, text.pooled))
-    batch, moment = batch_of(tiny_double, [path, DenoisingPath("b", text)], SIZE), Moment()
-    moment.layers = batch.layers
-    with torch.no_grad(), attention_rule(layers, plain, moment):
-        batch.noise(
-            tiny_double,
-            torch.zeros(2, 4, 8, 8, dtype=torch.float64),
-            torch.tensor(500),
-            moment,
-            None,
-            (),
-            MicroBatcher(0, CPU),
-        )
+    rows = predictor(tiny_double, [path, DenoisingPath("b", text)], rule=stock_attention)
+    with torch.no_grad():
+        rows.predict(torch.zeros(2, 4, 8, 8, dtype=torch.float64), torch.tensor(500), 0, 0.0)
     for _, layer in layers:
         layer.to_k._forward_hooks.clear()
     for name, number in numbers.items():

@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from costars.model.schedulers import make_scheduler
-from costars.sample.batch import rows_of
-from costars.sample.loop import denoise, only, sampler
+from costars.sample.batch import make_rows
+from costars.sample.loop import denoise, prepare_sampler, single_path
 from costars.types import DenoisingPath, Text
 
 SIZE = (64, 64)
@@ -41,7 +41,7 @@ def first(noise):
 
 
 def run(model, paths, combine=first, steps=4, start=0, guidance_scale=3.0):
-    plan = sampler(DDIMScheduler(set_alpha_to_one=False), steps, CPU, SIZE, guidance_scale, start=start)
+    plan = prepare_sampler(DDIMScheduler(set_alpha_to_one=False), steps, CPU, SIZE, guidance_scale, start=start)
     return denoise(model, torch.zeros(1, 4, 2, 2), paths, plan, combine=combine)
 
 
@@ -59,7 +59,7 @@ def test_a_single_path_equals_the_pipeline_of_diffusers(tiny, pipeline, schedule
         guidance_scale=guidance_scale,
         output_type="latent",
     ).images
-    plan = sampler(make_scheduler(scheduler, tiny.scheduler), 10, CPU, SIZE, guidance_scale, seed=3)
+    plan = prepare_sampler(make_scheduler(scheduler, tiny.scheduler), 10, CPU, SIZE, guidance_scale, seed=3)
     negative = tiny.encode_text("blurry") if guidance_scale > 1 else None
     path = DenoisingPath("global", tiny.encode_text("a man in the forest"), negative)
     *_, step = denoise(tiny, plan.noise(tiny), [path], plan)
@@ -102,7 +102,11 @@ def test_guidance_goes_from_the_unconditional_noise_past_the_conditional_one():
 def test_a_replayed_row_follows_its_stored_latents():
     model = stub()
     stored = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 2, 2)
-    list(run(model, [DenoisingPath("layout", text(0), replay=stored), DenoisingPath("global", text(1), text(0))], start=1))
+    list(
+        run(
+            model, [DenoisingPath("layout", text(0), replay=stored), DenoisingPath("global", text(1), text(0))], start=1
+        )
+    )
     assert [call[0, 0, 0, 0].item() for call in model.unet.calls] == [1, 2, 3]
 
 
@@ -113,7 +117,7 @@ def test_steps_are_counted_from_the_start_to_the_end():
 
 def test_the_pair_that_a_rule_compares_comes_first():
     layout = DenoisingPath("layout", text(9), replay=torch.zeros(5, 4, 2, 2))
-    rows = rows_of([layout, *(DenoisingPath(n, text(1), text(0)) for n in ("global", "a"))])
+    rows = make_rows([layout, *(DenoisingPath(n, text(1), text(0)) for n in ("global", "a"))])
     named = [(r.path.name, r.conditional) for r in rows]
     assert named[:2] == [("layout", True), ("global", True)]
     assert sorted(named[2:]) == [("a", False), ("a", True), ("global", False)]
@@ -121,7 +125,7 @@ def test_the_pair_that_a_rule_compares_comes_first():
 
 def test_the_models_own_scheduler_is_not_moved(tiny):
     before = dict(vars(tiny.scheduler))
-    plan = sampler(tiny.scheduler, 3, CPU, SIZE, 1.0)
+    plan = prepare_sampler(tiny.scheduler, 3, CPU, SIZE, 1.0)
     list(denoise(tiny, torch.zeros(1, 4, 8, 8), [DenoisingPath("g", tiny.encode_text("a man"))], plan))
     assert plan.scheduler is not tiny.scheduler
     assert all(vars(tiny.scheduler)[key] is value for key, value in before.items())
@@ -134,14 +138,14 @@ def plain(attend, query, key, value, where):
 def test_between_two_steps_nothing_is_left_on_the_model(tiny, trace):
     before, during = trace(tiny.unet), []
 
-    def watched(noise):
-        during.append(trace(tiny.unet))
-        return only(noise)
+    def watched(attend, query, key, value, context):
+        if not during:
+            during.append(trace(tiny.unet))
+        return attend(query, key, value)
 
     path = DenoisingPath("global", tiny.encode_text("a man"))
-    steps = denoise(
-        tiny, torch.zeros(1, 4, 8, 8), [path], sampler(tiny.scheduler, 3, CPU, SIZE, 1.0), combine=watched, rule=plain
-    )
+    plan = prepare_sampler(tiny.scheduler, 3, CPU, SIZE, 1.0)
+    steps = denoise(tiny, torch.zeros(1, 4, 8, 8), [path], plan, rule=watched)
     next(steps)
     assert during[0] != before
     assert trace(tiny.unet) == before
@@ -149,7 +153,7 @@ def test_between_two_steps_nothing_is_left_on_the_model(tiny, trace):
 
 def test_two_pictures_may_be_drawn_step_by_step_in_turn(tiny):
     def drawn(prompt, rule):
-        plan = sampler(tiny.scheduler, 4, CPU, SIZE, 3.0, seed=1)
+        plan = prepare_sampler(tiny.scheduler, 4, CPU, SIZE, 3.0, seed=1)
         path = DenoisingPath("global", tiny.encode_text(prompt), tiny.encode_text(""))
         return denoise(tiny, plan.noise(tiny), [path], plan, rule=rule)
 

@@ -9,14 +9,14 @@ from torch import Tensor
 from costars.errors import SceneError
 from costars.model.text_encoder import NO_LEARNED_WORDS
 from costars.resolved_scene import Member, ResolvedScene
-from costars.sample.loop import Sampler, sampler
+from costars.sample.loop import Sampler, prepare_sampler
 from costars.types import Concept, LearnedWords, Text
 
 
 def make_sampler(resolved: ResolvedScene, start: int = 0) -> Sampler:
     """The scene's sampler, ready to take the steps from start on."""
     scene = resolved.scene
-    return sampler(
+    return prepare_sampler(
         resolved.scheduler,
         scene.steps,
         resolved.model.device,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers.models.attention_processor import Attention
@@ -11,7 +12,25 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from costars.model.families import cross_layer_index
-from costars.types import Attend, AttentionRule, Where
+from costars.types import Attend, AttentionContext, AttentionRule
+
+# {(layer, first row, stop): (key, value)} of the text, which is the same in every step.
+TextCache = MutableMapping[tuple[str, int, int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetCall:
+    """One UNet call: which rows of the batch, in which step, and which share of the steps is done.
+
+    layers is the number of cross-attention layers that read tokens of their own, 1 if all read the same.
+    text_cache keeps the text's keys and values from call to call; None where the text or the weights may change.
+    """
+
+    rows: slice = field(default_factory=lambda: slice(0, 0))
+    step: int = 0
+    progress: float = 0.0
+    layers: int = 1
+    text_cache: TextCache | None = None
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -19,28 +38,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     return scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
-def plain(attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+def stock_attention(attend: Attend, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
     """The rule that changes nothing."""
     return attend(query, key, value)
 
 
-class Moment:
-    """When and for which rows the next call is made; the loop sets it, the layers read it.
-
-    layers is how many cross-attention layers read tokens of their own, 1 where all read the same.
-    """
-
-    progress = 0.0
-    step = 0
-    rows = slice(0, 0)
-    layers = 1
-
-
 class _Processor:
-    """diffusers' processor protocol around a rule; equal to the stock one when the rule is plain."""
+    """diffusers' processor protocol around a rule; equal to diffusers' own with `stock_attention`."""
 
-    def __init__(self, rule: AttentionRule, layer: str, number: int, moment: Moment) -> None:
-        self.rule, self.layer, self.number, self.moment = rule, layer, number, moment
+    def __init__(self, rule: AttentionRule, layer: str, number: int, call: UNetCall) -> None:
+        self.rule, self.layer, self.number, self.call = rule, layer, number, call
 
     def __call__(
         self,
@@ -50,31 +57,46 @@ class _Processor:
         attention_mask: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        cross = encoder_hidden_states is not None
-        context = hidden_states if encoder_hidden_states is None else self._own(encoder_hidden_states)
-        query, key, value = (
-            x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
-        )
-        moment = self.moment
-        where = Where(self.layer, cross, moment.progress, moment.rows, moment.step)
-        out = self.rule(attend, query, key, value, where).transpose(1, 2).flatten(2)
+        call, cross = self.call, encoder_hidden_states is not None
+        query = _split_heads(attn, attn.to_q(hidden_states))
+        if encoder_hidden_states is None:
+            key, value = (_split_heads(attn, project(hidden_states)) for project in (attn.to_k, attn.to_v))
+        else:
+            key, value = self._text_key_value(attn, encoder_hidden_states)
+        context = AttentionContext(self.layer, cross, call.progress, call.rows, call.step)
+        out = self.rule(attend, query, key, value, context).transpose(1, 2).flatten(2)
         projected: Tensor = attn.to_out[1](attn.to_out[0](out))
-        return projected / attn.rescale_output_factor
+        return projected if attn.rescale_output_factor == 1 else projected / attn.rescale_output_factor
 
-    def _own(self, tokens: Tensor) -> Tensor:
+    def _text_key_value(self, attn: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Key and value of the text: from the cache where there is one, computed at its first use."""
+        cache, place = self.call.text_cache, (self.layer, self.call.rows.start, self.call.rows.stop)
+        if cache is not None and place in cache:
+            return cache[place]
+        own = self._own_tokens(tokens)
+        pair = _split_heads(attn, attn.to_k(own)), _split_heads(attn, attn.to_v(own))
+        if cache is not None:
+            cache[place] = pair
+        return pair
+
+    def _own_tokens(self, tokens: Tensor) -> Tensor:
         """(rows, l * t, d) to the (rows, t, d) that this cross-attention layer reads."""
-        each = tokens.shape[1] // self.moment.layers
+        each = tokens.shape[1] // self.call.layers
         return tokens[:, self.number * each : (self.number + 1) * each]
 
 
+def _split_heads(attn: Attention, x: Tensor) -> Tensor:
+    """(rows, tokens, heads * d) to (rows, heads, tokens, d)."""
+    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
 @contextmanager
-def attention_rule(layers: Sequence[tuple[str, Attention]], rule: AttentionRule, moment: Moment) -> Iterator[None]:
-    """Within the block these layers follow the rule."""
+def attention_rule(layers: Sequence[tuple[str, Attention]], rule: AttentionRule, call: UNetCall) -> Iterator[None]:
+    """Within the block these layers follow the rule; it is for one UNet call, or for equal ones."""
     before = [layer.processor for _, layer in layers]
-    numbers = cross_layer_index(layers) if moment.layers > 1 else {}
+    numbers = cross_layer_index(layers) if call.layers > 1 else {}
     for name, layer in layers:
-        layer.set_processor(_Processor(rule, name, numbers.get(name, 0), moment))  # type: ignore[arg-type]
+        layer.set_processor(_Processor(rule, name, numbers.get(name, 0), call))  # type: ignore[arg-type]
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Attention rules: pure functions of one layer's query, key and value."""
+"""Attention rules: functions of one layer's query, key and value."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from costars.model.families import is_middle
 from costars.sample.mask_blending import EDGE_SHARE
-from costars.types import Attend, AttentionRule, Where
+from costars.types import Attend, AttentionContext, AttentionRule
 
 
 @dataclass(frozen=True)
-class BorrowLayout:
-    """The target row attends as the source row does: it takes that row's query and key.
+class ReplaceAttention:
+    """The target row uses the attention of the source row: its query and key on the target's own values.
 
-    Cross-attention in every layer for the first cross_share of the steps; self-attention only where
-    there are at most self_tokens tokens, for the first self_share (OMG section 3.3 and official code:
-    shares 1.0 and 0.4, 32 x 32 tokens at 1024 px). softmax(q k^T) v with the source's q and k is the
-    source's attention map on the target's own values, so no map is ever stored.
+    Cross-attention in every layer for the first cross_share of the steps; self-attention in layers of at most
+    self_tokens tokens for the first self_share (OMG section 3.3 and official code: shares 1.0 and 0.4, 32 x 32
+    tokens at 1024 px). softmax(q k^T) v with the source's q and k applies the source's attention map, so no map is
+    stored.
     """
 
     source: int
@@ -32,29 +29,41 @@ class BorrowLayout:
     cross_share: float
     self_share: float
     self_tokens: int
+    _text_keys: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
-        if not self._applies(query.shape[2], where):
+    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
+        if not self._applies(query.shape[2], context):
             return attend(query, key, value)
-        return attend(self._borrowed(query, where), self._borrowed(key, where), value)
+        return attend(self._replace_row(query, context), self._replace_key(key, context), value)
 
-    def _applies(self, tokens: int, where: Where) -> bool:
-        if not all(where.rows.start <= row < where.rows.stop for row in (self.source, self.target)):
+    def _applies(self, tokens: int, context: AttentionContext) -> bool:
+        if not all(context.rows.start <= row < context.rows.stop for row in (self.source, self.target)):
             return False
-        if where.cross:
-            return where.progress < self.cross_share
-        return where.progress < self.self_share and tokens <= self.self_tokens
+        if context.cross:
+            return context.progress < self.cross_share
+        return context.progress < self.self_share and tokens <= self.self_tokens
 
-    def _borrowed(self, x: Tensor, where: Where) -> Tensor:
-        x = x.clone()
-        x[self.target - where.rows.start] = x[self.source - where.rows.start]
-        return x
+    def _replace_row(self, x: Tensor, context: AttentionContext) -> Tensor:
+        source, target = self.source - context.rows.start, self.target - context.rows.start
+        x = x.transpose(1, 2)  # as a layer has it in memory
+        return torch.cat([x[:target], x[source : source + 1], x[target + 1 :]]).transpose(1, 2)
+
+    def _replace_key(self, key: Tensor, context: AttentionContext) -> Tensor:
+        """The replaced key; a text's key is the same tensor in every step, and is then replaced once."""
+        if not context.cross:
+            return self._replace_row(key, context)
+        place = (context.layer, context.rows.start, context.rows.stop)
+        if place not in self._text_keys or self._text_keys[place][0] is not key:
+            self._text_keys[place] = key, self._replace_row(key, context)
+        return self._text_keys[place][1]
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How far some words of a prompt reach: token positions, part (h, w) the share of each latent cell that they
-    reach, and the share of the steps, counted from the first, in which they reach no further."""
+class TokenReach:
+    """Cells that some tokens of a prompt reach: part (h, w) is the share of each latent cell, share that of the
+    steps, counted from the first, in which they reach no further."""
 
     tokens: Sequence[int]
     part: Tensor
@@ -62,125 +71,62 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class KeptWords:
-    """Words that reach only a part of the picture, by row: cells outside it get nothing from them by cross-attention.
+class TokenMask:
+    """{row: reaches}: cells outside a reach get nothing from its tokens by cross-attention.
 
-    So a member's own words keep to its mask, and the others' class words out of it. Not in OMG, where a
-    member's path may draw anybody anywhere and what lies outside its mask is lost in the blend.
+    It limits a member's own words to its mask, and keeps the others' class words out of it. Not in OMG, where a
+    member's path may draw anybody anywhere, and the blend drops what lies outside its mask.
     """
 
-    reaches: Mapping[int, Sequence[Reach]]
-    _made: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    reaches: Mapping[int, Sequence[TokenReach]]
+    _biases: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
         acting = {
-            row: tuple(reach for reach in reaches if where.progress < reach.share)
+            row: tuple(reach for reach in reaches if context.progress < reach.share)
             for row, reaches in self.reaches.items()
-            if where.rows.start <= row < where.rows.stop
+            if context.rows.start <= row < context.rows.stop
         }
-        if not where.cross or not any(acting.values()):
+        if not context.cross or not any(acting.values()):
             return attend(query, key, value)
         counts = tuple(len(reaches) for reaches in acting.values())
-        made = (where.rows.start, where.rows.stop, query.shape[2], counts)
-        if made not in self._made:
-            self._made[made] = _bias(acting, query, key.shape[2], where.rows.start)
-        return attend(query, key, value, self._made[made])
+        place = (context.rows.start, context.rows.stop, query.shape[2], counts)
+        if place not in self._biases:
+            self._biases[place] = _make_bias(acting, query, key.shape[2], context.rows.start)
+        return attend(query, key, value, self._biases[place])
 
 
-def _bias(reaches: Mapping[int, Sequence[Reach]], query: Tensor, words: int, first: int) -> Tensor:
-    """(rows, 1, queries, words) minus infinity where a word does not reach; first is the number of the first row."""
-    tokens = query.shape[2]
-    bias = query.new_zeros(len(query), 1, tokens, words)
+def _make_bias(reaches: Mapping[int, Sequence[TokenReach]], query: Tensor, tokens: int, first: int) -> Tensor:
+    """(rows, 1, queries, tokens), minus infinity where a token does not reach; first is the number of the first row."""
+    queries = query.shape[2]
+    bias = query.new_zeros(len(query), 1, queries, tokens)
     for row, each in reaches.items():
         for reach in each:
             part = reach.part.to(query)
-            cover = interpolate(part[None, None], grid_of(tokens, part.shape), mode="area").flatten()
-            outside = cover < min(EDGE_SHARE, float(cover.max()))  # where none is half filled, the fullest
+            cover = interpolate(part[None, None], find_grid(queries, part.shape), mode="area").flatten()
+            outside = cover < min(EDGE_SHARE, float(cover.max()))  # if no cell is half covered, the fullest ones
             bias[row - first, 0, outside.nonzero(), torch.tensor(reach.tokens)] = -math.inf
     return bias
 
 
-def both(first: AttentionRule, second: AttentionRule) -> AttentionRule:
+def chain_rules(first: AttentionRule, second: AttentionRule) -> AttentionRule:
     """The second rule attends with the query, key and value that the first asks for."""
 
-    def rule(attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
+    def rule(attend: Attend, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
         def inner(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
             assert bias is None, "only the second rule may add to the logits"
-            return second(attend, query, key, value, where)
+            return second(attend, query, key, value, context)
 
-        return first(inner, query, key, value, where)
+        return first(inner, query, key, value, context)
 
     return rule
 
 
-def grid_of(tokens: int, size: Sequence[int]) -> tuple[int, int]:
-    """(h, w) of so many queries over a picture of size (h, w) cells; raises ValueError if they do not fit."""
+def find_grid(tokens: int, size: Sequence[int]) -> tuple[int, int]:
+    """(h, w) of so many queries for a latent of (h, w) cells; raises ValueError if they do not fit."""
     height, width = size
     while height * width > tokens and height * width > 1:
         height, width = -(-height // 2), -(-width // 2)  # as a convolution of stride 2 leaves them
     if height * width != tokens:
         raise ValueError(f"{tokens} queries do not fit a picture of {size[0]} x {size[1]} cells")
     return height, width
-
-
-@dataclass
-class RecordWords:
-    """Plain attention that keeps the running mean of where one row's words look.
-
-    columns {word: token positions}; maps are brought to size (h, w) and averaged over heads, layers
-    and steps, as attention-based localisation does (Hertz et al. 2022, arXiv 2208.01626, section 3).
-    With tokens, only layers of so many queries count, those of the way down and up. With even, layers of
-    at least a quarter of the cells count, each map with mean 0 and spread 1: layers look with unlike strength.
-    """
-
-    row: int
-    columns: Mapping[str, list[int]]
-    size: tuple[int, int]
-    tokens: int | None = None
-    even: bool = False
-    totals: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    words: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.words = list(self.columns)
-
-    def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, where: Where) -> Tensor:
-        mine = where.cross and bool(self.words) and where.rows.start <= self.row < where.rows.stop
-        if mine and self._counts(query.shape[2], where.layer):
-            self._record(where.layer, query[self.row - where.rows.start], key[self.row - where.rows.start])
-        return attend(query, key, value)
-
-    def _counts(self, tokens: int, layer: str) -> bool:
-        if self.even and tokens * 4 < self.size[0] * self.size[1]:
-            return False
-        return self.tokens is None or (tokens == self.tokens and not is_middle(layer))
-
-    def _record(self, layer: str, query: Tensor, key: Tensor) -> None:
-        grid = grid_of(query.shape[1], self.size)
-        logits = query.float() @ key.float().transpose(1, 2) / math.sqrt(query.shape[-1])
-        seen = logits.softmax(dim=-1).mean(dim=0)
-        maps = torch.stack([seen[:, self.columns[w]].mean(dim=1).view(grid) for w in self.words])
-        self.totals[layer] = maps + self.totals.get(layer, 0)
-        self.counts[layer] = self.counts.get(layer, 0) + 1
-
-    def means(self) -> dict[str, NDArray[np.float32]]:
-        """{word: (h, w)} mean attention."""
-        if not self.totals:
-            return {}
-        if self.even:
-            each = [evened(total) for total in self.totals.values()]
-            shares = [1 / len(each)] * len(each)
-        else:
-            each, calls = list(self.totals.values()), sum(self.counts.values())
-            shares = [1 / calls] * len(each)
-        sized = [interpolate(m[None], self.size, mode="bilinear", align_corners=False)[0] for m in each]
-        mean = sum(one * share for one, share in zip(sized, shares, strict=True))
-        assert isinstance(mean, Tensor)
-        return {w: m.cpu().numpy() for w, m in zip(self.words, mean, strict=True)}
-
-
-def evened(maps: Tensor) -> Tensor:
-    """Each of (n, ..., h, w) with mean 0 and spread 1."""
-    mean, spread = maps.mean(dim=(-2, -1), keepdim=True), maps.std(dim=(-2, -1), keepdim=True)
-    return (maps - mean) / spread.clamp_min(1e-12)

@@ -1,10 +1,9 @@
-"""The loop: one latent, several paths, one UNet call a step."""
+"""The denoising loop: one latent, several paths, one UNet call per step."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -16,22 +15,25 @@ from costars.model.families import attention_layers
 from costars.model.lora import RowAdapters
 from costars.model.model import Model
 from costars.model.offload import MicroBatcher
-from costars.sample.attention_processor import Moment, attention_rule, plain
-from costars.sample.batch import batch_of
+from costars.sample.attention_processor import stock_attention
+from costars.sample.batch import make_batch
+from costars.sample.row_predictor import RowPredictor
 from costars.types import AttentionRule, ControlNet, DenoisingPath, Step
 
 Combine = Callable[[Tensor], Tensor]  # (p, g, c, h, w) of the paths that are not replays -> (g, c, h, w)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A scheduler set to a number of steps, to take those from start up to stop, and how they are taken.
+    """A scheduler set to a number of steps, and which of them are taken: start up to stop.
 
-    size_px is (width, height); guidance_scale is that of classifier-free guidance.
+    timesteps are on the CPU, where a scheduler reads them without waiting for the device; device_timesteps are the
+    same for the UNet. size_px is (width, height); guidance_scale is that of classifier-free guidance.
     """
 
     scheduler: Any
     timesteps: Tensor
+    device_timesteps: Tensor
     size_px: tuple[int, int]
     guidance_scale: float
     seed: int
@@ -51,7 +53,7 @@ class Sampler:
         return previous
 
 
-def sampler(
+def prepare_sampler(
     scheduler: Any,
     steps: int,
     device: torch.device,
@@ -63,15 +65,24 @@ def sampler(
 ) -> Sampler:
     """A sampler with a private copy of a diffusers scheduler, ready to take the steps from start on."""
     scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(steps)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start)
     timesteps = scheduler.timesteps
-    return Sampler(scheduler, timesteps, size_px, guidance_scale, seed, start, len(timesteps))
+    return Sampler(
+        scheduler=scheduler,
+        timesteps=timesteps,
+        device_timesteps=timesteps.to(device),
+        size_px=size_px,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        start=start,
+        stop=len(timesteps),
+    )
 
 
-def only(noise: Tensor) -> Tensor:
-    """The noise of the one path there is."""
+def single_path(noise: Tensor) -> Tensor:
+    """The noise of the only path."""
     (single,) = noise
     return single
 
@@ -80,9 +91,9 @@ def denoise(
     model: Model,
     latent: Tensor,
     paths: Sequence[DenoisingPath],
-    steps: Sampler,
+    sampler: Sampler,
     *,
-    combine: Combine = only,
+    combine: Combine = single_path,
     rule: AttentionRule | None = None,
     adapters: RowAdapters | None = None,
     controls: Sequence[ControlNet] = (),
@@ -90,27 +101,32 @@ def denoise(
 ) -> Iterator[Step]:
     """Denoise along all paths at once; yields after each step.
 
-    latent is (1, c, h, w) at step steps.start. Each step is one UNet call over all rows (split where
-    model.max_rows or the memory wants it), combine on the predicted noise of both halves (OMG, Eq. 6), guidance
-    (Ho & Salimans 2022), and one scheduler step. Between steps the model is as it was found.
+    latent is (1, c, h, w) at step sampler.start. Each step is one UNet call over all rows (several where
+    model.max_rows or the memory asks for it), combine on the predicted noise of both halves (OMG, Eq. 6),
+    classifier-free guidance (Ho & Salimans 2022), and one scheduler step. Between steps the model is unchanged.
     """
-    batch, micro_batcher = batch_of(model, paths, steps.size_px), MicroBatcher(model.max_rows, model.device)
-    asked = rule if rule is not None or batch.layers == 1 else plain
-    layers = [] if asked is None else attention_layers(model.unet)
-    moment, of, used = Moment(), len(steps.timesteps), 0
-    moment.layers = batch.layers
-    for i in range(steps.start, steps.stop):
-        moment.progress, moment.step = i / of, i
-        with torch.no_grad(), nullcontext() if asked is None else attention_rule(layers, asked, moment):
-            t = steps.timesteps[i]
-            sample = steps.scheduler.scale_model_input(batch.samples(latent, i), t)
-            noise = batch.noise(model, sample, t, moment, adapters, controls, micro_batcher)
-            latent = steps.step(_guided(combine(batch.by_path(noise)), steps.guidance_scale), i, latent)
+    batch = make_batch(model, paths, sampler.size_px)
+    rule = stock_attention if rule is None and batch.layers > 1 else rule
+    predictor = RowPredictor(
+        model=model,
+        batch=batch,
+        layers=[] if rule is None else attention_layers(model.unet),
+        rule=rule,
+        adapters=adapters,
+        controls=controls,
+        micro_batcher=MicroBatcher(model.max_rows, model.device),
+    )
+    of, used = len(sampler.timesteps), 0
+    for i in range(sampler.start, sampler.stop):
+        with torch.no_grad():
+            latents = sampler.scheduler.scale_model_input(batch.latents(latent, i), sampler.timesteps[i])
+            noise = predictor.predict(latents, sampler.device_timesteps[i], i, i / of)
+            latent = sampler.step(_guide(combine(batch.by_path(noise)), sampler.guidance_scale), i, latent)
         used += len(batch.rows)
-        yield Step(stage, i, of, latent, used, micro_batcher.size(len(batch.rows)))
+        yield Step(stage, i, of, latent, used, predictor.rows_per_call)
 
 
-def _guided(noise: Tensor, scale: float) -> Tensor:
+def _guide(noise: Tensor, scale: float) -> Tensor:
     """(g, c, h, w) to (1, c, h, w): uncond + scale * (cond - uncond)."""
     if len(noise) == 1:
         return noise

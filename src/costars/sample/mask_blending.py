@@ -13,7 +13,7 @@ from costars.types import MaskArray
 EDGE_SHARE = 0.5  # a cell belongs to a figure that covers at least this share of it
 
 
-def cell_masks(
+def make_cell_masks(
     masks: Sequence[MaskArray], size: tuple[int, int], feather_cells: float = 0.0, *, disjoint: bool = True
 ) -> Tensor:
     """(k, h, w) shares on the latent grid; they sum to at most one in every cell.
@@ -51,7 +51,7 @@ def _feathered(shares: Tensor, sigma: float) -> Tensor:
     return shares
 
 
-def blended(noise: Tensor, shares: Tensor) -> Tensor:
+def blend_noise(noise: Tensor, shares: Tensor) -> Tensor:
     """Eq. 6 of OMG on predicted noise: (p, g, c, h, w) and (p, h, w) to (g, c, h, w).
 
     The first path is the global one; its share is what the others leave.
@@ -59,6 +59,6 @@ def blended(noise: Tensor, shares: Tensor) -> Tensor:
     return (noise * shares[:, None, None].to(noise)).sum(dim=0)
 
 
-def with_rest(shares: Tensor) -> Tensor:
+def add_global_share(shares: Tensor) -> Tensor:
     """(k, h, w) shares of the concepts to (1 + k, h, w) with the global path's first: what they leave, if anything."""
     return torch.cat([(1 - shares.sum(dim=0, keepdim=True)).clamp(min=0), shares])

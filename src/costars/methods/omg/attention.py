@@ -15,9 +15,9 @@ from costars.methods.encode import learned_words
 from costars.methods.omg.options import TwoStage
 from costars.methods.prompts import own_tokens, word_tokens
 from costars.resolved_scene import ResolvedScene
-from costars.sample.attention_cache import GivenCross, KeepCross, Kept
-from costars.sample.attention_rules import BorrowLayout, KeptWords, Reach, both
-from costars.sample.batch import positions_in
+from costars.sample.attention_cache import CacheCross, CachedAttention, UseCachedCross
+from costars.sample.attention_rules import ReplaceAttention, TokenMask, TokenReach, chain_rules
+from costars.sample.batch import locate_tokens
 from costars.types import AttentionRule, DenoisingPath
 
 
@@ -47,7 +47,7 @@ def limited_words(resolved: ResolvedScene) -> dict[str, LimitedWords]:
     return words
 
 
-def attention_cache(resolved: ResolvedScene, start: int, of: int) -> KeepCross | None:
+def attention_cache(resolved: ResolvedScene, start: int, of: int) -> CacheCross | None:
     """What caches the layout's cross-attention in stage 1 for a stage 2 from step start on; None if it is replayed."""
     options = resolved.options
     if options.attention_cache == "replay" or not options.cross_replace_steps:
@@ -59,7 +59,7 @@ def attention_cache(resolved: ResolvedScene, start: int, of: int) -> KeepCross |
         )
     device = resolved.model.device if options.attention_cache == "device" else torch.device("cpu")
     first = max(start, _replayed_steps(options, of))
-    return KeepCross(0, first, math.ceil(options.cross_replace_steps * of), device)
+    return CacheCross(0, first, math.ceil(options.cross_replace_steps * of), device)
 
 
 def _replayed_steps(options: TwoStage, of: int) -> int:
@@ -68,7 +68,7 @@ def _replayed_steps(options: TwoStage, of: int) -> int:
 
 
 def denoising_segments(
-    options: TwoStage, paths: Sequence[DenoisingPath], start: int, of: int, cached: Kept
+    options: TwoStage, paths: Sequence[DenoisingPath], start: int, of: int, cached: CachedAttention
 ) -> list[tuple[Sequence[DenoisingPath], int, int]]:
     """(paths, first step, stop) one after the other: with the layout's replay, then without it where it was cached.
 
@@ -91,30 +91,30 @@ def stage2_rule(
     paths: Sequence[DenoisingPath],
     words: Mapping[str, LimitedWords],
     shares: Tensor,
-    cached: Kept,
+    cached: CachedAttention,
 ) -> AttentionRule | None:
     """The global row uses the layout's attention; a member's words are limited to its share (k, h, w)."""
     options, rules = resolved.options, list[AttentionRule]()
     if paths[0].replay is not None:
         rules.append(_layout_attention(options, resolved.size_px))
     elif cached and options.cross_replace_steps:
-        rules.append(GivenCross(0, cached, options.cross_replace_steps))
+        rules.append(UseCachedCross(0, cached, options.cross_replace_steps))
     members = {i: p for i, p in enumerate(paths) if p.replay is None and not p.controlled}
-    reaches = dict[int, list[Reach]]()
+    reaches = dict[int, list[TokenReach]]()
     for (i, path), part in zip(members.items(), shares, strict=True) if words else ():
-        own, others = (positions_in(paths, path.text, tokens) for tokens in words[path.name])
+        own, others = (locate_tokens(paths, path.text, tokens) for tokens in words[path.name])
         each = [(own, part, options.own_words_share), (others, 1 - part, options.other_words_share)]
-        reaches[i] = [Reach(tokens, of, share) for tokens, of, share in each if tokens and share]
+        reaches[i] = [TokenReach(tokens, of, share) for tokens, of, share in each if tokens and share]
     if any(reaches.values()):
-        rules.append(KeptWords(reaches))
-    return reduce(both, rules) if rules else None
+        rules.append(TokenMask(reaches))
+    return reduce(chain_rules, rules) if rules else None
 
 
-def _layout_attention(options: TwoStage, size_px: tuple[int, int]) -> BorrowLayout:
+def _layout_attention(options: TwoStage, size_px: tuple[int, int]) -> ReplaceAttention:
     """The global row (1) uses the attention of the layout's (0)."""
     width, height = size_px
     cell = options.self_attention_cell_px
-    return BorrowLayout(
+    return ReplaceAttention(
         source=0,
         target=1,
         cross_share=options.cross_replace_steps,

@@ -29,10 +29,11 @@ from costars.methods.paths import (
 from costars.model.lora import one_adapter_per_row
 from costars.model.schedulers import count_warmup_steps
 from costars.resolved_scene import ResolvedScene
-from costars.sample.attention_rules import RecordWords, both
-from costars.sample.batch import positions_in
+from costars.sample.attention_rules import chain_rules
+from costars.sample.batch import locate_tokens
 from costars.sample.loop import Sampler, denoise
-from costars.sample.mask_blending import blended, cell_masks, with_rest
+from costars.sample.mask_blending import add_global_share, blend_noise, make_cell_masks
+from costars.sample.word_maps import RecordWordMaps
 from costars.types import Adapter, AttentionRule, DenoisingPath, Layout, Plan, RegionError, Step
 
 # Word maps are read from layers whose cells are this large, in pictures of at least this size: 16 x 16 cells of
@@ -51,16 +52,16 @@ def draw_layout(resolved: ResolvedScene) -> Generator[Step, None, Layout]:
     latents, rows = [sampler.noise(model)], 0
     tokens = word_map_tokens(sampler.size_px)
     size = model.latent_size(sampler.size_px)
-    words = RecordWords(row=0, columns=_word_columns(path), size=size, tokens=tokens, even=tokens is None)
+    words = RecordWordMaps(row=0, columns=_word_columns(path), size=size, tokens=tokens, standardize=tokens is None)
     of = len(sampler.timesteps)
     cache = attention_cache(resolved, first_step(resolved.start, of), of)
-    rule = words if cache is None else both(cache, words)
+    rule = words if cache is None else chain_rules(cache, words)
     for step in _draw_stage1(resolved, path, sampler, latents[0], rule):
         latents.append(step.latent)
         rows = step.rows
         yield step
     image = model.decode(latents[-1])
-    cached = {} if cache is None else cache.kept
+    cached = {} if cache is None else cache.cached
     return Layout(image, torch.cat(latents), words.means(), path.text.prompt, rows, cached)
 
 
@@ -74,7 +75,7 @@ def personalise(resolved: ResolvedScene, plan: Plan) -> Generator[Step, None, Te
     _check_max_rows(resolved)
     model, options = resolved.model, resolved.options
     latents = plan.layout.latents.to(model.device, model.dtype)
-    shares = with_rest(_member_shares(plan, options, model.latent_size(resolved.size_px))).to(model.device)
+    shares = add_global_share(_member_shares(plan, options, model.latent_size(resolved.size_px))).to(model.device)
     with model.text_encoders_on_device():
         paths, adapters = stage2_paths(resolved, plan, latents)
     words, cached = limited_words(resolved), plan.layout.attention
@@ -90,7 +91,7 @@ def personalise(resolved: ResolvedScene, plan: Plan) -> Generator[Step, None, Te
                 latent,
                 segment_paths,
                 replace(sampler, start=first, stop=stop),
-                combine=lambda noise: blended(noise, shares),
+                combine=lambda noise: blend_noise(noise, shares),
                 rule=stage2_rule(resolved, segment_paths, words, shares[1:], cached),
                 adapters=row_adapters,
                 controls=resolved.controls,
@@ -168,7 +169,7 @@ def _check_max_rows(resolved: ResolvedScene) -> None:
 def _word_columns(path: DenoisingPath) -> dict[str, list[int]]:
     """Token positions of each occurrence of a word, under "word 0", "word 1", ..."""
     return {
-        f"{word} {i}": positions_in([path], path.text, span)
+        f"{word} {i}": locate_tokens([path], path.text, span)
         for word, spans in path.text.spans.items()
         for i, span in enumerate(spans)
     }
@@ -198,7 +199,7 @@ def _member_shares(plan: Plan, options: TwoStage, size: tuple[int, int]) -> Tens
     regions = plan.regions
     by_depth = sorted(regions, key=lambda name: regions[name].depth)
     masks = [regions[name].mask for name in by_depth]
-    shares = cell_masks(masks, size, options.feather_cells, disjoint=options.overlap == "front")
+    shares = make_cell_masks(masks, size, options.feather_cells, disjoint=options.overlap == "front")
     for name, share in zip(by_depth, shares, strict=True):
         if not share.any():
             raise RegionError(
