@@ -1,4 +1,4 @@
-"""python -m costars, and the command costars: Ctrl-C while the libraries are loaded is one line too."""
+"""Entry point of the command costars and of python -m costars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from costars.threads import bound_spinning
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line; Ctrl-C is one line on stderr, also while libraries are imported."""
     try:
         bound_spinning()
         from costars.cli.main import main as command

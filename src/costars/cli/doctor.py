@@ -76,7 +76,9 @@ def _check_weights() -> Iterator[Finding]:
     segmenter = settings.builtin / "segmenter" / "model.safetensors"
     for name, path in (("builtin model", model), ("segmenter", segmenter)):
         found = path.is_file()
-        yield Finding(name, "found" if found else f"missing in {_shorten(settings.builtin)}; install costars again", found)
+        yield Finding(
+            name, "found" if found else f"missing in {_shorten(settings.builtin)}; install costars again", found
+        )
     library = Library(settings.builtin / "concepts", settings.library, settings.concept_folders)
     count = sum(1 for _ in library.files())
     yield Finding("concepts", f"{count} found", count > 0)

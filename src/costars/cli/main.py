@@ -28,7 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(concepts_app, name="concepts")
-app.command()(train)
 STOPPED = 130  # exit code of Ctrl-C
 
 
@@ -74,7 +73,7 @@ def plan(
     memory: InMemory = None,
     offline: Offline = None,
 ) -> None:
-    """Draw the layout and find each member's region. Edit the masks, then render the folder."""
+    """Draw the layout and find the region of each member. You can edit the masks, then render the folder."""
     scene = _apply_settings(load_scene(scene_file), set_, seed, scene_file.parent)
     from costars.jobs import PlanJob, check_job
 
@@ -90,7 +89,9 @@ def plan(
 
 @app.command()
 def render(
-    source: Annotated[Path, typer.Argument(metavar="SCENE|PLAN_DIR|PICTURE.png")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SCENE|PLAN|PICTURE.png", help="scene file, plan folder or picture")
+    ],
     out: Out,
     set_: Settings = [],  # noqa: B006
     seed: Seed = None,
@@ -101,7 +102,7 @@ def render(
     memory: InMemory = None,
     offline: Offline = None,
 ) -> None:
-    """Render a scene, a plan that you may have edited, or a picture again."""
+    """Render a scene, a plan (edited or not), or a picture again."""
     jobs = _render_jobs(source, out, set_, seed, retries)
     from costars.jobs import check_job
 
@@ -114,6 +115,9 @@ def render(
             _print_seed(picture.scene, job.scene)
         _print_summary(picture)
         typer.echo(job.out / "picture.png")
+
+
+app.command()(train)
 
 
 def _render_jobs(source: Path, out: Path, settings: list[str], seed: int | None, retries: int) -> list[RenderJob]:

@@ -42,7 +42,9 @@ def train(
     set_: Annotated[list[str], typer.Option("--set", help="key=value of the recipe, e.g. steps=500")] = [],  # noqa: B006
     captioner: Annotated[str | None, typer.Option(help="model that captions images without a caption")] = None,
     add_trigger: Annotated[bool, typer.Option("--add-trigger", help="insert the trigger into captions")] = False,
-    work: Annotated[Path | None, typer.Option(help="folder of checkpoint and previews; default: in your data")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="folder of checkpoint and previews; default: beside your library")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue from the checkpoint")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="replace a concept of the same name")] = False,
     sheet_every: Annotated[int, typer.Option(min=0, help="steps between preview sheets, 0: at the end")] = 0,
