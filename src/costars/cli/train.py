@@ -19,6 +19,7 @@ from costars.errors import TrainError
 from costars.settings import Device, Dtype
 
 if TYPE_CHECKING:
+    from costars.train.config import TrainConfig
     from costars.train.loop import Progress
     from costars.train.output_files import TrainingFiles
     from costars.train.results import TrainingResult
@@ -57,12 +58,10 @@ def train(
     em trains several concepts at once from images that show them together, and finds their masks.
     """
     from costars.studio import open_studio
-    from costars.train.config import anchor_name, parse_config
+    from costars.train.config import anchor_name
     from costars.train.output_files import check_files, locate_files
     from costars.train.session import run_session
 
-    path = Path(recipe)
-    data: dict[str, Any] = _read_yaml(path) if path.suffix in (".yaml", ".yml") else {"recipe": recipe}
     options: dict[str, Any] = {
         "name": name,
         "class_name": class_name,
@@ -74,9 +73,7 @@ def train(
         "add_trigger": add_trigger or None,
         "concepts": _parse_concepts(concept, background) or None,
     }
-    data |= {key: value for key, value in options.items() if value is not None}
-    data["settings"] = (data.get("settings") or {}) | _parse_settings(set_)
-    config = parse_config(data, recipe, path.parent if path.suffix else Path())
+    config = _make_config(recipe, options, _parse_settings(set_))
     studio = open_studio(device, dtype)
     files = locate_files(config, studio.settings.library, out, work)
     check_files(files, resume=resume, replace=replace)
@@ -97,6 +94,17 @@ def train(
         if IS_MAIN and files.checkpoint.exists():
             print_line(f"saved {files.checkpoint}; continue with --resume{' --replace' if replace else ''}")
         raise
+
+
+def _make_config(recipe: str, options: dict[str, Any], settings: dict[str, Any]) -> TrainConfig:
+    """The config of a YAML file or of a recipe's name, changed by the options and settings that are given."""
+    from costars.train.config import parse_config
+
+    path = Path(recipe)
+    data = _read_yaml(path) if path.suffix in (".yaml", ".yml") else {"recipe": recipe}
+    data |= {key: value for key, value in options.items() if value is not None}
+    data["settings"] = (data.get("settings") or {}) | settings
+    return parse_config(data, recipe, path.parent if path.suffix else Path())
 
 
 def _show(session: Iterator[Progress | Message | TrainingResult], files: TrainingFiles, headline: str) -> None:
