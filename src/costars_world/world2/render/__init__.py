@@ -1,0 +1,1 @@
+"""World 2: a procedural renderer of cartoon scenes with exact truth."""
