@@ -31,8 +31,8 @@ app.add_typer(concepts_app, name="concepts")
 STOPPED = 130  # exit code of Ctrl-C
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"costars {version('costars')}")
@@ -79,10 +79,12 @@ def plan(
 
     job = PlanJob(scene=scene, out=out, retries=retries)
     check_job(job)
-    made: Plan = _run(job, _open_studio(device, dtype, memory=memory, offline=offline))
-    _print_seed(made.scene, scene)
-    order = sorted(made.regions, key=lambda name: made.regions[name].depth)
-    found = ", ".join(f"{name} ({made.regions[name].class_name}, {made.regions[name].area:.0%})" for name in order)
+    planned: Plan = _run(job, _open_studio(device, dtype, memory=memory, offline=offline))
+    _print_seed(planned.scene, scene)
+    order = sorted(planned.regions, key=lambda name: planned.regions[name].depth)
+    found = ", ".join(
+        f"{name} ({planned.regions[name].class_name}, {planned.regions[name].area:.0%})" for name in order
+    )
     print_line(f"from front to back: {found}; to finish it: costars render {out}")
     typer.echo(out / "plan.json")
 
@@ -134,7 +136,9 @@ def _render_jobs(source: Path, out: Path, settings: list[str], seed: int | None,
         return [RenderJob(scene=scene, out=out, plan_folder=source)]
     scene = _apply_settings(load_scene(source), settings, seed, source.parent)
     if scene.count > 1 and retries:
-        raise SceneError("--retries would draw some seeds of a scene with a count twice; use one or the other")
+        raise SceneError(
+            f"--retries cannot be used with count {scene.count}: some seeds would be drawn twice; leave one of them out"
+        )
     from costars.jobs import RenderJob
 
     scenes = scene.each()
@@ -142,10 +146,10 @@ def _render_jobs(source: Path, out: Path, settings: list[str], seed: int | None,
     return [RenderJob(scene=one, out=folder, retries=retries) for one, folder in zip(scenes, folders, strict=True)]
 
 
-def _print_seed(drawn: Scene, asked: Scene) -> None:
-    if drawn.seed != asked.seed:
-        missed = ", ".join(map(str, range(asked.seed, drawn.seed)))
-        print_line(f"this is seed {drawn.seed}; seeds {missed} left a member out")
+def _print_seed(used: Scene, requested: Scene) -> None:
+    if used.seed != requested.seed:
+        failed = ", ".join(map(str, range(requested.seed, used.seed)))
+        print_line(f"this is seed {used.seed}; seeds {failed} left a member out")
 
 
 def _print_summary(picture: Picture) -> None:
@@ -163,7 +167,7 @@ def _print_summary(picture: Picture) -> None:
     )
     if picture.plan is not None and not rows["stage2"]:
         print_line(
-            f"no identity takes part: start {picture.scene.start} leaves no step for them; this is the layout",
+            f"no identity takes part: start {picture.scene.start} leaves no step for stage 2; this is the layout",
             style="bold",
         )
 

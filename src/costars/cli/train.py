@@ -101,7 +101,7 @@ def _make_config(recipe: str, options: dict[str, Any], settings: dict[str, Any])
     from costars.train.config import parse_config
 
     path = Path(recipe)
-    data = _read_yaml(path) if path.suffix in (".yaml", ".yml") else {"recipe": recipe}
+    data: dict[str, Any] = _read_yaml(path) if path.suffix in (".yaml", ".yml") else {"recipe": recipe}
     data |= {key: value for key, value in options.items() if value is not None}
     data["settings"] = (data.get("settings") or {}) | settings
     return parse_config(data, recipe, path.parent if path.suffix else Path())
