@@ -1,6 +1,7 @@
 """The documentation names files, commands and options that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,16 @@ def test_options_of_the_command_line_exist(page, words, rest):
     known = {option for parameter in command.params for option in parameter.opts}
     for option in re.findall(r"(?<=\s)--[a-z-]+", rest):
         assert option in known, f"{page}: costars {' '.join(words)} {option}"
+
+
+def test_drawing_of_the_layers_matches_the_import_contract():
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ][0]
+    layers = [[name for name in layer.split(" | ") if "(" not in name] for layer in contract["layers"]]
+    drawing = TEXTS["CONTRIBUTING.md"].partition("```\ncli ")[2].partition("```")[0]
+    drawn = [re.split(r"  +", line)[0].split(" | ") for line in ("cli " + drawing).splitlines()]
+    assert drawn == [layer for layer in layers if layer]
 
 
 def test_where_is_what_answers_twenty_questions():
