@@ -41,12 +41,12 @@ def reference_crf(unary: np.ndarray, image: np.ndarray, weights: CrfWeights) -> 
         root = 1 / np.sqrt(out.sum(axis=1))
         return root[:, None] * out * root
 
-    both = weights.smooth_weight * kernel(max(1.0, weights.smooth_px * scale), None)
-    both += weights.colour_weight * kernel(weights.colour_px * scale, weights.colour_levels)
+    kernels = weights.smooth_weight * kernel(max(1.0, weights.smooth_px * scale), None)
+    kernels += weights.colour_weight * kernel(weights.colour_px * scale, weights.colour_levels)
     energy = np.log(unary.reshape(labels, -1).T)
     belief = np.exp(energy) / np.exp(energy).sum(axis=1, keepdims=True)
     for _ in range(weights.rounds):
-        updated = np.exp(energy + both @ belief)
+        updated = np.exp(energy + kernels @ belief)
         belief = updated / updated.sum(axis=1, keepdims=True)
     return belief.T.reshape(unary.shape)
 

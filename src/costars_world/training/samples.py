@@ -18,7 +18,7 @@ from costars.images.contact_sheet import overlay_masks
 from costars.model.families import SDXL
 from costars.model.lora import one_adapter_per_row, text_adapter
 from costars.model.model import Model, ModelInfo
-from costars.sample.loop import denoise, sampler
+from costars.sample.loop import denoise, prepare_sampler
 from costars.types import Adapter, DenoisingPath
 from costars_world.judge.judge import Judge, crop_figure
 from costars_world.render.world import sample_picture
@@ -111,7 +111,9 @@ def sample_images(
     with one_adapter_per_row(model.unet, "unet.", named) as adapters, text_adapter(model.encoders, adapter or {}):
         for i, prompt in enumerate(prompts):
             size_px = model.info.size_px
-            plan = sampler(model.scheduler, steps or STEPS, model.device, size_px, guidance_scale, seed=seed + i)
+            plan = prepare_sampler(
+                model.scheduler, steps or STEPS, model.device, size_px, guidance_scale, seed=seed + i
+            )
             text, negative = model.encode_text(prompt), model.encode_text("")
             path = DenoisingPath("global", text, negative, adapter=next(iter(named), None))
             *_, step = denoise(model, plan.noise(model), [path], plan, adapters=adapters)

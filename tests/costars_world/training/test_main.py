@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -42,6 +43,14 @@ def short_training(monkeypatch):
     monkeypatch.setattr(concepts, "PACK", {"rex": concepts.PACK["rex"]})
     monkeypatch.setattr(samples, "PROMPTS", samples.PROMPTS[:1])
     monkeypatch.setattr(samples, "STEPS", 2)
+    monkeypatch.setattr(segmenter, "NUM_EMPTY", 10)
+    small_sheets = {
+        "draw_reconstructions": {"count": 1},
+        "draw_segmentations": {"count": 1},
+        "draw_nearest_figures": {"queries": 1, "candidates": 4},
+    }
+    for name, sizes in small_sheets.items():
+        monkeypatch.setattr(samples, name, partial(getattr(samples, name), **sizes))
 
 
 def folder_options(path):
