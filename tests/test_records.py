@@ -112,13 +112,13 @@ def break_json(folder, **changes):
     [
         (lambda f: (f / "masks" / "b.png").unlink(), "b.png"),
         (lambda f: (f / "layout.png").unlink(), "layout.png"),
-        (lambda f: (f / "layout.safetensors").write_bytes(b"\x01" * 40), "not a plan"),
-        (lambda f: (f / "layout.safetensors").unlink(), "not a plan"),
+        (lambda f: (f / "layout.safetensors").write_bytes(b"\x01" * 40), "not a readable plan"),
+        (lambda f: (f / "layout.safetensors").unlink(), "not a readable plan"),
         (lambda f: (f / "plan.json").unlink(), "plan.json"),
-        (lambda f: (f / "plan.json").write_text("{"), "not a plan"),
-        (lambda f: (f / "plan.json").write_text("[]"), "not a plan"),
+        (lambda f: (f / "plan.json").write_text("{"), "not a readable plan"),
+        (lambda f: (f / "plan.json").write_text("[]"), "not a readable plan"),
         (lambda f: break_json(f, regions=[]), "regions are of [], the cast is ['a', 'b']"),
-        (lambda f: break_json(f, regions=[{"name": "a"}]), "not a plan"),
+        (lambda f: break_json(f, regions=[{"name": "a"}]), "not a readable plan"),
         (lambda f: Image.new("L", (32, 32), 255).save(f / "masks" / "a.png"), "masks/a.png: is 32 x 32 px; save"),
         (lambda f: Image.new("RGB", (64, 64), "red").save(f / "masks" / "a.png"), "masks/a.png: has colours or an al"),
         (lambda f: (f / "masks" / "a.png").write_text("text"), "px without alpha, white where a is"),
@@ -261,7 +261,7 @@ def test_a_run_after_one_that_failed_takes_its_place(plan, tmp_path):
 
 def test_a_folder_of_a_picture_is_no_plan_and_told_so(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"")
-    with pytest.raises(SceneError, match=r"holds no plan.json; to draw its picture again, render .*picture.png"):
+    with pytest.raises(SceneError, match=r"has no plan.json; to draw its picture again, render .*picture.png"):
         read_plan(tmp_path)
 
 

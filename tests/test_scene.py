@@ -220,14 +220,16 @@ def test_hints_put_the_near_first_and_always_name_the_known():
 
 @pytest.mark.parametrize("where", [[10, 20], [0.1, 0.2, 0.3], [0.5, "x"], 3, {"x": 1}])
 def test_a_place_that_is_none_is_refused_in_plain_words(make_scene, where):
-    with pytest.raises(SceneError, match=r"cast.a.where: .* is no place; want left, right, a point \[x, y\]") as caught:
+    with pytest.raises(
+        SceneError, match=r"cast.a.where: .* is not a place; use left, right, a point \[x, y\]"
+    ) as caught:
         make_scene(cast={"a": {"concept": "a", "where": where}, "b": {"concept": "b"}})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [None, [1, 2], "text"])
 def test_a_file_without_keys_is_refused_in_plain_words(data):
-    with pytest.raises(SceneError, match="write at least prompt and cast"):
+    with pytest.raises(SceneError, match="a scene needs at least prompt and cast"):
         parse_scene(data)
 
 
@@ -277,7 +279,7 @@ def test_a_segmenter_that_cannot_be_is_refused(segmenter, said):
 
 def test_a_phrase_that_nobody_reads_is_refused():
     cast = {"ana": {"concept": "builtin/ana", "segment_phrase": "red hair"}, "bo": {"concept": "builtin/bo"}}
-    with pytest.raises(SceneError, match=r"cast\.ana\.segment_phrase is read by no other segmenter than"):
+    with pytest.raises(SceneError, match=r"cast\.ana\.segment_phrase is used by the segmenters"):
         parse_scene(DATA | {"cast": cast})
     assert parse_scene(DATA | {"cast": cast, "segmenter": "owl_sam"}).cast["ana"].segment_phrase == "red hair"
 
@@ -300,7 +302,7 @@ def test_a_long_value_is_not_told_whole():
 
 
 def test_a_record_of_a_run_is_no_scene():
-    with pytest.raises(SceneError, match=r"result.json: is a record of a run, not a scene; give its folder, or its"):
+    with pytest.raises(SceneError, match=r"result.json: is the record of a run, not a scene; use its folder or its"):
         parse_scene({"scene": DATA, "seed": 0}, "result.json")
 
 

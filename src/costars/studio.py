@@ -27,7 +27,7 @@ from costars.resolved_scene import ResolvedScene
 from costars.retry import last, retry_with_less_memory
 from costars.scene.files import anchor_paths
 from costars.scene.options import Checkpoint
-from costars.scene.scene import Scene
+from costars.scene.scene import BUILTIN, Scene
 from costars.segment.region_checks import check_regions
 from costars.settings import Settings, machine_settings
 from costars.train.config import TrainConfig, anchor_config
@@ -69,20 +69,20 @@ class Studio:
         source = self._source(name, checkpoint or Checkpoint())
         if source not in self.models:
             began = time.perf_counter()
-            segmenter = "world" if name == "builtin" else "attention"
+            segmenter = "world" if name == BUILTIN else "attention"
             self.models[source] = load_model(source, self.device, self.dtype, self.max_rows, segmenter, self.memory)
             self.load_seconds += time.perf_counter() - began
         return self.models[source]
 
     def _source(self, name: str, checkpoint: Checkpoint) -> Source:
-        def find(name: str | None, what: str, wanted: Sequence[str] = PIPELINE_PATTERNS) -> Path | None:
-            return None if name is None else self._locate(name, what, wanted)
-
-        path = self.settings.builtin / "model" if name == "builtin" else find(name, "model")
-        assert path is not None
-        vae, config = find(checkpoint.vae, "checkpoint.vae", COMPONENT_PATTERNS), find(checkpoint.config, "checkpoint.config")
+        vae, config = checkpoint.vae, checkpoint.config
         return Source(
-            name, path, vae=vae, config=config, prediction=checkpoint.prediction, tiles=checkpoint.tiles
+            name,
+            self.settings.builtin / "model" if name == BUILTIN else self._locate(name, "model", PIPELINE_PATTERNS),
+            vae=None if vae is None else self._locate(vae, "checkpoint.vae", COMPONENT_PATTERNS),
+            config=None if config is None else self._locate(config, "checkpoint.config", PIPELINE_PATTERNS),
+            prediction=checkpoint.prediction,
+            tiles=checkpoint.tiles,
         )
 
     def _locate(self, name: str, field: str, wanted: Sequence[str]) -> Path:

@@ -44,11 +44,11 @@ LearnedWords = Mapping[str, Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Concept:
-    """A character or object that someone taught: its words, its adapter and where it came from.
+    """A learned character or object: its trigger, adapter, learned words, and the file they are from.
 
-    format is the kind of file; tokens {word: {"text_encoder": (n, d), "text_encoder_2": (n, d)}} are words
-    taught to the text encoders, with per_layer one vector for each of n cross-attention layers (ED-LoRA);
-    weights {module path: (out, in) or (out, in, kh, kw)} stand for the model's own (Custom Diffusion, DreamBooth).
+    format is the kind of file. tokens {word: {"text_encoder": (n, d), "text_encoder_2": (n, d)}} are the vectors of
+    learned words; with per_layer there is one vector for each of n cross-attention layers (ED-LoRA).
+    weights {module path: (out, in) or (out, in, kh, kw)} replace the model's own (Custom Diffusion, DreamBooth).
     """
 
     name: str
@@ -66,7 +66,7 @@ class Concept:
 
     @property
     def words(self) -> LearnedWords:
-        """The words as text encoders take them."""
+        """The learned words in the shape that text encoders read."""
         axis = 1 if self.per_layer else 0
         return {w: {part: v.unsqueeze(axis) for part, v in parts.items()} for w, parts in self.tokens.items()}
 
@@ -75,8 +75,8 @@ class Concept:
 class Text:
     """An encoded prompt: tokens (l, t, d), pooled (1, d), spans {word: token positions of each occurrence}.
 
-    l is 1, or the number of cross-attention layers where each reads words of its own (ED-LoRA); pooled is
-    None but for SDXL.
+    l is 1, or the number of cross-attention layers if each reads tokens of its own (ED-LoRA). pooled is None for
+    families without a pooled embedding.
     """
 
     prompt: str
@@ -89,8 +89,8 @@ class Text:
 class DenoisingPath:
     """One path of the denoising: a pair of rows (uncond, cond), or one replayed row.
 
-    adapter names an adapter of the `one_adapter_per_row` block around the loop, None the base model.
-    replay holds the stored latents (s + 1, c, h, w) that the path follows instead of the common one;
+    adapter names an adapter of the `one_adapter_per_row` block around the loop; None is the base model.
+    replay are the stored latents (s + 1, c, h, w) that the path uses instead of the common one.
     controlled says whether the scene's ControlNets act on the path.
     """
 
@@ -103,15 +103,15 @@ class DenoisingPath:
 
     @property
     def rows(self) -> int:
-        """UNet rows a step costs: 2 with guidance, 1 without a negative text."""
+        """UNet rows per step: 2 with guidance, 1 without a negative text."""
         return 1 if self.negative is None else 2
 
 
 @dataclass(frozen=True)
 class Step:
-    """What every loop yields after a step: latent is (1, c, h, w), rows counts UNet rows so far.
+    """A finished step of a loop: latent is (1, c, h, w), rows counts the UNet rows so far.
 
-    at_once is how many rows a UNet call has at most.
+    rows_per_call is the largest number of rows of a UNet call.
     """
 
     stage: str
@@ -119,16 +119,15 @@ class Step:
     of: int
     latent: Tensor
     rows: int
-    at_once: int = 0
+    rows_per_call: int = 0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Stage 1: the scene with strangers, the latents of every step and where each word looked.
+    """Stage 1: the scene without identities, with the latents of every step.
 
-    latents are (s + 1, c, h, w), the noise first; maps {word: (h, w) mean cross-attention};
-    prompt is the one it was drawn from; attention {(step, layer): (heads, tokens, d)} what its
-    cross-attention gave, where that is kept.
+    latents are (s + 1, c, h, w), the noise first; maps {word: (h, w) mean cross-attention}; prompt is the one it was
+    drawn from. attention {(step, layer): (heads, tokens, d)} are cross-attention outputs, where they were cached.
     """
 
     image: Image.Image
@@ -155,7 +154,7 @@ class Region:
 
     @property
     def box(self) -> Box:
-        """Smallest box around the mask's half level; all zero where nothing reaches it."""
+        """Smallest box around the mask at level 0.5; all zero for an empty mask."""
         rows, columns = (np.flatnonzero((self.mask >= 0.5).any(axis=a)) for a in (1, 0))
         if not len(rows):
             return (0.0, 0.0, 0.0, 0.0)
@@ -166,9 +165,9 @@ class Region:
 
 @dataclass(frozen=True)
 class Plan:
-    """A layout and who stands where; regions {member: region}, disjoint, in the cast's order.
+    """A layout and the region of each member: {member: region}, disjoint, in prompt order.
 
-    edited says that its masks are no longer those that its scene gives.
+    edited says that its masks were changed after planning.
     """
 
     scene: Scene
@@ -180,11 +179,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Picture:
-    """The result, with all it was made from; plan is None for a method that needs none.
+    """The result, with everything it was made from; plan is None for a method that needs none.
 
-    hashes are the sha256 of what the scene names, by its place there (cast.ana.concept), and of the plan's masks;
-    max_rows is how many rows a UNet call had at most; lost are members of the plan who cannot be seen in
-    the picture, where its segmenter can tell.
+    hashes {field of the scene: sha256} are of its files (cast.ana.concept) and of the plan's masks. max_rows is the
+    largest number of rows of a UNet call. lost are members that are not visible where the plan has them, if the
+    segmenter can tell. layer_counts {member: "12 of 12 layers"} says how much of a concept the model has.
     """
 
     image: Image.Image
@@ -203,10 +202,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class ControlNet:
-    """A drawn pose, edge or depth picture (1, 3, h px, w px) in [0, 1] with the network that keeps to it.
+    """A ControlNet with its pose, edge or depth picture (1, 3, h px, w px) in [0, 1].
 
-    net is a diffusers ControlNetModel (Zhang et al. 2023, arXiv 2302.05543); it acts with this scale in
-    the steps from share start to share end. sha256 is of its weights, image_sha256 of the picture's file.
+    net is a diffusers ControlNetModel (Zhang et al. 2023, arXiv 2302.05543). It acts with this scale in the steps
+    from share start to share end. sha256 is of its weights, image_sha256 of the picture's file.
     """
 
     net: Module

@@ -13,7 +13,7 @@ from costars.concepts.export import FORMATS, export_concept
 from costars.concepts.load import load_concept
 from costars.errors import ConceptError
 from costars.model.lora import one_adapter_per_row, subtract_base_weights, text_adapter
-from costars.sample.loop import denoise, sampler
+from costars.sample.loop import denoise, prepare_sampler
 from costars.types import Concept, DenoisingPath, LowRank
 
 PROMPT = "a <mia> woman in the forest"
@@ -107,7 +107,7 @@ def test_lora_gives_the_same_picture_in_diffusers(format_name, concepts, tiny, p
     theirs = pipeline(PROMPT, negative_prompt="blurry", latents=latents, output_type="pil", **options).images[0]
 
     def draw(adapter):
-        plan = sampler(tiny.scheduler, steps, tiny.device, size, 5.0, seed=3)
+        plan = prepare_sampler(tiny.scheduler, steps, tiny.device, size, 5.0, seed=3)
         with one_adapter_per_row(tiny.unet, "unet.", {"mia": adapter}) as rows, text_adapter(tiny.encoders, adapter):
             texts = [tiny.encode_text(words) for words in (PROMPT, "blurry")]
             *_, step = denoise(

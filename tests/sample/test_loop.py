@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 
 from costars.model.schedulers import make_scheduler
 from costars.sample.batch import make_rows
-from costars.sample.loop import denoise, prepare_sampler, single_path
+from costars.sample.loop import denoise, prepare_sampler
 from costars.types import DenoisingPath, Text
 
 SIZE = (64, 64)

@@ -14,7 +14,7 @@ from costars.model.hub import Source
 from costars.model.load import load_model
 from costars.model.lora import one_adapter_per_row, text_adapter
 from costars.resolve import match_concepts
-from costars.sample.loop import denoise, sampler
+from costars.sample.loop import denoise, prepare_sampler
 from costars.train.loop import TRAINING, Progress, train
 from costars.train.preview import make_preview
 from costars.train.recipes import RECIPES
@@ -28,7 +28,7 @@ PROMPT = "photo of a {} woman in the forest"
 
 def sample(model, prompt, learned, adapters=None, adapter=None):
     """(1, c, h, w) after three guided steps, as a scene samples a member."""
-    plan = sampler(model.scheduler, 3, model.device, (64, 64), 3.0, seed=5)
+    plan = prepare_sampler(model.scheduler, 3, model.device, (64, 64), 3.0, seed=5)
     texts = [model.encode_text(text, learned=learned) for text in (prompt, "")]
     path = DenoisingPath("one", *texts, adapter=adapter)
     *_, step = denoise(model, plan.noise(model), [path], plan, adapters=adapters)

@@ -1,4 +1,4 @@
-"""What a plan was drawn from: changed, it is planned anew."""
+"""The fields of a scene that its layout depends on: if one changes, the scene is planned again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from costars.scene.scene import Scene
 from costars.segment.match_cast import order_by_depth
 from costars.types import Plan
 
-# What the layout and its regions were made from: to change one of these, plan the scene again.
+# The layout and its regions are made from these.
 LAYOUT_FIELDS = (
     "prompt",
     "negative_prompt",
@@ -30,22 +30,22 @@ LAYOUT_FIELDS = (
 )
 
 
-def drawn_from(scene: Scene) -> dict[str, Any]:
-    """What of a scene its layout and regions depend on, as plain data."""
+def layout_inputs(scene: Scene) -> dict[str, Any]:
+    """The fields of a scene that its layout and regions depend on, as plain data."""
     data: dict[str, Any] = scene.model_dump(mode="json")
-    told = ("where", "class_name", "segment_phrase")
-    places = {name: [member[key] for key in told] for name, member in data["cast"].items()}
-    return {field: data[field] for field in LAYOUT_FIELDS} | {" and ".join(told): places}
+    keys = ("where", "class_name", "segment_phrase")
+    places = {name: [member[key] for key in keys] for name, member in data["cast"].items()}
+    return {field: data[field] for field in LAYOUT_FIELDS} | {" and ".join(keys): places}
 
 
 def same_layout(one: Scene, other: Scene) -> bool:
     """Whether both scenes have the same layout and regions."""
-    return one.model == other.model and drawn_from(one) == drawn_from(other)
+    return one.model == other.model and layout_inputs(one) == layout_inputs(other)
 
 
-def check_drawn_from(before: Mapping[str, Any], scene: Scene, origin: str = "") -> None:
-    """Raises SceneError for a change that the layout does not show."""
-    now = json.loads(json.dumps(drawn_from(scene)))
+def check_layout_inputs(before: Mapping[str, Any], scene: Scene, origin: str = "") -> None:
+    """Raises SceneError for a change that needs another layout."""
+    now = json.loads(json.dumps(layout_inputs(scene)))
     for field, value in now.items():
         if before.get(field) != value:
             raise SceneError(
@@ -55,13 +55,13 @@ def check_drawn_from(before: Mapping[str, Any], scene: Scene, origin: str = "") 
 
 
 def with_scene(plan: Plan, scene: Scene) -> Plan:
-    """The plan under changed settings; depths given in the scene are taken over.
+    """The plan with a changed scene; depths of the scene replace those of the plan.
 
-    Raises SceneError for a change that the layout does not show.
+    Raises SceneError for a change that needs another layout.
     """
     if plan.scene.model != scene.model:
         raise SceneError(f"model: the plan was drawn by {plan.scene.model!r}; plan the scene again")
-    check_drawn_from(json.loads(json.dumps(drawn_from(plan.scene))), scene)
+    check_layout_inputs(json.loads(json.dumps(layout_inputs(plan.scene))), scene)
     if any(member.depth is not None for member in scene.cast.values()):
         order = order_by_depth(plan.regions, scene.cast)
         regions = {name: replace(region, depth=order.index(name)) for name, region in plan.regions.items()}

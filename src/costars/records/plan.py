@@ -1,4 +1,4 @@
-"""Plans on disk, to be looked at, edited and rendered later."""
+"""Plans as folders: to look at, edit and render later."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import from_numpy
 
 from costars.errors import SceneError
 from costars.files.output_folder import atomic_folder
-from costars.records.layout_inputs import check_drawn_from, drawn_from
-from costars.records.regions import masks_hash, read_region, region_facts, rounded, write_masks
+from costars.records.layout_inputs import check_layout_inputs, layout_inputs
+from costars.records.regions import hash_masks, read_region, region_facts, round_seconds, write_masks
 from costars.scene.files import anchor_paths
 from costars.scene.scene import parse_scene
 from costars.types import Layout, Plan
 
 
 def write_plan(plan: Plan, out: Path) -> None:
-    """plan.json, layout.png, layout.safetensors (latents, maps) and masks/NAME.png.
+    """Write plan.json, layout.png, layout.safetensors (latents, maps) and masks/NAME.png.
 
     The scene's paths are absolute there, so the plan works wherever it lies.
     """
     layout, scene = plan.layout, anchor_paths(plan.scene, Path()).model_dump(mode="json", exclude_none=True)
     facts = {
         "scene": scene,
-        "layout": {"prompt": layout.prompt, "rows": layout.rows, "drawn_from": drawn_from(parse_scene(scene))},
+        "layout": {"prompt": layout.prompt, "rows": layout.rows, "layout_inputs": layout_inputs(parse_scene(scene))},
         "regions": [region_facts(name, region) for name, region in plan.regions.items()],
-        "masks_sha256": masks_hash(plan.regions),
-        "seconds": rounded(plan.seconds),
+        "masks_sha256": hash_masks(plan.regions),
+        "seconds": round_seconds(plan.seconds),
     }
     maps = {f"map/{word}": from_numpy(array) for word, array in layout.maps.items()}
     with atomic_folder(out) as folder:
@@ -41,14 +41,14 @@ def write_plan(plan: Plan, out: Path) -> None:
 
 
 def read_plan(folder: Path) -> Plan:
-    """A plan that was written before; its masks, depths and scene may have been edited.
+    """Read a plan from its folder; its masks, depths and scene may have been edited.
 
     Raises SceneError if a file is missing, damaged, or the masks are not the cast's.
     """
     if not (folder / "plan.json").is_file():
         picture = folder / "picture.png"
         hint = f"to draw its picture again, render {picture}" if picture.is_file() else "make one with costars plan"
-        raise SceneError(f"{folder}: holds no plan.json; {hint}")
+        raise SceneError(f"{folder}: has no plan.json; {hint}")
     try:
         facts = json.loads((folder / "plan.json").read_text())
         scene = parse_scene(facts["scene"], f"{folder.name}/plan.json")
@@ -63,10 +63,10 @@ def read_plan(folder: Path) -> Plan:
                 rows=facts["layout"]["rows"],
             )
         regions = {r["name"]: read_region(folder, r, layout.image.size) for r in facts["regions"]}
-        before, seconds = facts["layout"]["drawn_from"], dict(facts["seconds"])
+        before, seconds = facts["layout"]["layout_inputs"], dict(facts["seconds"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise SceneError(f"{folder}: not a plan that costars can read ({error}); plan the scene again") from None
+        raise SceneError(f"{folder}: not a readable plan ({error}); plan the scene again") from None
     if set(regions) != set(scene.cast):
         raise SceneError(f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}")
-    check_drawn_from(before, scene, f"{folder.name}/plan.json: ")
-    return Plan(scene, layout, regions, seconds, edited=facts.get("masks_sha256") != masks_hash(regions))
+    check_layout_inputs(before, scene, f"{folder.name}/plan.json: ")
+    return Plan(scene, layout, regions, seconds, edited=facts.get("masks_sha256") != hash_masks(regions))

@@ -1,4 +1,4 @@
-"""Pictures on disk, which say what they were made from."""
+"""Pictures in files, with the scene and versions that they were made from."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from PIL.PngImagePlugin import PngInfo
 
 from costars.files.output_folder import KINDS, atomic_folder
 from costars.images.contact_sheet import make_contact_sheet
-from costars.records.regions import region_facts, rounded, write_masks
+from costars.records.regions import region_facts, round_seconds, write_masks
 from costars.scene.files import map_paths
 from costars.scene.scene import Scene
 from costars.types import Picture, RegionError
 
 
 def write_picture(picture: Picture, out: str | Path) -> None:
-    """picture.png with its scene inside, layout.png, masks/NAME.png, sheet.png and result.json.
+    """Write picture.png with its scene inside, layout.png, masks/NAME.png, sheet.png and result.json.
 
-    Raises SceneError where out cannot be written, or holds what costars did not write.
+    Raises SceneError if out cannot be written, or contains files that costars did not write.
     """
     plan = picture.plan
     with atomic_folder(Path(out)) as folder:
@@ -35,7 +35,7 @@ def write_picture(picture: Picture, out: str | Path) -> None:
             "scene": dump(picture.scene),
             "seed": picture.scene.seed,
             "rows": dict(picture.rows),
-            "seconds": rounded(picture.seconds),
+            "seconds": round_seconds(picture.seconds),
             "regions": regions,
             "versions": dict(picture.versions),
             "hashes": dict(picture.hashes),
@@ -49,9 +49,9 @@ def write_picture(picture: Picture, out: str | Path) -> None:
 
 
 def write_failure(error: RegionError, out: Path) -> Path | None:
-    """layout.png, every region that was found and missing.json, for a layout that does not show the cast.
+    """Write layout.png, every region that was found and missing.json, for a layout that does not show the cast.
 
-    Returns the folder: out, or one in it where out holds a plan or picture of an earlier run.
+    Returns the folder: out, or out/missing if out has a plan or picture of an earlier run.
     """
     if error.layout is None:
         return None
@@ -66,7 +66,7 @@ def write_failure(error: RegionError, out: Path) -> Path | None:
 
 
 def png(picture: Picture) -> bytes:
-    """The picture as PNG, its scene, versions and hashes inside: the same scene gives the same bytes."""
+    """Encode the picture as PNG with its scene, versions and hashes inside: the same scene gives the same bytes."""
     facts: dict[str, Any] = {"scene": dump(picture.scene)}
     facts |= {"hashes": dict(picture.hashes), "versions": dict(picture.versions)}
     if picture.plan is not None and picture.plan.edited:
@@ -80,7 +80,7 @@ def png(picture: Picture) -> bytes:
 
 
 def parameters(picture: Picture) -> str:
-    """The text chunk that A1111 and its kin read."""
+    """The text chunk that AUTOMATIC1111 and similar programs read."""
     scene = picture.scene
     sampler = picture.versions["scheduler"] if scene.scheduler == "checkpoint" else scene.scheduler
     lines = [scene.prompt.replace("{", "").replace("}", "")]
@@ -96,7 +96,7 @@ def parameters(picture: Picture) -> str:
 
 
 def dump(scene: Scene) -> dict[str, Any]:
-    """The scene as plain data, absolute paths cut to their file names."""
+    """The scene as plain data, with absolute paths cut to file names."""
     return map_paths(scene, lambda _, name: _without_folders(name))
 
 

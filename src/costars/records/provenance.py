@@ -1,4 +1,4 @@
-"""What a picture was made with: hashes of files and masks, versions of programs."""
+"""Hashes of the files and versions of the programs that a picture was made with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import torch
 
-from costars.records.regions import masks_hash
+from costars.records.regions import hash_masks
 from costars.resolved_scene import ResolvedScene
 from costars.types import Plan
 
@@ -27,7 +27,7 @@ def file_hashes(resolved: ResolvedScene, plan: Plan | None) -> Mapping[str, str]
     if resolved.style is not None:
         hashes["style.concept"] = resolved.style.sha256
     if plan is not None:
-        hashes["masks"] = masks_hash(plan.regions)
+        hashes["masks"] = hash_masks(plan.regions)
     return hashes
 
 

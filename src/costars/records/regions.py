@@ -1,4 +1,4 @@
-"""Who stands where, as files hold it: a mask for each, and a line of facts."""
+"""Regions in files: a mask and a few facts for each member."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from costars.types import Region
 
 
 def region_facts(name: str, region: Region) -> dict[str, Any]:
-    """What a record tells of a region; the box and the area are shares of the picture."""
+    """The facts of a region for a record; box and area are fractions of the picture."""
     return {
         "name": name,
         "class_name": region.class_name,
@@ -29,14 +29,14 @@ def region_facts(name: str, region: Region) -> dict[str, Any]:
 
 
 def write_masks(regions: Mapping[str, Region], folder: Path) -> None:
-    """masks/NAME.png of each, white where it is."""
+    """Write masks/NAME.png for each member, white inside its region."""
     (folder / "masks").mkdir(exist_ok=True)
     for name, region in regions.items():
         Image.fromarray(_levels(region)).save(folder / "masks" / f"{name}.png")
 
 
 def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -> Region:
-    """The region of these facts with its mask; raises SceneError for a mask not of (width, height), or not grey."""
+    """Read a region and its mask; raises SceneError for a mask of another size than (width, height), or not grey."""
     path = folder / "masks" / f"{Path(facts['name']).name}.png"
     want = f"save it as a grey .png of {size[0]} x {size[1]} px without alpha, white where {facts['name']} is"
     try:
@@ -51,8 +51,8 @@ def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -
     return Region(str(facts["class_name"]), mask, float(facts["score"]), int(facts["depth"]))
 
 
-def masks_hash(regions: Mapping[str, Region]) -> str:
-    """Of who stands where, as the files hold it."""
+def hash_masks(regions: Mapping[str, Region]) -> str:
+    """sha256 of the regions' names, depths and masks (8 bit)."""
     digest = hashlib.sha256()
     for name, region in sorted(regions.items()):
         digest.update(f"{name} {region.depth} ".encode() + _levels(region).tobytes())
@@ -63,6 +63,6 @@ def _levels(region: Region) -> NDArray[np.uint8]:
     return (region.mask * 255).round().astype(np.uint8)
 
 
-def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
-    """To milliseconds."""
+def round_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Round to milliseconds."""
     return {key: round(value, 3) for key, value in seconds.items()}

@@ -50,27 +50,27 @@ def _parse_place(value: Any) -> Any:
     numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
     if not numbers or len(value) not in (2, 4) or not all(0 <= v <= 1 for v in value):
         raise ValueError(
-            f"{value!r} is no place; want left, right, a point [x, y] or a box [left, top, right, bottom] "
-            "in shares of the picture from 0 to 1, or a .png mask file"
+            f"{value!r} is not a place; use left, right, a point [x, y], a box [left, top, right, bottom] (fractions "
+            "of the picture from 0 to 1), or a .png mask file"
         )
     return value
 
 
 class CastMember(Value):
-    """One of your own characters or objects, and optionally where it stands and what it does."""
+    """One of your own characters or objects, and optionally its place and prompt."""
 
     concept: str = Field(description="builtin/NAME, a name in your library, or a .safetensors file")
     class_name: str | None = Field(None, description="what the layout draws, default: the concept's own class")
     prompt: str | None = Field(None, description="the member's own prompt, default: derived from the scene's")
     negative_prompt: str | None = Field(None, description="default: the scene's")
     trigger: str | None = Field(
-        None, min_length=1, description="the words that call the concept, default: as its file says"
+        None, min_length=1, description="words that call the concept in a prompt, default: those of its file"
     )
     weight: float = Field(1.0, ge=0.0, le=4.0, description="scale of the concept's adapter")
     where: Annotated[Literal["left", "right"] | Rectangle | Point | str | None, BeforeValidator(_parse_place)] = Field(
         None,
-        description="left, right, a point (x, y) to be nearest to, a box (left, top, right, bottom), both in [0, 1], "
-        "or a .png mask file",
+        description="left, right, a point (x, y) that it is nearest to, a box (left, top, right, bottom), both in "
+        "[0, 1], or a .png mask file",
     )
     segment_phrase: str | None = Field(
         None, min_length=1, description="what a segmenter by phrase looks for, default: the class name"
@@ -83,7 +83,7 @@ class CastMember(Value):
     )
 
     @model_validator(mode="after")
-    def _box_has_an_inside(self) -> CastMember:
+    def _check_box_is_not_empty(self) -> CastMember:
         if isinstance(self.where, tuple) and len(self.where) == 4:
             left, top, right, bottom = self.where
             if left >= right or top >= bottom:
@@ -128,16 +128,16 @@ class Scene(Value):
     guidance_scale: float = Field(5.0, ge=0.0, le=50.0, description="1 or less: no guidance, and half the rows")
     start: Unit | None = Field(
         None,
-        description="share of the steps before identities come in; "
+        description="share of the steps before identities take part; "
         "default: 0.12 on the built-in model, 16/50 on any other (official code)",
     )
     seed: int = Field(0, ge=0, lt=2**63)
-    count: int = Field(1, ge=1, le=1000, description="pictures to draw, with this seed and those that follow it")
+    count: int = Field(1, ge=1, le=1000, description="number of pictures, with this seed and the following ones")
     clip_skip: int | None = Field(
         None,
         ge=1,
         le=12,
-        description="which layer of the text encoders is read, from the end; default: 1 in SD 1.5 and 2, 2 in SDXL",
+        description="layer of the text encoders that is read, from the end; default: 1 for SD 1.5 and 2, 2 for SDXL",
     )
     style: Annotated[Style | None, BeforeValidator(_by_concept)] = Field(
         None, description="a LoRA for the whole picture; a concept alone may stand for {concept: ...}"
@@ -145,32 +145,32 @@ class Scene(Value):
     controls: tuple[Control, ...] = ()
 
     @model_validator(mode="after")
-    def _prompts_load_nothing(self) -> Scene:
-        told = [self.prompt, self.negative_prompt]
+    def _check_prompts_load_no_lora(self) -> Scene:
+        prompts = [self.prompt, self.negative_prompt]
         for member in self.cast.values():
-            told += [member.prompt or "", member.negative_prompt or "", member.trigger or ""]
-        for prompt in told:
+            prompts += [member.prompt or "", member.negative_prompt or "", member.trigger or ""]
+        for prompt in prompts:
             if found := _LORA.search(prompt):
                 name, weight = found.group(1), found.group(2) or "1.0"
                 raise ValueError(
-                    f"a prompt loads no LoRA here, but {found.group(0)!r} stands in one; for a character write "
+                    f"{found.group(0)!r}: prompts do not load LoRAs; for a character write "
                     f"cast.NAME.concept: {name} and cast.NAME.weight: {weight}, for a style write "
                     f"style: {{concept: {name}, weight: {weight}}}"
                 )
         return self
 
     @model_validator(mode="after")
-    def _phrases_are_read(self) -> Scene:
-        told = [name for name, member in self.cast.items() if member.segment_phrase]
-        if told and not isinstance(self.segmenter, BY_PHRASE):
+    def _check_phrases_are_used(self) -> Scene:
+        named = [name for name, member in self.cast.items() if member.segment_phrase]
+        if named and not isinstance(self.segmenter, BY_PHRASE):
             raise ValueError(
-                f"cast.{told[0]}.segment_phrase is read by no other segmenter than grounded_sam, owl_sam and clipseg; "
-                "set segmenter to one of them, or leave the phrase out"
+                f"cast.{named[0]}.segment_phrase is used by the segmenters grounded_sam, owl_sam and clipseg only; "
+                "set segmenter to one of them, or remove the phrase"
             )
         return self
 
     @model_validator(mode="after")
-    def _slots_are_the_cast(self) -> Scene:
+    def _check_slots_match_cast(self) -> Scene:
         slots = self.slots()
         if not slots:
             raise ValueError(f"prompt {self.prompt!r} has no slot; write one {{name}} for each cast member")
@@ -188,7 +188,7 @@ class Scene(Value):
         return self
 
     def each(self) -> list[Scene]:
-        """One scene for each of its pictures, every one as if it were asked for alone."""
+        """One scene for each of its pictures."""
         return [self.model_copy(update={"seed": self.seed + i, "count": 1}) for i in range(self.count)]
 
     def slots(self) -> list[str]:
@@ -209,9 +209,11 @@ class Scene(Value):
 def parse_scene(data: Any, origin: str = "scene") -> Scene:
     """A scene from plain data; raises SceneError with one line for everything that is wrong."""
     if isinstance(data, dict) and isinstance(data.get("scene"), dict):
-        raise SceneError(f"{origin}: is a record of a run, not a scene; give its folder, or its picture.png")
+        raise SceneError(f"{origin}: is the record of a run, not a scene; use its folder or its picture.png")
     if not isinstance(data, dict):
-        raise SceneError(f"{origin}: holds {type(data).__name__}, not keys and values; write at least prompt and cast")
+        raise SceneError(
+            f"{origin}: contains {type(data).__name__}, not keys and values; a scene needs at least prompt and cast"
+        )
     try:
         return Scene.model_validate(data)
     except ValidationError as error:
@@ -229,19 +231,19 @@ def _one_line(error: ValidationError) -> str:
         elif problem["type"] == "missing":
             message = "is missing"
         elif problem["type"] != "value_error":
-            message += f" (got {shortened(problem['input'])})"
+            message += f" (got {shorten(problem['input'])})"
         problems.append(f"{where}: {message}" if where else message)
     return "; ".join(problems)
 
 
-def shortened(value: Any, most: int = 80) -> str:
-    """The value as Python writes it, its middle left out where it is long."""
-    told = repr(value)
-    return told if len(told) <= most else f"{told[: most - 20]} ... {told[-15:]}"
+def shorten(value: Any, most: int = 80) -> str:
+    """repr of the value, with its middle left out if it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 20]} ... {text[-15:]}"
 
 
 def _class_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """Whose keys are allowed at this place of a scene."""
+    """The class whose keys are allowed at this location of a scene."""
     match location:
         case ("cast", *_):
             return CastMember

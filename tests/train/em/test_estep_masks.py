@@ -83,8 +83,8 @@ def attention_within(regions: list[np.ndarray], cells: tuple[int, int] = (6, 8))
 
 def test_errors_label_the_foreground_if_both_maps_are_equal():
     image, truth = draw_boxes(BOXES)
-    both = blur(truth["red"] + truth["blue"])
-    maps = {"red": both, "blue": both.clone()}
+    chain_rules = blur(truth["red"] + truth["blue"])
+    maps = {"red": chain_rules, "blue": chain_rules.clone()}
     errors = {name: 0.3 - 0.2 * blur(mask) / blur(mask).max() for name, mask in truth.items()}
     self_attention = attention_within([*truth.values(), 1 - truth["red"] - truth["blue"]])
     labelled = estimate_masks(Evidence(maps, self_attention, errors), image, CONFIG, {})
@@ -133,8 +133,8 @@ def test_errors_outside_the_foreground_are_ignored():
 
 def test_small_components_are_removed():
     image, truth = draw_boxes({"red": (5, 6, 25, 43), "blue": (50, 10, 52, 12)})
-    both = truth["red"] + truth["blue"]
-    maps = {"red": torch.from_numpy(both) * 0.01}
+    chain_rules = truth["red"] + truth["blue"]
+    maps = {"red": torch.from_numpy(chain_rules) * 0.01}
     (found,) = estimate_masks(Evidence(maps), image, EStepConfig(crf_size_px=64, min_piece_fraction=0.01), {}).values()
     assert found[:, 45:].max() == 0 and found[:, :30].max() == 1
 

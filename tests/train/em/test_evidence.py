@@ -18,10 +18,10 @@ def test_resolutions_of_cells():
 def test_all_concepts_of_an_image_get_the_same_noise(open_objective, evidences):
     objective = open_objective("learned")
     objective.prepare_step(0)
-    both, alone = evidences
-    assert not alone.errors and list(both.errors) == list(both.maps) == ["ana", "rex"]
-    assert len({error.numpy().tobytes() for error in both.errors.values()}) == 1
-    assert {error.shape for error in both.errors.values()} == {objective.images[0].latent.shape[-2:]}
+    chain_rules, alone = evidences
+    assert not alone.errors and list(chain_rules.errors) == list(chain_rules.maps) == ["ana", "rex"]
+    assert len({error.numpy().tobytes() for error in chain_rules.errors.values()}) == 1
+    assert {error.shape for error in chain_rules.errors.values()} == {objective.images[0].latent.shape[-2:]}
 
 
 def test_self_attention_is_that_of_the_finest_cells(open_objective, evidences):

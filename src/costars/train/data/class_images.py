@@ -29,11 +29,12 @@ GUIDANCE_SCALE = 5.0
 
 def sample_latent(model: Model, prompt: str, seed: int, learned: LearnedWords = NO_LEARNED_WORDS) -> Tensor:
     """Sample the latent (1, c, h, w) of one image from the model in its current state, trainable layers included."""
-    plan = prepare_sampler(model.scheduler, INFERENCE_STEPS, model.device, model.info.size_px, GUIDANCE_SCALE, seed=seed)
+    size_px = model.info.size_px
+    sampler = prepare_sampler(model.scheduler, INFERENCE_STEPS, model.device, size_px, GUIDANCE_SCALE, seed=seed)
     # Trainable parameters are float32 even if the model is in half precision.
     with torch.autocast(model.device.type, model.dtype, enabled=model.dtype in (torch.bfloat16, torch.float16)):
         path = DenoisingPath("global", model.encode_text(prompt, learned=learned), model.encode_text(""))
-        *_, step = denoise(model, plan.noise(model), [path], plan)
+        *_, step = denoise(model, sampler.noise(model), [path], sampler)
     return step.latent
 
 

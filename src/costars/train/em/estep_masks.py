@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from costars.sample.attention_rules import grid_of
+from costars.sample.attention_rules import find_grid
 from costars.segment.crf import CrfWeights, compute_crf_kernel, run_mean_field
 from costars.segment.overlap import mask_iou
 from costars.segment.thresholds import compute_soft_labels, min_max_normalize
@@ -130,7 +130,7 @@ def propagate_maps(maps: Tensor, self_attention: Tensor) -> Tensor:
     Each cell gets the mean of the cells that it attends to (Wang et al. 2023, arXiv 2309.02773).
     """
     height, width = maps.shape[1:]
-    grid = grid_of(len(self_attention), (height, width))
+    grid = find_grid(len(self_attention), (height, width))
     cells = interpolate(maps[None], grid, mode="area")[0].flatten(1)
     weights = self_attention / self_attention.sum(dim=1, keepdim=True)
     return _resize((cells @ weights.T).unflatten(1, grid), (height, width))

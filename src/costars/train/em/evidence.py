@@ -14,7 +14,8 @@ from costars.errors import TrainError
 from costars.model.families import attention_depths, attention_layers
 from costars.model.model import Model
 from costars.model.predict import Conditioning, NoiseSchedule
-from costars.sample.attention_rules import find_grid, standardize_maps
+from costars.sample.attention_rules import find_grid
+from costars.sample.word_maps import standardize_maps
 from costars.train.attention_maps import AttentionRecorder
 from costars.train.diffusion_loss import squared_errors
 from costars.train.em.captions import GroupCaptions, Names
