@@ -165,14 +165,14 @@ def measured(folder: Path, options: argparse.Namespace, device: torch.device, dt
             pictures = [drawn(studio, scene_of(folder, k, options.size)) for _ in range(options.rounds)]
             parts = ("layout", "personalise", "decode")
             seconds = {p: statistics.median(picture.seconds[p] for picture, _ in pictures) for p in parts}
-            rows, chain_rules = sum(pictures[0][0].rows.values()), seconds["layout"] + seconds["personalise"]
+            rows, two_stage = sum(pictures[0][0].rows.values()), seconds["layout"] + seconds["personalise"]
             row = {"memory": memory, "k": k, "rows": rows, "seconds": seconds, "peak_gib": pictures[0][1]}
             if row_seconds is not None:
                 theirs = official(model, k, options.rounds)
                 seconds |= {"diffusers": rows * row_seconds, "official": theirs}
                 row |= {
-                    "over_diffusers": chain_rules / rows / row_seconds,
-                    "times_faster_than_official": theirs / chain_rules,
+                    "over_diffusers": two_stage / rows / row_seconds,
+                    "times_faster_than_official": theirs / two_stage,
                 }
             yield row
         del model, studio

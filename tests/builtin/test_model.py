@@ -91,7 +91,7 @@ def test_render_writes_these_files_and_keys(folder):
         "hashes",
         "memory",
         "max_rows",
-        "fits",
+        "layer_counts",
     }
     assert result["rows"] == {"stage1": 40, "stage2": (20 - 2) * (3 + 2 * 2)}
     assert set(result["seconds"]) == {"load", "layout", "segment", "personalise", "decode"}
