@@ -67,7 +67,7 @@ def test_invalid_scene_is_reported_in_one_line_and_writes_nothing(expect_error, 
         (["plan", "scene.yaml", "--set", "method=multi_lora"], "multi_lora has no layout to plan; use two_stage"),
         (["render", "scene.yaml", "--seed", "-3"], "seed: Input should be greater than or equal to 0"),
         (["render", "scene.yaml", "--max-rows", "1"], "max_rows 1"),
-        (["render", "."], "holds no plan.json; make one with costars plan"),
+        (["render", "."], "has no plan.json; make one with costars plan"),
     ],
 )
 def test_invalid_request_is_reported_in_one_line_and_writes_nothing(expect_error, folder, words, message):
