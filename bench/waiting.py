@@ -26,13 +26,13 @@ POLICIES: Mapping[str, Mapping[str, str]] = {
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     f"GOMP_SPINCOUNT={BOUNDED_WAITING['GOMP_SPINCOUNT']}": BOUNDED_WAITING,
 }
-# Loads the model, renders once to warm up, then renders once for each line of its input and prints the seconds.
-# torch is imported before costars' command line, so that only the environment decides how threads wait.
+# Loads the model, renders once to warm up, then renders once for each line of its input and prints the seconds. It does
+# not use costars' command line, which would set the policy itself.
 CHILD = """
 import sys, time
-import torch
+from pathlib import Path
 from costars import RegionError, load_scene, open_studio
-studio, scene = open_studio("cpu"), load_scene(sys.argv[1]).model_copy(update={"steps": int(sys.argv[2])})
+studio, scene = open_studio("cpu"), load_scene(Path(sys.argv[1])).model_copy(update={"steps": int(sys.argv[2])})
 for seed in range(100):
     try:
         plan = studio.plan(scene.model_copy(update={"seed": seed}))
