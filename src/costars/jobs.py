@@ -1,8 +1,8 @@
-"""A plan or a picture to make, as a value: what a command line, a server or a remote worker runs."""
+"""A plan, a picture or a training as a value: what a command line, a server or a remote worker runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,11 @@ from costars.records.png_metadata import write_failure, write_picture
 from costars.retry import retry_seeds
 from costars.scene.scene import Scene
 from costars.studio import Studio
+from costars.train.config import TrainConfig
+from costars.train.loop import Progress
+from costars.train.output_files import check_files, locate_files
+from costars.train.results import TrainingResult
+from costars.train.session import Message, run_session
 from costars.types import Picture, Plan, RegionError, Step
 
 
@@ -37,6 +42,23 @@ class RenderJob:
     out: Path
     plan_folder: Path | None = None
     retries: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """Train the concepts of a config and write them: into a folder or file, by default into the library.
+
+    work is the folder of the checkpoint, sheets and reports; resume continues the checkpoint there; replace allows
+    overwriting. A preview sheet is saved every sheet_every steps (0: only the last).
+    """
+
+    config: TrainConfig
+    out: Path | None = None
+    work: Path | None = None
+    resume: bool = False
+    replace: bool = False
+    sheet_every: int = 0
+    tensorboard: Path | None = None
 
 
 def check_job(job: PlanJob | RenderJob) -> None:
@@ -72,3 +94,19 @@ def _steps(job: PlanJob | RenderJob, studio: Studio) -> Iterator[Step | Plan | P
     if job.plan_folder is not None:
         return studio.render_steps(with_scene(read_plan(job.plan_folder), job.scene))
     return retry_seeds(studio.render_steps, job.scene, job.retries)
+
+
+def run_training(job: TrainJob, studio: Studio) -> Generator[Progress | Message | TrainingResult, None, None]:
+    """Run a training and write its files; yields steps, messages for the user and the result, which is written.
+
+    Close the iterator to stop: the checkpoint is saved first. Raises TrainError for images or settings that cannot be
+    trained, and for files that would be overwritten.
+    """
+    files = locate_files(job.config, studio.settings.library, job.out, job.work)
+    check_files(files, resume=job.resume, replace=job.replace)
+    if files.checkpoint.exists() and not job.resume:
+        yield Message(f"{files.checkpoint}: checkpoint of an unfinished run is discarded")
+    task = studio.prepare_training(job.config).checked()
+    yield from (Message(line) for line in task.skipped)
+    yield Message(f"training {job.config.recipe} in {task.recipe.precision} on {task.model.device}")
+    yield from run_session(task, files, resume=job.resume, sheet_every=job.sheet_every, tensorboard=job.tensorboard)

@@ -57,10 +57,10 @@ def train(
 
     em trains several concepts at once from images that show them together, and finds their masks.
     """
+    from costars.jobs import TrainJob, run_training
     from costars.studio import open_studio
     from costars.train.config import anchor_name
-    from costars.train.output_files import check_files, locate_files
-    from costars.train.session import run_session
+    from costars.train.output_files import locate_files
 
     options: dict[str, Any] = {
         "name": name,
@@ -74,20 +74,20 @@ def train(
         "concepts": _parse_concepts(concept, background) or None,
     }
     config = _make_config(recipe, options, _parse_settings(set_))
+    job = TrainJob(
+        config=config,
+        out=out,
+        work=work,
+        resume=resume,
+        replace=replace,
+        sheet_every=sheet_every,
+        tensorboard=tensorboard,
+    )
     studio = open_studio(device, dtype)
     files = locate_files(config, studio.settings.library, out, work)
-    check_files(files, resume=resume, replace=replace)
-    if files.checkpoint.exists() and not resume:
-        print_line(f"{files.checkpoint}: checkpoint of an unfinished run is discarded")
-    with console.status("loading"):
-        task = studio.prepare_training(config)
-    for line in task.skipped:
-        print_line(line)
-    headline = f"training {config.recipe} in {task.checked().recipe.precision} on {task.model.device}"
-    session = run_session(task, files, resume=resume, sheet_every=sheet_every, tensorboard=tensorboard)
     try:
-        with closing(session):
-            _show(session, files, headline)
+        with closing(run_training(job, studio)) as session:
+            _show(session, files)
     except KeyboardInterrupt as interrupt:
         for note in getattr(interrupt, "__notes__", ()):
             print_line(note)
@@ -107,8 +107,8 @@ def _make_config(recipe: str, options: dict[str, Any], settings: dict[str, Any])
     return parse_config(data, recipe, path.parent if path.suffix else Path())
 
 
-def _show(session: Iterator[Progress | Message | TrainingResult], files: TrainingFiles, headline: str) -> None:
-    """Print progress, messages and results of a session; the headline comes before the first step."""
+def _show(session: Iterator[Progress | Message | TrainingResult], files: TrainingFiles) -> None:
+    """Print progress, messages and results of a training."""
     from costars.train.loop import TRAINING
     from costars.train.results import TrainingResult
     from costars.train.session import Message
@@ -123,10 +123,9 @@ def _show(session: Iterator[Progress | Message | TrainingResult], files: Trainin
             if isinstance(event, TrainingResult):
                 _print_result(event, files)
             elif isinstance(event, Message):
-                print_line(event.text)
+                if IS_MAIN:
+                    print_line(event.text)
             else:
-                if IS_MAIN and not stages:
-                    print_line(headline)
                 if event.stage not in stages:
                     stages[event.stage] = bars.add_task(event.stage, total=event.total, text="")
                 if event.note:
