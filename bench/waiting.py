@@ -72,8 +72,9 @@ def start_renderer(policy: Mapping[str, str], steps: int) -> Iterator[subprocess
 
 @contextmanager
 def keep_busy(count: int) -> Iterator[None]:
-    """Run processes that each use one core."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """Run processes that each use one core, and end with this one even if it is killed."""
+    loop = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(count)]
     try:
         yield
     finally:
