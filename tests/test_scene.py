@@ -343,5 +343,5 @@ def test_another_segmenter_brings_its_own_threshold():
 
 
 def test_a_control_that_never_acts_is_refused():
-    with pytest.raises(SceneError, match=r"acts from 0\.8 to 0\.2 of the steps, which is never"):
+    with pytest.raises(SceneError, match=r"start 0\.8 is not before end 0\.2, so it would never act"):
         parse_scene(DATA | {"controls": [{"model": "m", "image": "i", "start": 0.8, "end": 0.2}]})

@@ -105,7 +105,7 @@ def test_merged_concepts_share_their_weights(cli, expect_error, folder, library,
     assert all(torch.equal(weight, other.weights[path]) for path, weight in one.weights.items())
     assert (one.trigger, list(one.tokens), other.trigger) == ("<mia>", ["<mia>"], "<rex>")
     expect_error(*words, message="both/mia.safetensors: already exists; choose another --out, or use --replace")
-    expect_error(*words[:3], "char_a", *words[4:], "--replace", message="char_a: has 0 full layers")
+    expect_error(*words[:3], "char_a", *words[4:], "--replace", message="char_a: has full weights of 0 layers")
     (folder / "captions.txt").write_text("\n")
     expect_error(*words, "--replace", message="--captions captions.txt: no caption; write one per line")
 

@@ -60,7 +60,7 @@ def test_invalid_scene_is_reported_in_one_line_and_writes_nothing(expect_error, 
     ("words", "message"),
     [
         (["render", "gone.yaml"], "gone.yaml: cannot be read"),
-        (["render", "left.png"], "left.png: holds no scene"),
+        (["render", "left.png"], "left.png: contains no scene"),
         (["plan", "scene.yaml", "--set", "seed"], "--set seed: want key=value"),
         (["render", "scene.yaml", "--set", "cast.c.weight=1"], "the scene has no 'c'"),
         (["render", "scene.yaml", "--set", "method=nope"], "no method 'nope'; known: multi_lora, two_stage"),

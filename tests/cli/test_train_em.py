@@ -83,7 +83,7 @@ def test_background_needs_em_with_concepts(expect_error):
         "m=park",
         message="--background needs the em recipe with --concept NAME=CLASS",
     )
-    expect_error(*EM, "--name", "q", message="em: name next to concepts; move it into each concept")
+    expect_error(*EM, "--name", "q", message="em: name is set beside concepts; set it in each concept instead")
     expect_error(*EM, "--background", "m", message="--background 'm': want NAME=CLASS, e.g. meadow=park")
     words = ("train", "lora", *EM[2:], "--background", "m=park")
     expect_error(*words, message="m: lora does not support background; use em, or leave it out")

@@ -34,7 +34,7 @@ def test_existing_concept_is_kept_without_replace(expect_error_before_training, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", "lorra", *LORA[2:]), "lorra: recipe 'lorra': did you mean 'lora' or"),
+        (("train", "lorra", *LORA[2:]), "lorra: unknown recipe 'lorra'; did you mean 'lora' or"),
         ((*LORA, "--set", "step=2"), "settings.step: no such setting; did you mean 'steps'"),
         ((*LORA, "--set", "steps"), "--set 'steps': want key=value, e.g. steps=500"),
         ((*LORA, "--set", "steps=["), "--set 'steps=[': '[' is not a number, word or true"),

@@ -37,7 +37,8 @@ def test_interrupt_step_2_run_is_resumed(cli, expect_error, library, work, inter
     checkpoint = work / "checkpoint.safetensors"
     assert load_checkpoint(checkpoint)[1]["step"] == "1"
     expect_error(
-        *WORD, message=f"{checkpoint}: checkpoint of an unfinished run; use --resume, or --replace to start again"
+        *WORD,
+        message=f"{checkpoint}: is the checkpoint of an unfinished run; use --resume, or --replace to start again",
     )
     message = "checkpoint.safetensors: started with seed=0, now seed=3; start again with --replace instead of --resume"
     expect_error(*WORD, "--resume", "--set", "seed=3", message=message)

@@ -139,7 +139,7 @@ def test_attention_that_was_kept_gives_the_picture_that_the_replay_gives(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method": {"name": "two_stage", "attention_cache": "host", "blend": False}}, "needs blend"),
+        ({"method": {"name": "two_stage", "attention_cache": "host", "blend": False}}, "needs method.blend"),
         (
             {"start": 0.1, "method": {"name": "two_stage", "attention_cache": "host", "self_replace_steps": 0.0}},
             "same",

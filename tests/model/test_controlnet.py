@@ -25,7 +25,7 @@ def test_controlnet_is_loaded_frozen(tiny, folder):
 
 @pytest.mark.parametrize("part", ["unet", "nothing"])
 def test_other_folder_is_rejected(tiny, golden, part):
-    with pytest.raises(ModelError, match=r"controls\.model 'pose': no ControlNet in safetensors"):
+    with pytest.raises(ModelError, match=r"controls\.model 'pose': no ControlNet with \.safetensors weights"):
         load_controlnet(golden / "tiny-sdxl" / part, "pose", tiny)
 
 

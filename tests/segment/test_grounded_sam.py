@@ -119,5 +119,5 @@ def test_non_finite_output_is_rejected(
     out = {"pred_boxes": torch.zeros(1, 1, 4), "logits": torch.full((1, 1, 16), torch.nan)}
     broken = stub_model(load_tiny(name), lambda **_: out)
     patch_open_checkpoint(monkeypatch, lambda *_, **__: broken)
-    with pytest.raises(ModelError, match=r"non-finite values in torch\.float32; use float32"):
+    with pytest.raises(ModelError, match=r"non-finite values in torch\.float32; use --dtype float32"):
         make_segmenter(name)(make_layout(make_image()), ["dog"])

@@ -35,7 +35,7 @@ def test_single_concept_may_be_written_at_the_top_level():
         ({"recipe": "lora", "concepts": [MIA, MIA]}, "duplicate concept name in ['mia', 'mia']; names must be unique"),
         (
             {"recipe": "dreambooth", "concepts": [MIA], "class_images": "a"},
-            "class_images next to concepts; move it into each concept",
+            "class_images is set beside concepts; set it in each concept instead",
         ),
         ({"recipe": "lora", **MIA, "settings": {"steps": {"of": 1}}}, "training: settings.steps"),
         ({"recipe": "lora", **MIA, "settings": 3}, "training: settings: Input should be a valid dictionary (got 3)"),

@@ -55,7 +55,9 @@ def test_checkpoint_needs_resume_or_replace_and_resume_needs_a_checkpoint(librar
     files.folder.mkdir(parents=True)
     files.checkpoint.write_bytes(b"")
     files.class_latents.write_bytes(b"")
-    with pytest.raises(TrainError, match="checkpoint of an unfinished run; use --resume, or --replace to start again"):
+    with pytest.raises(
+        TrainError, match=": is the checkpoint of an unfinished run; use --resume, or --replace to start again"
+    ):
         check_files(files)
     check_files(files, resume=True)
     check_files(files, replace=True)

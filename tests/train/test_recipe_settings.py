@@ -55,14 +55,14 @@ def test_settings_override_single_numbers_of_the_recipe():
             {"unet": "none", "text_encoder": "none", "num_new_tokens": 1, "embedding_norm_threshold": 1},
             "settings.embedding_norm_threshold: freezing the embeddings would leave nothing to train",
         ),
-        ({"num_new_tokens": 1}, "settings.embedding_lr: 0 with num_new_tokens=1 trains nothing; set it, such as 1e-4"),
+        ({"num_new_tokens": 1}, "settings.embedding_lr: 0 with num_new_tokens=1 trains nothing; set it to, say, 1e-4"),
         ({"text_encoder_lr": 0}, "settings.text_encoder_lr: 0 with text_encoder=lora trains nothing"),
         ({"prior_loss_weight": 1}, "settings.num_class_images: 0; prior_loss_weight needs some, such as 200, or class"),
         (
             {"num_new_tokens": 1, "per_layer_embeddings": True, "vectors_per_token": 2},
             "settings.vectors_per_token: 2; per_layer_embeddings supports only 1",
         ),
-        ({"attention_loss_weight": 1}, "settings.attention_loss_weight: needs num_new_tokens=2, got 0"),
+        ({"attention_loss_weight": 1}, "settings.attention_loss_weight: 1 needs num_new_tokens=2, got 0"),
     ],
 )
 def test_impossible_settings_are_rejected(settings, message):
@@ -72,7 +72,10 @@ def test_impossible_settings_are_rejected(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 4, "embedding_only_steps": 4}, "settings.embedding_only_steps: 4 of 4 steps; use fewer, or"),
+        (
+            {"steps": 4, "embedding_only_steps": 4},
+            "settings.embedding_only_steps: 4 of 4 steps, none is left for the other weights; use",
+        ),
         ({"em.rows_per_call": 0}, "settings.em.rows_per_call: 0; want at least 1"),
         ({"em.refresh_every_steps": 0}, "settings.em.refresh_every_steps: 0; want at least 1"),
         ({"em.attention_cell_px": [0]}, "settings.em.attention_cell_px: [0]; want sizes in px, such as [32]"),
@@ -82,7 +85,10 @@ def test_impossible_settings_are_rejected(settings, message):
         ({"em.caption_template": "a photo"}, "settings.em.caption_template: 'a photo'; want one {}, replaced by"),
         ({"em.caption_template": "{} {x}"}, "settings.em.caption_template: '{} {x}'; want one {}"),
         ({"num_new_tokens": 0}, "settings.num_new_tokens: 0; em locates each concept by its new tokens"),
-        ({"per_layer_embeddings": True}, "settings.per_layer_embeddings: True; em does not support it, leave it False"),
+        (
+            {"per_layer_embeddings": True},
+            "settings.per_layer_embeddings: True; em does not support it; set it to False",
+        ),
         ({"flip_augmentation": True}, "settings.flip_augmentation: True; em does not support it"),
         ({"attention_full_identity": False}, "settings.attention_full_identity: False; em does not support it"),
         ({"prior_loss_weight": 1}, "settings.prior_loss_weight: 1.0; em does not support it"),
@@ -104,7 +110,7 @@ def test_em_rejects_caption_options_and_other_recipes_reject_a_background():
 def test_class_images_replace_generated_ones():
     data = {"recipe": "dreambooth", **MIA, "class_images": "women"}
     assert build_recipe(parse_config(data), "sdxl").num_class_images == 0
-    message = "settings.num_class_images: 5, but class_images are given and all used; drop one of them"
+    message = "settings.num_class_images: 5, but class_images are given and all of them are used; remove one"
     assert message in rejected(data | {"settings": {"num_class_images": 5}})
 
 

@@ -80,7 +80,8 @@ def _family_from_metadata(card: Mapping[str, Any], metadata: Mapping[str, str], 
         family = card["family"]
         if family not in FAMILIES:
             raise ConceptError(
-                f"{source}: unknown family {str(family)[:40]!r} in its card; known: {', '.join(FAMILIES)}"
+                f"{source}: unknown family {str(family)[:40]!r} in its card; known: {', '.join(FAMILIES)}; "
+                "correct the card, or use another file"
             )
         return str(family), "its card"
     for key in _METADATA_KEYS:

@@ -116,7 +116,8 @@ def _add_embedding(concept: Concept, inversion: Concept) -> Concept:
     """The concept with the embeddings of a textual inversion."""
     if concept.tokens or not inversion.tokens or inversion.adapter or inversion.weights:
         raise ConceptError(
-            f"--words {inversion.source}: expected a textual inversion, and a concept without embeddings of its own"
+            f"--words {inversion.source}: expected a textual inversion, for a concept without learned words of its "
+            "own; give another file, or leave --words out"
         )
     return replace(concept, tokens=inversion.tokens, trigger=concept.trigger or inversion.trigger)
 

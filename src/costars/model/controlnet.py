@@ -27,7 +27,8 @@ def load_controlnet(folder: Path, name: str, model: Model) -> ControlNetModel:
     except Exception as error:  # diffusers raises many kinds for other folders
         line = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"controls.model {name!r}: no ControlNet in safetensors ({line}); want a diffusers folder or hub id"
+            f"controls.model {name!r}: no ControlNet with .safetensors weights ({line}); "
+            "want a diffusers folder or hub id"
         ) from None
     model.offload.place(net)
     return net

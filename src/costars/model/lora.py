@@ -188,7 +188,10 @@ def _module_path(module: nn.Module, path: str) -> str:
 def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRank]) -> None:
     for name, entry in entries.items():
         if not isinstance(module, nn.Linear | nn.Conv2d):
-            raise ConceptError(f"concept {name!r} changes layer {path!r}, which this model does not have")
+            raise ConceptError(
+                f"concept {name!r} changes layer {path!r}, which this model does not have; it was made for another "
+                "base model; use a concept for this one, or set model"
+            )
         out_size, in_size = module.weight.shape[:2]
         fits = entry.down.shape[1:] == module.weight.shape[1:] and entry.up.shape[0] == out_size
         if not fits or entry.up.ndim != entry.down.ndim:

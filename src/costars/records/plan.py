@@ -67,6 +67,9 @@ def read_plan(folder: Path) -> Plan:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise SceneError(f"{folder}: not a readable plan ({error}); plan the scene again") from None
     if set(regions) != set(scene.cast):
-        raise SceneError(f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}")
+        raise SceneError(
+            f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}; "
+            "plan the scene again"
+        )
     check_layout_inputs(before, scene, f"{folder.name}/plan.json: ")
     return Plan(scene, layout, regions, seconds, edited=facts.get("masks_sha256") != hash_masks(regions))

@@ -79,7 +79,7 @@ def _change(here: Any, place: tuple[str, ...], change: Callable[[str, str], str]
 def load_scene(path: Path) -> Scene:
     """A scene from a .yaml, .toml or .json file, or from a picture that costars wrote; its paths are made absolute.
 
-    Relative paths are those beside the file. Raises SceneError for a file that cannot be read or holds no scene.
+    Relative paths are those beside the file. Raises SceneError for a file that cannot be read or contains no scene.
     """
     readers: dict[str, Callable[[str], Any]] = {
         ".yaml": yaml.safe_load,
@@ -109,7 +109,7 @@ def _scene_in_picture(path: Path) -> Scene:
     except (OSError, UnidentifiedImageError):
         raise SceneError(f"{path}: cannot be read as a picture; check the path") from None
     if text is None:
-        raise SceneError(f"{path}: holds no scene; give a picture that costars wrote, or a scene file")
+        raise SceneError(f"{path}: contains no scene; give a picture that costars wrote, or a scene file")
     try:
         facts = json.loads(text)
         data, edited = facts["scene"], facts.get("edited", False)
@@ -117,8 +117,8 @@ def _scene_in_picture(path: Path) -> Scene:
         raise SceneError(f"{path}: its scene is damaged; give the scene file instead") from None
     if edited:
         raise SceneError(
-            f"{path}: was rendered from a plan whose masks were edited, which a picture does not hold; "
-            "render the plan's folder, or its scene file for another picture"
+            f"{path}: was rendered from a plan whose masks were edited, and a picture does not contain them; "
+            "render the plan's folder for the same picture, or the scene file for another one"
         )
     return parse_scene(data, str(path))
 

@@ -34,7 +34,9 @@ class Control(Value):
     @model_validator(mode="after")
     def _acts_at_all(self) -> Control:
         if self.start >= self.end:
-            raise ValueError(f"acts from {self.start} to {self.end} of the steps, which is never; want start < end")
+            raise ValueError(
+                f"start {self.start} is not before end {self.end}, so it would never act; want start < end"
+            )
         return self
 
 

@@ -101,7 +101,7 @@ def tokenize(checkpoint: Checkpoint, texts: Sequence[str], limit: int) -> Mappin
 def to_numpy(values: Tensor) -> FloatArray:
     """Convert to a float32 array; raises ModelError for non-finite values, which half precision can produce."""
     if not values.isfinite().all():
-        raise ModelError(f"a segmentation model returned non-finite values in {values.dtype}; use float32")
+        raise ModelError(f"a segmentation model returned non-finite values in {values.dtype}; use --dtype float32")
     array: FloatArray = values.float().cpu().numpy()
     return array
 

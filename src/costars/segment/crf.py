@@ -41,7 +41,8 @@ def compute_crf_kernel(image: Tensor, weights: CrfWeights = CrfWeights()) -> Ten
     height, width = image.shape[1:]
     if height * width > MAX_PIXELS:
         raise ValueError(
-            f"image of {width} x {height} px is too large for the exact kernel (at most {MAX_PIXELS} pixels)"
+            f"image of {width} x {height} px is too large for the exact kernel (at most {MAX_PIXELS} pixels); "
+            "scale it down"
         )
     scale = max(height, width) / weights.picture_px
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

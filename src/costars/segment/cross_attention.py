@@ -56,7 +56,9 @@ def _mean_map(layout: Layout, name: str) -> NDArray[np.float32]:
     maps = [m for word, m in layout.maps.items() if word.rpartition(" ")[0] == name]
     if not maps:
         raise RegionError(
-            f"the layout has no attention map for {name!r}; it has {', '.join(layout.maps) or 'none'}", layout
+            f"the layout has no attention map for {name!r}; it has {', '.join(layout.maps) or 'none'}; "
+            "plan the scene again",
+            layout,
         )
     mean = np.mean(maps, axis=0)
     scaled: NDArray[np.float32] = (mean - mean.min()) / max(float(np.ptp(mean)), 1e-12)

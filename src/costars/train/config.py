@@ -80,13 +80,13 @@ def parse_config(data: Any, origin: str = "training", folder: Path | None = None
         raise TrainError(f"{origin}: expected a mapping, got {type(data).__name__}; {_WANTED_KEYS}")
     for key in _SUBJECT_KEYS if "concepts" in data else ():
         if key in data:
-            raise TrainError(f"{origin}: {key} next to concepts; move it into each concept")
+            raise TrainError(f"{origin}: {key} is set beside concepts; set it in each concept instead")
     try:
         config = TrainConfig.model_validate(data)
     except ValidationError as error:
         raise TrainError(f"{origin}: {validation_message(error)}") from None
     if config.recipe not in RECIPES:
-        raise TrainError(f"{origin}: recipe {config.recipe!r}: {nearest(config.recipe, RECIPES)}")
+        raise TrainError(f"{origin}: unknown recipe {config.recipe!r}; {nearest(config.recipe, RECIPES)}")
     if len({*config.names}) < len(config.names):
         raise TrainError(f"{origin}: duplicate concept name in {list(config.names)}; names must be unique")
     return anchor_config(config, folder or Path())

@@ -37,8 +37,8 @@ def class_embeddings(
     if len(ids) != 1:
         pieces = " ".join(encoder.tokenizer.convert_ids_to_tokens(ids))
         raise TrainError(
-            f"class {class_name!r}: the tokenizer splits it into {len(ids)} tokens ({pieces}), embeddings start from "
-            "one; use a class of one token, or embedding_init=random"
+            f"class {class_name!r}: the tokenizer splits it into {len(ids)} tokens ({pieces}), but a new "
+            "word starts from one; use a class of one token, or embedding_init=random"
         )
     return _repeat_layers(table[ids[0]] + (noise / 100 if shape[1] > 1 or jitter else 0), shape[0])
 

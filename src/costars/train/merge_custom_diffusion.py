@@ -29,8 +29,9 @@ def merge_concepts(
     for concept in concepts:
         if not paths or list(concept.weights) != paths or any(weight.ndim != 2 for weight in concept.weights.values()):
             raise TrainError(
-                f"{concept.name}: has {len(concept.weights)} full layers, {concepts[0].name} {len(paths)}; "
-                "merge concepts that custom-diffusion trained on one model"
+                f"{concept.name}: has full weights of {len(concept.weights)} layers, {concepts[0].name} of "
+                f"{len(paths)}, but both need the same keys and values of cross-attention; merge concepts that "
+                "custom-diffusion trained on one model"
             )
     features = [_concept_features(model, concept) for concept in concepts]
     regularization = torch.cat([model.encode_text(caption).tokens[0].double() for caption in captions])

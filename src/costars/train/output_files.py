@@ -62,7 +62,9 @@ def check_files(files: TrainingFiles, *, resume: bool = False, replace: bool = F
     check_writable(files.folder, "--work")
     checkpoint = files.checkpoint
     if checkpoint.exists() and not (resume or replace):
-        raise TrainError(f"{checkpoint}: checkpoint of an unfinished run; use --resume, or --replace to start again")
+        raise TrainError(
+            f"{checkpoint}: is the checkpoint of an unfinished run; use --resume, or --replace to start again"
+        )
     if resume and not checkpoint.exists():
         raise TrainError(f"--resume: no checkpoint in {files.folder}; leave it out to start a run")
 

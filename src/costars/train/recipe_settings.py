@@ -116,18 +116,21 @@ def check_recipe(recipe: Recipe) -> None:
     _check_ranges(recipe)
     if recipe.embedding_only_steps >= recipe.steps:
         raise TrainError(
-            f"settings.embedding_only_steps: {recipe.embedding_only_steps} of {recipe.steps} steps; use fewer, or "
+            f"settings.embedding_only_steps: {recipe.embedding_only_steps} of {recipe.steps} steps, none "
+            "is left for the other weights; use fewer, or "
             "train embeddings alone with unet=none, text_encoder=none and embedding_only_steps=0"
         )
     if recipe.em is not None:
         _check_em(recipe, recipe.em)
     if recipe.per_layer_embeddings and recipe.vectors_per_token > 1:
         raise TrainError(
-            f"settings.vectors_per_token: {recipe.vectors_per_token}; per_layer_embeddings supports only 1 per layer"
+            f"settings.vectors_per_token: {recipe.vectors_per_token}; per_layer_embeddings supports only 1; "
+            "set it to 1, or per_layer_embeddings=false"
         )
     if recipe.attention_loss_weight and recipe.em is None and recipe.num_new_tokens != 2:
         raise TrainError(
-            f"settings.attention_loss_weight: needs num_new_tokens=2, got {recipe.num_new_tokens}; set the weight to 0"
+            f"settings.attention_loss_weight: {recipe.attention_loss_weight:g} needs num_new_tokens=2, got "
+            f"{recipe.num_new_tokens}; set num_new_tokens=2, or attention_loss_weight=0"
         )
     _check_trains_something(recipe)
 
@@ -144,7 +147,10 @@ def _check_ranges(recipe: Recipe) -> None:
 def _check_trains_something(recipe: Recipe) -> None:
     if recipe.unet == recipe.text_encoder == "none":
         if not recipe.num_new_tokens:
-            raise TrainError("settings.num_new_tokens: 0 with unet=none and text_encoder=none trains nothing; set one")
+            raise TrainError(
+                "settings.num_new_tokens: 0 with unet=none and text_encoder=none trains nothing; "
+                "change one of the three"
+            )
         if recipe.embedding_norm_threshold:
             raise TrainError(
                 "settings.embedding_norm_threshold: freezing the embeddings would leave nothing to train; set it to 0, "
@@ -153,14 +159,15 @@ def _check_trains_something(recipe: Recipe) -> None:
     for part, rate in _LEARNING_RATES:
         trained = getattr(recipe, part)
         if trained not in (0, "none") and not getattr(recipe, rate):
-            raise TrainError(f"settings.{rate}: 0 with {part}={trained} trains nothing; set it, such as 1e-4")
+            raise TrainError(f"settings.{rate}: 0 with {part}={trained} trains nothing; set it to, say, 1e-4")
 
 
 def _check_class_images(recipe: Recipe, has_class_images: bool) -> None:
     count = recipe.num_class_images
     if has_class_images and count:
         raise TrainError(
-            f"settings.num_class_images: {count}, but class_images are given and all used; drop one of them"
+            f"settings.num_class_images: {count}, but class_images are given and all of them are used; "
+            "remove one of the two settings"
         )
     if recipe.prior_loss_weight and not has_class_images and not count:
         raise TrainError("settings.num_class_images: 0; prior_loss_weight needs some, such as 200, or class_images")
@@ -169,7 +176,7 @@ def _check_class_images(recipe: Recipe, has_class_images: bool) -> None:
 def _check_em(recipe: Recipe, em: EmConfig) -> None:
     for name, value in _UNUSED_BY_EM.items():
         if getattr(recipe, name) != value:
-            raise TrainError(f"settings.{name}: {getattr(recipe, name)}; em does not support it, leave it {value}")
+            raise TrainError(f"settings.{name}: {getattr(recipe, name)}; em does not support it; set it to {value}")
     if not recipe.num_new_tokens:
         raise TrainError("settings.num_new_tokens: 0; em locates each concept by its new tokens, want at least 1")
     if not em.attention_cell_px or min(em.attention_cell_px) < 1:

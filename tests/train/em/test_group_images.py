@@ -36,5 +36,5 @@ def test_two_backgrounds_in_one_image_are_rejected(data):
 def test_different_images_with_the_same_name_are_rejected(data):
     ana, rex = data.pair()
     other = replace(rex, examples=[replace(rex.examples[0], image=Image.new("RGB", (64, 64)))])
-    with pytest.raises(TrainError, match=r"duplicate image name 'one\.png'; names must be unique"):
+    with pytest.raises(TrainError, match=r"two different images have the name 'one\.png'; rename one"):
         collect_group_images((ana, other))

@@ -54,8 +54,8 @@ def attention_cache(resolved: ResolvedScene, start: int, of: int) -> CacheCross 
         return None
     if not options.blend:
         raise SceneError(
-            f"method.attention_cache {options.attention_cache!r} needs blend: without it the prompt is another one; "
-            "use replay"
+            f"method.attention_cache {options.attention_cache!r} needs method.blend: without it stage 2 uses "
+            "another prompt than the layout; set method.attention_cache=replay, or method.blend=true"
         )
     device = resolved.model.device if options.attention_cache == "device" else torch.device("cpu")
     first = max(start, _replayed_steps(options, of))
@@ -80,8 +80,8 @@ def denoising_segments(
     wanted = set(range(turn, min(of, math.ceil(options.cross_replace_steps * of))))
     if not wanted <= {step for step, _ in cached}:
         raise SceneError(
-            f"method.attention_cache {options.attention_cache!r} needs the layout drawn in the same run and from "
-            "the same start; use replay for a plan from a folder"
+            f"method.attention_cache {options.attention_cache!r} needs a layout that was drawn in the same run "
+            "and with the same start; set method.attention_cache=replay for a plan from a folder"
         )
     return [(paths, start, turn), (paths[1:], turn, of)]
 

@@ -112,6 +112,6 @@ def _encode_image(model: Model, example: Example) -> Tensor:
     pixels = torch.from_numpy(np.array(example.image)).permute(2, 0, 1)[None].float().div(127.5).sub(1)
     mean = model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist.mean
     if not bool(mean.isfinite().all()):
-        raise TrainError(f"{example.name or 'an image'}: non-finite latent; use float32 or another VAE")
+        raise TrainError(f"{example.name or 'an image'}: non-finite latent; use --dtype float32, or another VAE")
     scaled: Tensor = mean.float() * model.vae.config["scaling_factor"]
     return scaled

@@ -53,7 +53,7 @@ def uncovered_mask(masks: Sequence[MaskArray], size: tuple[int, int]) -> MaskArr
 def _add_concept(image: GroupImage, subject: TrainingSubject, example: Example) -> GroupImage:
     """The image with one more concept and its mask."""
     if image.image is not example.image and image.image.tobytes() != example.image.tobytes():
-        raise TrainError(f"duplicate image name {example.name!r}; names must be unique")
+        raise TrainError(f"two different images have the name {example.name!r}; rename one of them")
     background = image.background
     if subject.background:
         background = background or subject.name
