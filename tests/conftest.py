@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-# ruff: noqa: E402
-from costars.threads import bound_spinning
-
-bound_spinning()  # before torch is imported, here and in the programs that tests start
-
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping

@@ -6,6 +6,8 @@ The names in `__all__` are the public API. The building blocks of methods (`deno
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from costars.threads import bound_spinning as _bound_spinning
+
 if TYPE_CHECKING:
     from costars.catalog import METHODS
     from costars.errors import ConceptError, CostarsError, ModelError, SceneError, SettingsError, TrainError
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from costars.types import Layout, Picture, Plan, Region, RegionError, Segmenter, Step
 
 __version__ = _version("costars")
+_bound_spinning()  # torch is loaded after this, unless it was already
 
 # Loaded on first use: importing torch takes seconds, and `costars schema` does not need it.
 _HOMES = {

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from costars.threads import bound_spinning
-
 
 def main() -> None:
     """Run the command line; Ctrl-C is one line on stderr, also while libraries are imported."""
     try:
-        bound_spinning()
         from costars.cli.main import main as command
 
         command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,5 +109,11 @@ def run_training(job: TrainJob, studio: Studio) -> Generator[Progress | Message 
         yield Message(f"{files.checkpoint}: checkpoint of an unfinished run is discarded")
     task = studio.prepare_training(job.config).checked()
     yield from (Message(line) for line in task.skipped)
-    yield Message(f"training {job.config.recipe} in {task.recipe.precision} on {task.model.device}")
-    yield from run_session(task, files, resume=job.resume, sheet_every=job.sheet_every, tensorboard=job.tensorboard)
+    headline = f"training {job.config.recipe} in {task.recipe.precision} on {task.model.device}"
+    session = run_session(task, files, resume=job.resume, sheet_every=job.sheet_every, tensorboard=job.tensorboard)
+    with closing(session):
+        for event in session:
+            if headline and isinstance(event, Progress):  # not before an error of the first step
+                yield Message(headline)
+                headline = ""
+            yield event

@@ -2,7 +2,3 @@
 
 It imports costars, and costars never imports it.
 """
-
-from costars.threads import bound_spinning
-
-bound_spinning()  # its programs import torch next
