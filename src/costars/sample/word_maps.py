@@ -16,6 +16,8 @@ from costars.model.families import is_middle
 from costars.sample.attention_rules import find_grid
 from costars.types import Attend, AttentionContext
 
+LAYERS_PER_BATCH = 10  # computed together; SDXL's attention to the words then takes 63 MB in float32
+
 
 @dataclass
 class RecordWordMaps:
@@ -35,6 +37,8 @@ class RecordWordMaps:
     totals: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     words: list[str] = field(init=False)
+    _pending: list[tuple[str, Tensor, Tensor]] = field(default_factory=list, init=False, repr=False)
+    _word_matrices: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.words = list(self.columns)
@@ -52,15 +56,40 @@ class RecordWordMaps:
         return self.tokens is None or (tokens == self.tokens and not is_middle(layer))
 
     def _record(self, layer: str, query: Tensor, key: Tensor) -> None:
-        grid = find_grid(query.shape[1], self.size)
-        logits = query.float() @ key.float().transpose(1, 2) / math.sqrt(query.shape[-1])
-        attention = logits.softmax(dim=-1).mean(dim=0)
-        maps = torch.stack([attention[:, self.columns[word]].mean(dim=1).view(grid) for word in self.words])
-        self.totals[layer] = maps + self.totals.get(layer, 0)
+        find_grid(query.shape[1], self.size)  # raises here for a layer that does not fit
+        if self._pending and self._pending[0][1].shape != query.shape:
+            self._add_pending()
+        self._pending.append((layer, query, key))
         self.counts[layer] = self.counts.get(layer, 0) + 1
+        if len(self._pending) == LAYERS_PER_BATCH:
+            self._add_pending()
+
+    def _add_pending(self) -> None:
+        """Add the maps of all pending layers at once: one by one, a GPU would mostly launch small kernels."""
+        layers, queries, keys = zip(*self._pending, strict=True)
+        self._pending.clear()
+        query, key = torch.stack(queries).float(), torch.stack(keys).float()
+        logits = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+        attention = logits.softmax(dim=-1).mean(dim=1)
+        maps = (attention @ self._word_matrix(attention)).transpose(1, 2)
+        for layer, own in zip(layers, maps.unflatten(2, find_grid(query.shape[2], self.size)), strict=True):
+            self.totals[layer] = own + self.totals.get(layer, 0)
+
+    def _word_matrix(self, attention: Tensor) -> Tensor:
+        """(tokens, words): each word's column holds the share of each of its tokens."""
+        tokens = attention.shape[-1]
+        if tokens not in self._word_matrices:
+            matrix = torch.zeros(tokens, len(self.words))
+            for i, word in enumerate(self.words):
+                for column in self.columns[word]:
+                    matrix[column, i] += 1 / len(self.columns[word])
+            self._word_matrices[tokens] = matrix.to(attention.device)
+        return self._word_matrices[tokens]
 
     def means(self) -> dict[str, NDArray[np.float32]]:
         """{word: (h, w)} mean attention."""
+        if self._pending:
+            self._add_pending()
         if not self.totals:
             return {}
         if self.standardize:
