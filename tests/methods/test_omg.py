@@ -264,8 +264,8 @@ def test_each_members_words_go_with_its_own_mask_whoever_is_in_front(tiny, plann
     for regions in (plan.regions, behind):
         finish(personalise(tiny, replace(plan, regions=regions), concepts))
         reaches = told.pop()
-        assert list(reaches) == [2, 3]
-        for row, member in zip((2, 3), resolved.members.values(), strict=True):
+        assert list(reaches) == [3, 5]
+        for row, member in zip((3, 5), resolved.members.values(), strict=True):
             own, others = reaches[row]
             (noun,) = {*resolved.nouns.values()} - {member.noun}
             assert own.tokens == own_tokens(tokenizer, resolved, member, {})
@@ -273,8 +273,8 @@ def test_each_members_words_go_with_its_own_mask_whoever_is_in_front(tiny, plann
             assert set(own.tokens).isdisjoint(others.tokens) and (own.share, others.share) == (0.75, 0.5)
             assert torch.equal(others.part, 1 - own.part)
         parts = {row: reaches[row][0].part for row in reaches}
-        assert parts[2][:, :3].all() and not parts[2][:, 3:].any()
-        assert parts[3][2:, 5:].all() and not parts[3][:, :5].any()
+        assert parts[3][:, :3].all() and not parts[3][:, 3:].any()
+        assert parts[5][2:, 5:].all() and not parts[5][:, :5].any()
 
 
 def test_a_prompt_without_the_members_own_words_is_found_out_before_anything_is_drawn(tiny, concepts, make_scene):

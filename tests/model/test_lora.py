@@ -1,5 +1,8 @@
 """Adapters: one per row equals one at a time in peft, and nothing is left behind."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +11,9 @@ from torch import nn
 
 from costars.errors import ConceptError
 from costars.model.lora import (
+    RowRun,
     concatenate_adapters,
+    group_rows,
     one_adapter_per_row,
     scale_adapter,
     subtract_base_weights,
@@ -82,6 +87,50 @@ def test_block_leaves_modules_unchanged_also_after_an_error(tiny, concepts, trac
     ):
         raise ArithmeticError
     assert [trace(p) for p in parts] == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_adapters_die_when_the_block_ends(fails, monkeypatch):
+    """Without the garbage collector, and while the exception with its traceback is still referred to."""
+    attention = nn.ModuleDict({name: nn.Linear(6, 5) for name in ("to_q", "to_k", "to_v")})
+    attention["conv"] = nn.Conv2d(6, 5, 1)
+    convolution = LowRank(torch.randn(2, 6, 1, 1), torch.randn(5, 2, 1, 1))
+    adapter = {f"m.{name}": convolution if name == "conv" else low_rank(2, 0) for name in attention}
+    references, error = [], None
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.no_grad(), one_adapter_per_row(attention, "m.", {"a": adapter}) as state, state.on(["a"]):
+            x = torch.randn(1, 4, 6)
+            attention["to_q"](x)  # the product that the other two could use is still there
+            attention["conv"](torch.randn(1, 6, 4, 4))
+            for module in attention.values():
+                (layer,) = module._forward_hooks.values()
+                references += [weakref.ref(tensor) for tensor in (layer.down, layer.up)]
+            (projection,) = state.projections
+            references += [weakref.ref(tensor) for tensor in projection.products]
+            del module, layer, projection
+            assert len(references) == 9 and all(reference() is not None for reference in references)
+            if fails:
+                raise MemoryError
+    except MemoryError as caught:
+        error = caught
+    finally:
+        gc.enable()
+    assert [reference() for reference in references] == [None] * len(references) and (error is not None) == fails
+
+
+@pytest.mark.parametrize(
+    ("rows", "runs"),
+    [
+        ([None, None, "a", "a", "b", "b"], [RowRun(2, 6, 0, 2)]),
+        (["a", "b", "b"], [RowRun(0, 1, 0, 1), RowRun(1, 3, 1, 2)]),
+        (["b", "a", None, "b", "c"], [RowRun(0, 1, 1, 2), RowRun(1, 2, 0, 1), RowRun(3, 4, 1, 2)]),
+        ([None, "c"], []),
+    ],
+)
+def test_rows_are_grouped_into_few_runs(rows, runs):
+    assert group_rows(tuple(rows), ("a", "b")) == tuple(runs)
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,21 @@ class Batch:
 
 
 def make_rows(paths: Sequence[DenoisingPath]) -> list[Row]:
-    """The rows of these paths, conditional ones first: a replayed layout and the global path are neighbours."""
-    conditional = [Row(p, p.text, True) for p in paths]
-    return [*conditional, *(Row(p, p.negative, False) for p in paths if p.negative is not None)]
+    """The rows of these paths, path by path, each path's conditional row first.
+
+    Rows of one adapter are then neighbours, and so are a replayed layout and the global path's conditional row.
+    """
+    rows = list[Row]()
+    for path in paths:
+        rows.append(Row(path, path.text, True))
+        if path.negative is not None:
+            rows.append(Row(path, path.negative, False))
+    return rows
+
+
+def conditional_rows(paths: Sequence[DenoisingPath]) -> list[int]:
+    """The index of each path's conditional row in the batch."""
+    return [i for i, row in enumerate(make_rows(paths)) if row.conditional]
 
 
 def locate_tokens(paths: Sequence[DenoisingPath], text: Text, positions: Sequence[int]) -> list[int]:

@@ -17,7 +17,7 @@ from costars.methods.prompts import own_tokens, word_tokens
 from costars.resolved_scene import ResolvedScene
 from costars.sample.attention_cache import CacheCross, CachedAttention, UseCachedCross
 from costars.sample.attention_rules import ReplaceAttention, TokenMask, TokenReach, chain_rules
-from costars.sample.batch import locate_tokens
+from costars.sample.batch import conditional_rows, locate_tokens
 from costars.types import AttentionRule, DenoisingPath
 
 
@@ -99,7 +99,8 @@ def stage2_rule(
         rules.append(_layout_attention(options, resolved.size_px))
     elif cached and options.cross_replace_steps:
         rules.append(UseCachedCross(0, cached, options.cross_replace_steps))
-    members = {i: p for i, p in enumerate(paths) if p.replay is None and not p.controlled}
+    numbered = zip(conditional_rows(paths), paths, strict=True)
+    members = {i: p for i, p in numbered if p.replay is None and not p.controlled}
     reaches = dict[int, list[TokenReach]]()
     for (i, path), part in zip(members.items(), shares, strict=True) if words else ():
         own, others = (locate_tokens(paths, path.text, tokens) for tokens in words[path.name])
