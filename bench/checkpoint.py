@@ -15,7 +15,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from costars.model.families import FAMILIES, attention_layers
+from costars.model.model import Model, ModelInfo
+from costars.model.offload import Offload
 from costars.model.single_file import CONFIGS, load_tokenizer
+from costars.model.text_encoder import TextEncoder
 from costars.studio import DTYPES
 
 RANK, CELL_PX = 16, 8
@@ -52,7 +55,7 @@ def parse_options(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, 
         parser.error("--tiny is an SDXL model; omit --family")
     options.size = options.size or (128 if options.tiny else {"sdxl": 1024, "sd15": 512}[options.family])
     torch.manual_seed(0)
-    return options, torch.device("cuda" if on_gpu else "cpu"), "bfloat16" if on_gpu else "float32"
+    return options, torch.device("cuda", 0) if on_gpu else torch.device("cpu"), "bfloat16" if on_gpu else "float32"
 
 
 def describe_run(options: argparse.Namespace, device: torch.device, dtype: str) -> dict[str, Any]:
@@ -69,10 +72,9 @@ def format_heading(facts: dict[str, Any]) -> str:
     return f"{facts['family']}{tiny}, {facts['size_px']} px, {facts['dtype']}, {facts['device']}"
 
 
-def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device: torch.device, dtype: str) -> None:
-    """Write a diffusers folder of a family ("sdxl" or "sd15") for images of size_px per side."""
-    config, kind = CONFIGS / family, DTYPES[dtype]
-    small = TINY if tiny else {}
+def build_modules(family: str, tiny: bool, size_px: int, device: torch.device, dtype: str) -> dict[str, Any]:
+    """Build the modules of a family ("sdxl" or "sd15") with random weights, by their names in a diffusers folder."""
+    config, small = CONFIGS / family, TINY if tiny else {}
 
     def read_config(part: str) -> dict[str, Any]:
         return {**json.loads((config / part / "config.json").read_text()), **small.get(part, {})}
@@ -83,22 +85,62 @@ def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device:
         for encoder in FAMILIES[family].text_encoders:
             text_config = transformers.CLIPTextConfig(**read_config(encoder.name))
             parts[encoder.name] = getattr(transformers, encoder.model_class)(text_config)
-    parts = {name: module.to(kind) for name, module in parts.items()}
-    tokenizers = {e.tokenizer: load_tokenizer(config / e.tokenizer) for e in FAMILIES[family].text_encoders}
-    scheduler = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
-    scheduler = getattr(diffusers_schedulers, scheduler["_class_name"]).from_config(scheduler)
-    rest: dict[str, Any] = {"scheduler": scheduler, **tokenizers}
+    return {name: module.to(DTYPES[dtype]) for name, module in parts.items()}
+
+
+def build_scheduler(family: str) -> Any:
+    """Build the family's own scheduler."""
+    config = json.loads((CONFIGS / family / "scheduler" / "scheduler_config.json").read_text())
+    return getattr(diffusers_schedulers, config["_class_name"]).from_config(config)
+
+
+def build_model(name: str, family: str, size_px: int, modules: dict[str, Any], device: torch.device) -> Model:
+    """Build the model that `load_model` would load from a folder with these modules, without any file."""
+    unet, vae = modules["unet"], modules["vae"]
+    if unet.dtype == torch.float16 and vae.config["force_upcast"]:
+        vae.to(torch.float32)  # as load_model does
+    for module in modules.values():
+        module.eval().requires_grad_(False)
+    encoders = tuple(
+        TextEncoder(e, load_tokenizer(CONFIGS / family / e.tokenizer), modules[e.name])
+        for e in FAMILIES[family].text_encoders
+    )
+    info = ModelInfo(
+        name=name,
+        family=family,
+        sha256="",
+        size_px=(size_px, size_px),
+        cell_px=CELL_PX,
+        latent_channels=unet.config["in_channels"],
+        segmenter="attention",
+    )
+    return Model(
+        unet=unet,
+        vae=vae,
+        encoders=encoders,
+        scheduler=build_scheduler(family),
+        info=info,
+        device=device,
+        dtype=unet.dtype,
+        offload=Offload("full", device),
+    )
+
+
+def save_checkpoint(folder: Path, family: str, tiny: bool, size_px: int, device: torch.device, dtype: str) -> None:
+    """Write a diffusers folder of a family ("sdxl" or "sd15") for images of size_px per side."""
+    parts = build_modules(family, tiny, size_px, device, dtype)
+    tokenizers = {e.tokenizer: load_tokenizer(CONFIGS / family / e.tokenizer) for e in FAMILIES[family].text_encoders}
+    rest: dict[str, Any] = {"scheduler": build_scheduler(family), **tokenizers}
     if family == "sdxl":
         pipeline: Any = StableDiffusionXLPipeline(**parts, **rest)
     else:
         off = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         pipeline = StableDiffusionPipeline(**parts, **rest, **off)
     pipeline.save_pretrained(folder)
-    save_loras(folder, unet)
 
 
 def save_loras(folder: Path, unet: UNet2DConditionModel, count: int = 5) -> None:
-    """Write count LoRAs of every attention layer, 0.safetensors and so on, beside the checkpoint."""
+    """Write count LoRAs of every attention layer, 0.safetensors and so on, into a folder."""
     for i in range(count):
         tensors = {}
         for name, layer in attention_layers(unet):

@@ -1,64 +1,68 @@
-"""Two stages at true size on random weights, which are as fast as trained ones.
+"""Time both stages at full size on random weights, which are as fast as trained ones.
 
-Seconds and peak memory of whole pictures of k concepts, drawn by the program itself from a checkpoint and
-LoRA files, against (a) diffusers' own pipeline for the same number of UNet rows at the batch where a row is
-cheapest, and (b) the official OMG schedule: four base rows a step in both stages, attention probabilities
-written out, one adapter after the other, by the time of its calls. All in one run:
+Measures seconds and peak memory of both stages with k concepts, against (a) diffusers' own pipeline for the same
+number of UNet rows at the batch where a row is cheapest, and (b) the official OMG schedule: four base rows per step in
+both stages, materialised attention probabilities, one adapter after the other, by the time of its calls. Steps are
+timed without the first one; seconds of a whole picture are those of one step times 50. Last, the error of the latents
+in half precision against float32. All in one run:
 
-    python bench/sdxl.py [--family sdxl|sd15] [--size 1024] [--k 1 2 3 5] [--tiny] [--out FILE.json]
+    python bench/sdxl.py [--family sdxl|sd15] [--size 1024] [--k 1 2 3 5] [--dtype bfloat16 float16]
+                         [--steps 15] [--rounds 3] [--deadline SECONDS] [--tiny] [--out FILE.json]
+
+The file is written after every measurement, so that an interrupted run leaves what it has. After the deadline no
+measurement starts; the report names those that were skipped.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import gc
+import math
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from checkpoint import ATTENTION, RANK, describe_run, format_heading, parse_options, save_checkpoint, save_masks
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+import transformers
+from baselines import measure_official_calls, measure_pipeline
+from checkpoint import (
+    build_model,
+    build_modules,
+    describe_run,
+    format_heading,
+    parse_options,
+    save_checkpoint,
+    save_loras,
+    save_masks,
+)
 from diffusers.utils import logging
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from precision import measure_latent_errors
+from sdxl_report import Report
+from timing import StageRun, measure_ceilings, run_stage, time_call
+from torch import Tensor
 
-from costars import Scene, Studio, open_studio
+from costars import Scene, open_studio
+from costars.catalog import load_method
+from costars.model.hub import Source
 from costars.model.model import Model
-from costars.model.predict import Conditioning, predict_noise
-from costars.retry import last
-from costars.types import Picture, Plan, Text
+from costars.model.offload import TIERS
+from costars.resolved_scene import ResolvedScene
+from costars.segment.match_cast import match_cast
+from costars.segment.region_checks import RegionLimits
+from costars.studio import DTYPES
+from costars.types import Layout, Plan
 
 STEPS, START = 50, 16  # OMG's code
-PIPELINE_STEPS = 10  # of (a): its cost is per step, and nothing else is timed
-BATCHES = (1, 2, 4)  # pictures at once for (a), each two rows
+STAGE_STEPS = {"layout": STEPS, "personalise": STEPS - START}
+WARM_UP_STEPS, PRECISION_STEPS = 4, 15  # of a picture
 
 
-def timed(run: Callable[[], object], rounds: int, device: torch.device) -> float:
-    """Median seconds of a call, after one that warms up."""
-    run()
-    took = []
-    for _ in range(rounds):
-        _wait(device)
-        began = time.perf_counter()
-        run()
-        _wait(device)
-        took.append(time.perf_counter() - began)
-    return statistics.median(took)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def scene_of(folder: Path, k: int, size_px: int, steps: int = STEPS) -> Scene:
-    """k concepts side by side, each with a LoRA of its own and a mask that is given."""
+def make_scene(folder: Path, k: int, size_px: int, steps: int) -> Scene:
+    """k concepts side by side, each with its own LoRA and a given mask."""
     masks = save_masks(folder, k, size_px)
     names = [f"c{i}" for i in range(k)]
     cast = {
@@ -66,152 +70,158 @@ def scene_of(folder: Path, k: int, size_px: int, steps: int = STEPS) -> Scene:
         for i, (name, mask) in enumerate(zip(names, masks, strict=True))
     }
     prompt = " and ".join(f"{{{name}}}" for name in names) + " in a park"
-    told = {"prompt": prompt, "cast": cast, "model": str(folder), "steps": steps, "start": START / STEPS}
-    return Scene.model_validate(told)
+    fields = {"prompt": prompt, "cast": cast, "model": str(folder), "steps": steps, "start": START / STEPS}
+    return Scene.model_validate(fields)
 
 
-def drawn(studio: Studio, scene: Scene) -> tuple[Picture, dict[str, float | None]]:
-    """The picture, and for each stage the most memory that was taken, in GiB; None on a CPU."""
-    peak: dict[str, float | None] = {}
-    with _watched(studio.device, peak, "layout"):
-        plan = last(studio.plan_steps(scene), Plan)
-    with _watched(studio.device, peak, "personalise"):
-        picture = last(studio.render_steps(plan), Picture)
-    return picture, peak
+def resolve(model: Model, folder: Path, k: int, steps: int) -> ResolvedScene:
+    """The scene with its LoRAs loaded; the studio already has the model in memory and loads none."""
+    studio = open_studio(model.device.type)
+    studio.models[Source(str(folder), folder)] = model
+    return studio.resolve(make_scene(folder, k, model.info.size_px[0], steps))
 
 
-@contextmanager
-def _watched(device: torch.device, peak: dict[str, float | None], name: str) -> Iterator[None]:
-    """Within the block the most memory taken on a GPU is watched, and told under a name."""
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-    yield
-    peak[name] = torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else None
+def run_stages(resolved: ResolvedScene) -> dict[str, StageRun[Any]]:
+    """Run both stages of the scene."""
+    device, method = resolved.model.device, load_method(resolved.scene.method.name)
+    assert method.draw_layout is not None and method.personalise is not None
+    stages: dict[str, StageRun[Any]] = {"layout": run_stage(method.draw_layout(resolved), device)}
+    layout: Layout = stages["layout"].result
+    phrases = {name: member.phrase for name, member in resolved.members.items()}
+    limits = RegionLimits(lowest_score=resolved.lowest_score)
+    plan = Plan(resolved.scene, layout, match_cast(resolved.scene.cast, phrases, [], layout, limits=limits))
+    return stages | {"personalise": run_stage(method.personalise(resolved, plan), device)}
 
 
-@torch.no_grad()
-def pipeline_row(model: Model, rounds: int) -> float:
-    """(a): seconds of a UNet row in diffusers' own pipeline, at the batch where it is cheapest."""
-    own, empty = model.encode_text("a man in a park"), model.encode_text("")
-    told: dict[str, Any] = {"prompt_embeds": own.tokens[0:1], "negative_prompt_embeds": empty.tokens[0:1]}
-    if own.pooled is not None:
-        kind: Any = StableDiffusionXLPipeline
-        told |= {"pooled_prompt_embeds": own.pooled, "negative_pooled_prompt_embeds": empty.pooled}
-        left_out = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    else:
-        kind = StableDiffusionPipeline
-        left_out = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
-        left_out |= {"requires_safety_checker": False}
-    pipeline = kind(unet=model.unet, vae=model.vae, scheduler=model.scheduler, **left_out)
-    pipeline.set_progress_bar_config(disable=True)
-    width, height = model.info.size_px
-    size = {"width": width, "height": height, "num_inference_steps": PIPELINE_STEPS, "output_type": "latent"}
-
-    def run(pictures: int) -> Callable[[], object]:
-        return lambda: pipeline(num_images_per_prompt=pictures, guidance_scale=5.0, **size, **told)
-
-    return min(timed(run(n), rounds, model.device) / (2 * n * PIPELINE_STEPS) for n in BATCHES)
-
-
-@torch.no_grad()
-def official(model: Model, k: int, rounds: int) -> float:
-    """(b): seconds of the official schedule: 2 x 50 calls of four base rows, then k of two for each of 34 steps."""
-    text = model.encode_text("a man in a park")
-    model.unet.set_attn_processor(AttnProcessor())  # probabilities written out in every layer, edited or not
-    base = timed(lambda: call(model, text, 4), rounds, model.device)
-    model.unet.set_attn_processor(AttnProcessor2_0())  # the official concept pipeline uses xFormers
-    config = LoraConfig(r=RANK, target_modules=list(ATTENTION), init_lora_weights=False)
-    for i in range(k):
-        inject_adapter_in_model(config, model.unet, adapter_name=str(i))
-    layers = [module for module in model.unet.modules() if isinstance(module, LoraLayer)]
-    for layer in layers:
-        layer.to(model.device, model.dtype)
-        layer.requires_grad_(False)
-
-    def switched() -> None:
-        for i in range(k):
-            for layer in layers:
-                layer.set_adapter(str(i))
-            call(model, text, 2)
-
-    concepts = timed(switched, rounds, model.device)
-    for name, module in list(model.unet.named_modules()):
-        if isinstance(module, LoraLayer):
-            parent = model.unet.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
-    del model.unet.peft_config
-    return 2 * STEPS * base + (STEPS - START) * concepts
+def measure_concepts(
+    model: Model, folder: Path, k: int, options: argparse.Namespace, baselines: dict[str, Any]
+) -> dict[str, Any]:
+    """One row of the table; baselines {"pipeline": ..., "official": ...} have None for what was not measured."""
+    run_stages(resolve(model, folder, k, WARM_UP_STEPS))
+    began = time.perf_counter()
+    resolved = resolve(model, folder, k, options.steps)
+    resolve_seconds = time.perf_counter() - began
+    runs = [run_stages(resolved) for _ in range(options.rounds)]
+    latent = runs[0]["personalise"].result
+    row: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch."), "memory": model.offload.tier, "k": k}
+    row["rows_per_step"] = rows = {"layout": 2, "personalise": 3 + 2 * k}
+    row["rows"] = sum(rows[stage] * count for stage, count in STAGE_STEPS.items())
+    row["timed_steps"] = {stage: runs[0][stage].timed_steps for stage in rows}
+    row["all_step_seconds"] = {stage: [run[stage].step_seconds for run in runs] for stage in rows}
+    row["step_seconds"] = {stage: statistics.median(each) for stage, each in row["all_step_seconds"].items()}
+    row["other_seconds"] = {stage: statistics.median(run[stage].other_seconds for run in runs) for stage in rows}
+    row["seconds"] = {stage: row["step_seconds"][stage] * count for stage, count in STAGE_STEPS.items()}
+    decode_seconds = time_call(lambda: model.decode(latent), options.rounds, model.device)
+    row["seconds"] |= {"resolve": resolve_seconds, "decode": decode_seconds}
+    row["peak_gib"] = {stage: max((run[stage].peak_gib or 0.0) for run in runs) or None for stage in rows}
+    _compare(row, baselines)
+    return row
 
 
-def call(model: Model, text: Text, rows: int) -> object:
-    """One call of the UNet as it stands."""
-    h, w = model.latent_size(model.info.size_px)
-    sample = torch.randn(rows, model.info.latent_channels, h, w).to(model.device, model.dtype)
-    pooled = None if text.pooled is None else text.pooled.expand(rows, -1)
-    own = Conditioning(text.tokens[0:1].expand(rows, -1, -1), pooled, model.size_ids(model.info.size_px))
-    return predict_noise(model.unet, sample, torch.tensor(500, device=model.device), own)
+def _compare(row: dict[str, Any], baselines: dict[str, Any]) -> None:
+    """Add the seconds of the baselines for the same pictures, and the ratios."""
+    seconds = row["seconds"]
+    ours = seconds["layout"] + seconds["personalise"]
+    if pipeline := baselines.get("pipeline"):
+        seconds["diffusers"] = row["rows"] * pipeline["row_seconds"]
+        row["over_diffusers"] = ours / seconds["diffusers"]
+        row["layout_over_pipeline_step"] = row["step_seconds"]["layout"] / pipeline["step_seconds"][1]
+    if calls := baselines.get("official"):
+        concept_calls = row["k"] * STAGE_STEPS["personalise"]
+        seconds["official"] = 2 * STEPS * calls["base_call"] + concept_calls * calls["concept_call"]
+        row["times_faster_than_official"] = seconds["official"] / ours
 
 
-def measured(folder: Path, options: argparse.Namespace, device: torch.device, dtype: str) -> Iterator[dict[str, Any]]:
-    """One row of the table for each way of using memory and each k; the ratios are those of the whole model."""
-    for memory in options.memory:
-        studio = open_studio(device.type, dtype, memory=memory)
-        whole = memory == "full"
-        model = studio.model(str(folder))
-        row_seconds = pipeline_row(model, options.rounds) if whole else None
-        for k in options.k:
-            drawn(studio, scene_of(folder, k, options.size, steps=4))
-            pictures = [drawn(studio, scene_of(folder, k, options.size)) for _ in range(options.rounds)]
-            parts = ("layout", "personalise", "decode")
-            seconds = {p: statistics.median(picture.seconds[p] for picture, _ in pictures) for p in parts}
-            rows, two_stage = sum(pictures[0][0].rows.values()), seconds["layout"] + seconds["personalise"]
-            row = {"memory": memory, "k": k, "rows": rows, "seconds": seconds, "peak_gib": pictures[0][1]}
-            if row_seconds is not None:
-                theirs = official(model, k, options.rounds)
-                seconds |= {"diffusers": rows * row_seconds, "official": theirs}
-                row |= {
-                    "over_diffusers": two_stage / rows / row_seconds,
-                    "times_faster_than_official": theirs / two_stage,
-                }
-            yield row
-        del model, studio
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+def measure_precision(folder: Path, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Errors of half-precision latents, with two concepts in a picture of half the size and few steps."""
+    side = max(64, options.size // 2)
+    modules = build_modules(options.family, options.tiny, side, device, "float32")
+    for module in modules.values():
+        module.to(torch.bfloat16).to(torch.float32)  # so that all dtypes have the same weights
+
+    def make_model(parts: dict[str, Any]) -> Model:
+        return build_model(str(folder), options.family, side, parts, device)
+
+    def draw(model: Model) -> tuple[Tensor, Tensor]:
+        stages = run_stages(resolve(model, folder, 2, PRECISION_STEPS))
+        return stages["layout"].result.latents[-1:], stages["personalise"].result
+
+    errors = measure_latent_errors(modules, make_model, draw)
+    return {"k": 2, "steps": PRECISION_STEPS, "size_px": side, "relative_error": errors}
 
 
-def line_of(row: dict[str, Any]) -> str:
-    """A row of the table as it is printed."""
-    seconds, peak = row["seconds"], row["peak_gib"]
-    line = f"{row['memory']}, k={row['k']}: {row['rows']} rows, layout {seconds['layout']:.2f} s, "
-    line += f"personalise {seconds['personalise']:.2f} s, decode {seconds['decode']:.2f} s"
-    if "over_diffusers" in row:
-        line += f"; {row['over_diffusers']:.2f} x as long as diffusers' pipeline for these rows"
-        line += f"; {row['times_faster_than_official']:.2f} x as fast as the official schedule"
-    if peak["layout"] is not None:
-        line += f"; peak {peak['layout']:.1f} and {peak['personalise']:.1f} GiB"
-    return line
+def measure_all(report: Report, folder: Path, options: argparse.Namespace, device: torch.device) -> None:
+    """Everything that was requested; the first dtype is measured completely before the next."""
+    report.measure("ceilings", lambda: measure_ceilings(device))
+    for dtype in options.dtype:
+        for memory in options.memory:
+            _measure_model(report, folder, options, device, dtype, memory)
+        if dtype == options.dtype[0] and options.precision:
+            report.measure("precision", lambda: measure_precision(folder, options, device))
+
+
+def _measure_model(
+    report: Report, folder: Path, options: argparse.Namespace, device: torch.device, dtype: str, memory: str
+) -> None:
+    models: list[Model] = []  # opened by the first measurement, and again by the next if that fails
+    name = f"{dtype} {memory}"
+
+    def model() -> Model:
+        if not models:
+            models.append(_open_model(folder, options, device, dtype, memory))
+        return models[0]
+
+    baselines: dict[str, Any] = {}
+    if memory == "full":
+        baselines["pipeline"] = report.measure(f"{name} diffusers", lambda: measure_pipeline(model()))
+        baselines["official"] = report.measure(
+            f"{name} official", lambda: measure_official_calls(model(), options.rounds)
+        )
+    for k in options.k:
+        report.measure(f"{name} k={k}", lambda k=k: measure_concepts(model(), folder, k, options, baselines))
+    models.clear()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _open_model(folder: Path, options: argparse.Namespace, device: torch.device, dtype: str, memory: str) -> Model:
+    """A model of this memory tier: built on the device if all of it stays there, otherwise saved and loaded."""
+    if memory == "full":
+        modules = build_modules(options.family, options.tiny, options.size, device, dtype)
+        return build_model(str(folder), options.family, options.size, modules, device)
+    save_checkpoint(folder, options.family, options.tiny, options.size, device, dtype)
+    return open_studio(device.type, dtype, memory=memory).model(str(folder))
 
 
 def main() -> None:
-    """Measure, print and, if asked, write."""
+    """Measure, print and, if requested, write; exits with 1 if a measurement failed."""
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 3, 5])
-    parser.add_argument("--rounds", type=int, default=3, help="pictures, and calls, of which the median is told")
-    parser.add_argument("--memory", nargs="+", default=["full", "offload"] if on_gpu else ["full"])
-    options, device, dtype = parse_options(parser)
+    parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 3, 5], help="concepts in a picture")
+    parser.add_argument("--steps", type=int, default=15, help="of stage 1; stage 2 takes the last 68 %% of them")
+    parser.add_argument("--rounds", type=int, default=3, help="pictures, and calls; the median is reported")
+    parser.add_argument("--memory", nargs="+", default=["full"], choices=TIERS)
+    parser.add_argument(
+        "--dtype", nargs="+", choices=DTYPES, default=["bfloat16", "float16"] if on_gpu else ["float32"]
+    )
+    parser.add_argument("--no-precision", dest="precision", action="store_false", help="skip the errors of the latents")
+    parser.add_argument("--deadline", type=float, default=math.inf, help="seconds after which no measurement starts")
+    options, device, _ = parse_options(parser)
     logging.disable_progress_bar()
-    facts = describe_run(options, device, dtype)
-    print(format_heading(facts))
-    table = []
+    logging.set_verbosity_error()
+    facts = describe_run(options, device, ", ".join(options.dtype))
+    facts |= {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
+    facts |= {"steps": options.steps, "rounds": options.rounds, "seconds_are_for_steps": STAGE_STEPS}
+    print(format_heading(facts), flush=True)
+    report = Report(facts, options.out, options.deadline)
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Path(folder), options.family, options.tiny, options.size, device, dtype)
-        for row in measured(Path(folder), options, device, dtype):
-            table.append(row)
-            print(line_of(row), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps({**facts, "rounds": options.rounds, "table": table}, indent=2) + "\n")
+        sizes = build_modules(options.family, options.tiny, options.size, torch.device("meta"), "float32")
+        save_loras(Path(folder), sizes["unet"], max(*options.k, 2))
+        measure_all(report, Path(folder), options, device)
+    report.write()
+    report.print()
+    sys.exit(1 if report.failed else 0)
 
 
 if __name__ == "__main__":

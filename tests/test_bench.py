@@ -16,17 +16,65 @@ def run(monkeypatch, script, *arguments):
     runpy.run_path(str(BENCH / script), run_name="__main__")
 
 
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute")
-def test_the_tiny_size_runs_and_counts_its_rows(monkeypatch, tmp_path, capsys):
-    out = tmp_path / "tiny.json"
-    run(monkeypatch, "sdxl.py", "--tiny", "--size", "64", "--k", "1", "2", "--rounds", "1", "--out", str(out))
-    told = json.loads(out.read_text())
-    assert told["tiny"] and told["size_px"] == 64
-    assert [row["rows"] for row in told["table"]] == [100 + 34 * 5, 100 + 34 * 7]
-    parts = {"layout", "personalise", "decode", "diffusers", "official"}
-    assert all(row["seconds"].keys() == parts for row in told["table"])
-    assert all(value > 0 for row in told["table"] for value in row["seconds"].values())
+ALREADY_LOADED = "ignore:Already found a `peft_config` attribute"
+
+
+def run_sdxl(monkeypatch, out, *arguments):
+    tiny = ("sdxl.py", "--tiny", "--size", "64", "--steps", "4", "--rounds", "1", "--out", str(out), *arguments)
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *tiny)
+    return ended.value.code, json.loads(out.read_text())
+
+
+@pytest.mark.filterwarnings(ALREADY_LOADED)
+def test_sdxl_measures_every_memory_tier_and_number_of_concepts(monkeypatch, tmp_path, capsys):
+    options = ("--k", "1", "2", "--memory", "full", "offload", "--no-precision")
+    code, report = run_sdxl(monkeypatch, tmp_path / "tiny.json", *options)
+    assert code == 0 and report["tiny"] and report["size_px"] == 64 and not report["skipped"] and not report["failed"]
+    rows = {name: result for name, result in report["measured"].items() if "rows" in result}
+    assert [*rows] == [f"float32 {memory} k={k}" for memory in ("full", "offload") for k in (1, 2)]
+    assert [row["rows"] for row in rows.values()] == 2 * [100 + 34 * 5, 100 + 34 * 7]
+    parts = {"layout", "personalise", "resolve", "decode"}
+    for row in rows.values():
+        baselines = {"diffusers", "official"} if row["memory"] == "full" else set()
+        assert row["seconds"].keys() == parts | baselines and all(value > 0 for value in row["seconds"].values())
+        assert row["seconds"]["layout"] == 50 * row["step_seconds"]["layout"]
+        assert row["seconds"]["personalise"] == 34 * row["step_seconds"]["personalise"]
     assert capsys.readouterr().out.count("x as fast as the official schedule") == 2
+
+
+@pytest.mark.filterwarnings(ALREADY_LOADED)
+def test_errors_of_latents_are_as_large_as_their_dtype_makes_them(monkeypatch, tmp_path):
+    _, report = run_sdxl(monkeypatch, tmp_path / "tiny.json", "--k", "1", "--dtype", "float32")
+    errors = report["measured"]["precision"]["relative_error"]
+    assert errors.keys() == {"bfloat16", "float16"}
+    for variant in ("all", "unet_only", "all_but_unet"):
+        for stage in ("layout", "personalise"):
+            assert 1e-3 < errors["bfloat16"][variant][stage] < 0.1
+            assert 1e-4 < errors["float16"][variant][stage] < errors["bfloat16"][variant][stage] / 2
+
+
+def test_measurements_after_the_deadline_are_named_and_skipped(monkeypatch, tmp_path, capsys):
+    code, report = run_sdxl(monkeypatch, tmp_path / "tiny.json", "--k", "1", "--deadline", "0")
+    assert code == 0 and not report["measured"]
+    assert report["skipped"] == [
+        "ceilings",
+        "float32 full diffusers",
+        "float32 full official",
+        "float32 full k=1",
+        "precision",
+    ]
+    assert "skipped: ceilings" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings(ALREADY_LOADED)
+def test_other_measurements_run_after_one_fails(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.setattr("baselines.BATCHES", ("two",))
+    code, report = run_sdxl(monkeypatch, tmp_path / "tiny.json", "--k", "1", "--no-precision")
+    assert code == 1 and [*report["failed"]] == ["float32 full diffusers"]
+    row = report["measured"]["float32 full k=1"]
+    assert "over_diffusers" not in row and row["times_faster_than_official"] > 0
 
 
 def test_both_loops_of_training_take_their_steps(monkeypatch, tmp_path, capsys):
