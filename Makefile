@@ -20,6 +20,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	.venv/bin/python bench/adapters.py
 	.venv/bin/python bench/methods.py
+	.venv/bin/python bench/kernel_counts.py
 	.venv/bin/python bench/sdxl.py --tiny
 	.venv/bin/python bench/training.py --tiny
 	.venv/bin/python bench/waiting.py
