@@ -31,7 +31,7 @@ def test_single_concept_may_be_written_at_the_top_level():
         ({"recipe": "lora", "concepts": []}, "training: concepts: Tuple should have at least 1 item"),
         ({"recipe": "lora", **MIA, "name": "../mia"}, "training: concepts.0.name: String should match"),
         ({"recipe": "lora", **MIA, "name": "mia rose"}, "(got 'mia rose')"),
-        ({"recipe": "dreamboth", **MIA}, "recipe 'dreamboth': did you mean 'dreambooth'? known: "),
+        ({"recipe": "dreamboth", **MIA}, "unknown recipe 'dreamboth'; did you mean 'dreambooth'? known: "),
         ({"recipe": "lora", "concepts": [MIA, MIA]}, "duplicate concept name in ['mia', 'mia']; names must be unique"),
         (
             {"recipe": "dreambooth", "concepts": [MIA], "class_images": "a"},
