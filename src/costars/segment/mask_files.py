@@ -10,10 +10,8 @@ from PIL import Image
 
 from costars.errors import SceneError, nearest
 from costars.images.masks import same_aspect_ratio, to_grey_levels
-from costars.scene.scene import CastMember
+from costars.scene.scene import SIDES, CastMember
 from costars.types import MaskArray
-
-SIDES = ("left", "right")
 
 
 def has_mask_file(member: CastMember) -> bool:
