@@ -58,7 +58,7 @@ from costars.types import Layout, Plan
 
 STEPS, START = 50, 16  # OMG's code
 STAGE_STEPS = {"layout": STEPS, "personalise": STEPS - START}
-WARM_UP_STEPS, PRECISION_STEPS = 4, 15  # of a picture
+WARM_UP_STEPS, PRECISION_STEPS = 4, 15  # of a picture, at most
 
 
 def make_scene(folder: Path, k: int, size_px: int, steps: int) -> Scene:
@@ -134,7 +134,7 @@ def _compare(row: dict[str, Any], baselines: dict[str, Any]) -> None:
 
 def measure_precision(folder: Path, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Errors of half-precision latents, with two concepts in a picture of half the size and few steps."""
-    side = max(64, options.size // 2)
+    side, steps = max(64, options.size // 2), min(options.steps, PRECISION_STEPS)
     modules = build_modules(options.family, options.tiny, side, device, "float32")
     for module in modules.values():
         module.to(torch.bfloat16).to(torch.float32)  # so that all dtypes have the same weights
@@ -143,11 +143,11 @@ def measure_precision(folder: Path, options: argparse.Namespace, device: torch.d
         return build_model(str(folder), options.family, side, parts, device)
 
     def draw(model: Model) -> tuple[Tensor, Tensor]:
-        stages = run_stages(resolve(model, folder, 2, PRECISION_STEPS))
+        stages = run_stages(resolve(model, folder, 2, steps))
         return stages["layout"].result.latents[-1:], stages["personalise"].result
 
     errors = measure_latent_errors(modules, make_model, draw)
-    return {"k": 2, "steps": PRECISION_STEPS, "size_px": side, "relative_error": errors}
+    return {"k": 2, "steps": steps, "size_px": side, "relative_error": errors}
 
 
 def measure_all(report: Report, folder: Path, options: argparse.Namespace, device: torch.device) -> None:

@@ -27,8 +27,8 @@ def run_sdxl(monkeypatch, out, *arguments):
 
 
 @pytest.mark.filterwarnings(ALREADY_LOADED)
-def test_sdxl_measures_every_memory_tier_and_number_of_concepts(monkeypatch, tmp_path, capsys):
-    options = ("--k", "1", "2", "--memory", "full", "offload", "--no-precision")
+def test_sdxl_measures_every_memory_tier_number_of_concepts_and_dtype(monkeypatch, tmp_path, capsys):
+    options = ("--k", "1", "2", "--memory", "full", "offload")
     code, report = run_sdxl(monkeypatch, tmp_path / "tiny.json", *options)
     assert code == 0 and report["tiny"] and report["size_px"] == 64 and not report["skipped"] and not report["failed"]
     rows = {name: result for name, result in report["measured"].items() if "rows" in result}
@@ -41,12 +41,13 @@ def test_sdxl_measures_every_memory_tier_and_number_of_concepts(monkeypatch, tmp
         assert row["seconds"]["layout"] == 50 * row["step_seconds"]["layout"]
         assert row["seconds"]["personalise"] == 34 * row["step_seconds"]["personalise"]
     assert capsys.readouterr().out.count("x as fast as the official schedule") == 2
+    check_precision(report["measured"]["precision"])
 
 
-@pytest.mark.filterwarnings(ALREADY_LOADED)
-def test_errors_of_latents_are_as_large_as_their_dtype_makes_them(monkeypatch, tmp_path):
-    _, report = run_sdxl(monkeypatch, tmp_path / "tiny.json", "--k", "1", "--dtype", "float32")
-    errors = report["measured"]["precision"]["relative_error"]
+def check_precision(precision):
+    """Errors of latents are as large as their dtype makes them."""
+    errors = precision["relative_error"]
+    assert precision["steps"] == 4
     assert errors.keys() == {"bfloat16", "float16"}
     for variant in ("all", "unet_only", "all_but_unet"):
         for stage in ("layout", "personalise"):

@@ -123,20 +123,20 @@ def stop():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("after", [2, 3])
-def test_report_of_a_resumed_run_includes_earlier_steps(cli, rows, monkeypatch, after):
+def test_report_of_a_resumed_run_includes_earlier_steps(cli, rows, monkeypatch):
     """Whether the run was stopped between two refreshes or right before one."""
     words, real = (*EM, *FEW, "--set", "steps=5", "--set", "em.refresh_every_steps=3"), TrainingRun.take_step
     assert cli(*words, "--work", "whole")[0] == 0
     unbroken = json.loads(Path("whole/report.json").read_text())["masks"]
     assert [row["step"] for row in unbroken] == [0, 3]
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "take_step", lambda run: real(run) if run.step < after else stop())
-        assert cli(*words, "--replace")[0] == 130
-    assert rows() == unbroken[:1]
-    code, _, err = cli(*words, "--replace", "--resume")
-    assert code == 0, err
-    assert rows() == unbroken
+    for after in (2, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingRun, "take_step", lambda run: real(run) if run.step < after else stop())  # noqa: B023
+            assert cli(*words, "--replace")[0] == 130
+        assert rows() == unbroken[:1]
+        code, _, err = cli(*words, "--replace", "--resume")
+        assert code == 0, err
+        assert rows() == unbroken
 
 
 def test_unwritable_report_does_not_end_training(cli, library, monkeypatch, new_concepts, full_disk):

@@ -26,7 +26,7 @@ def scorer(studio):
 def test_two_stage_keeps_identities_better_than_multi_lora(studio, scorer, tmp_path):
     # Each kind of pair once, in fewer steps than the benchmark takes.
     cases = [c for c in BENCHMARKS["identity"](2) if c.seed == 1 and len(c.scene.cast) == 2]
-    cases = [replace(c, scene=c.scene.model_copy(update={"steps": 16})) for c in cases]
+    cases = [replace(c, scene=c.scene.model_copy(update={"steps": 8})) for c in cases]
     similarities = {"two_stage": [], "multi_lora": []}
     for case, facts in RenderCache(studio, scorer, tmp_path).render_cases(cases):
         assert not facts["failed"]
