@@ -1,16 +1,21 @@
 """Compare one adapter per row in one UNet call: costars, peft's mixed batch, and one call per adapter.
 
-Prints the median time of a call and its ratio to costars, all measured in one run:
-python bench/adapters.py [--rounds 10] [--concepts 2 4]
+Prints the median time of a call, its quartiles, and its ratio to costars, all measured in one run; "costars again" shows
+how far two measurements of one thing are apart:
+
+    python bench/adapters.py [--rounds 10] [--concepts 2 4] [--out FILE.json]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,8 +56,8 @@ def load_into_diffusers(unet: Any, concept: Concept) -> None:
     unet.load_lora_adapter(state, prefix=None, adapter_name=concept.name)
 
 
-def measure_medians(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each function, called in turn after a warm-up round."""
+def measure_times(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
+    """Return the median and the quartiles of the seconds of each function, called in turn after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(rounds + 1):
         for name, function in functions.items():
@@ -60,12 +65,18 @@ def measure_medians(functions: dict[str, Callable[[], Any]], rounds: int) -> dic
             function()
             if i:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: summarize(values) for name, values in seconds.items()}
+
+
+def summarize(seconds: list[float]) -> dict[str, float]:
+    """The median and the quartiles of a call's times."""
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return {"seconds": middle, "low": low, "high": high}
 
 
 @torch.no_grad()
-def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
-    """Print the table for one number of concepts, with two rows each."""
+def compare(model: Model, concepts: list[Concept], rounds: int) -> dict[str, dict[str, float]]:
+    """Print the table for one number of concepts, with two rows each, and return it."""
     k = len(concepts)
     size = (2 * k, model.info.latent_channels, *model.latent_size(model.info.size_px))
     latents, text = torch.randn(size), model.encode_text("a woman in a park")
@@ -79,12 +90,12 @@ def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
 
     own = {c.name: c.adapter for c in concepts}
     with one_adapter_per_row(model.unet, "unet.", own) as adapters, adapters.on(rows):
-        ours = measure_medians({"costars": call, "costars again": call}, rounds)
+        ours = measure_times({"costars": call, "costars again": call}, rounds)
         expected = call()
     for concept in concepts:
         load_into_diffusers(model.unet, concept)
     with mixed_batch(model.unet, rows):
-        peft = measure_medians({"peft mixed batch": call}, rounds)
+        peft = measure_times({"peft mixed batch": call}, rounds)
         assert torch.allclose(call(), expected, atol=1e-4)
 
     def one_by_one() -> None:
@@ -92,10 +103,14 @@ def compare(model: Model, concepts: list[Concept], rounds: int) -> None:
             model.unet.set_adapters([concept.name])
             call(2 * i, 2 * i + 2)
 
-    each = measure_medians({"one call per adapter": one_by_one}, rounds)
+    each = measure_times({"one call per adapter": one_by_one}, rounds)
     model.unet.unload_lora()
-    for name, seconds in {**ours, **peft, **each, **measure_medians({"no adapter": call}, rounds)}.items():
-        print(f"k={k}  {name:<22} {seconds * 1000:8.1f} ms   ratio {seconds / ours['costars']:5.2f}")
+    table = {**ours, **peft, **each, **measure_times({"no adapter": call}, rounds)}
+    for name, times in table.items():
+        times["ratio"] = times["seconds"] / ours["costars"]["seconds"]
+        middle, low, high = (1000 * times[key] for key in ("seconds", "low", "high"))
+        print(f"k={k}  {name:<22} {middle:8.1f} ms ({low:.1f} to {high:.1f})   ratio {times['ratio']:5.2f}")
+    return table
 
 
 def main() -> None:
@@ -103,11 +118,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--concepts", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--out", type=Path, help="write the tables as JSON")
     options = parser.parse_args()
     studio = open_studio("cpu")
-    model = studio.model("builtin")
+    model, tables = studio.model("builtin"), {}
     for k in options.concepts:
-        compare(model, [studio.store.load(f"builtin/{name}") for name in NAMES[:k]], options.rounds)
+        concepts = [studio.store.load(f"builtin/{name}") for name in NAMES[:k]]
+        tables[f"k={k}"] = compare(model, concepts, options.rounds)
+    if options.out:
+        run = {"rounds": options.rounds, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
+        options.out.write_text(json.dumps({**run, "measured": tables}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,25 @@
-"""Make the contact sheets of docs/images: python examples/gallery.py {samples,concepts,pairs,counts,all}."""
+"""Make the contact sheets of docs/images: python examples/gallery.py {hero,samples,concepts,pairs,starts,counts,all}.
+
+Pictures have 10 sampling steps; hero is the demo's scene as it is. docs/images/drawn.json notes the weights of each.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
 from costars import RegionError, Scene, open_studio
-from costars.images.contact_sheet import make_grid, overlay_masks
+from costars.images.contact_sheet import make_contact_sheet, make_grid, overlay_masks
+from costars.records.layout_inputs import with_scene
 from costars.retry import retry_seeds
+from costars.scene.files import load_scene
 from costars.studio import Studio
 from costars.types import Picture
+from costars_world.benchmarks.cases import START_SHARES, STEPS
+from costars_world.benchmarks.provenance import note_picture
 from costars_world.training.samples import PROMPTS, sample_images, tile_images
 
 PAIRS = (
@@ -34,12 +40,13 @@ COUNTS = (
     ("{ana}, {dan}, {rex}, {mochi} and {bolt} on a street", ("ana", "dan", "rex", "mochi", "bolt")),
 )
 RETRIES = 40
+DEMO = Path(__file__).with_name("pair.yaml")
 
 
 def make_scene(prompt: str, names: tuple[str, ...], method: str, seed: int) -> Scene:
     """Make a scene with concepts of the pack."""
     cast = {name: {"concept": f"builtin/{name}"} for name in names}
-    return Scene.model_validate({"prompt": prompt, "cast": cast, "method": method, "seed": seed})
+    return Scene.model_validate({"prompt": prompt, "cast": cast, "method": method, "seed": seed, "steps": STEPS})
 
 
 def render_with_retries(studio: Studio, scene: Scene) -> Picture | None:
@@ -52,9 +59,31 @@ def render_with_retries(studio: Studio, scene: Scene) -> Picture | None:
     return pictures[0]
 
 
+def draw_hero(studio: Studio, out: Path) -> None:
+    """Draw the demo: layout, masks and picture."""
+    picture = render_with_retries(studio, load_scene(DEMO))
+    assert picture is not None, "the demo's layout does not show its cast"
+    make_contact_sheet(picture).save(out / "hero.png")
+
+
+def draw_starts(studio: Studio, out: Path) -> None:
+    """Draw stage 2 from every start step, on the layouts of the first two pairs."""
+    rows, captions = [], []
+    for prompt, names in PAIRS[:2]:
+        picture = render_with_retries(studio, make_scene(prompt, names, "two_stage", 1))
+        if picture is None or picture.plan is None:
+            continue
+        plan = picture.plan
+        scenes = [plan.scene.model_copy(update={"start": share}) for share in START_SHARES]
+        rows.append([studio.render(with_scene(plan, scene)).image for scene in scenes])
+        captions.append(f"{prompt}  (seed {picture.scene.seed})")
+    titles = [f"start {share:g}" for share in START_SHARES]
+    make_grid(rows, titles, captions).save(out / "starts.png")
+
+
 def draw_samples(studio: Studio, out: Path) -> None:
     """Draw images of the base model for 32 prompts."""
-    tile_images(sample_images(studio.model("builtin"), PROMPTS, steps=50)).save(out / "samples.png")
+    tile_images(sample_images(studio.model("builtin"), PROMPTS, steps=STEPS)).save(out / "samples.png")
     (out / "samples.txt").write_text("\n".join(PROMPTS) + "\n")
 
 
@@ -87,8 +116,8 @@ def draw_pairs(studio: Studio, out: Path) -> None:
 
 
 def draw_counts(studio: Studio, out: Path) -> None:
-    """Draw one to five concepts in one picture, and write their UNet rows and seconds."""
-    rows, captions, table = [], [], []
+    """Draw one to five concepts in one picture."""
+    rows, captions = [], []
     for prompt, names in COUNTS:
         picture = render_with_retries(studio, make_scene(prompt, names, "two_stage", 1))
         if picture is None or picture.plan is None:
@@ -96,16 +125,15 @@ def draw_counts(studio: Studio, out: Path) -> None:
         layout = picture.plan.layout.image
         rows.append([layout, overlay_masks(layout, picture.plan.regions), picture.image])
         captions.append(f"{prompt}  (seed {picture.scene.seed})")
-        seconds = {k: round(v, 2) for k, v in picture.seconds.items()}
-        table.append({"concepts": len(names), "rows": dict(picture.rows), "seconds": seconds})
     make_grid(rows, ("layout", "who is where", "two_stage"), captions).save(out / "counts.png")
-    (out / "counts.json").write_text(json.dumps(table, indent=2) + "\n")
 
 
 SHEETS: dict[str, Callable[[Studio, Path], None]] = {
+    "hero": draw_hero,
     "samples": draw_samples,
     "concepts": draw_concepts,
     "pairs": draw_pairs,
+    "starts": draw_starts,
     "counts": draw_counts,
 }
 
@@ -120,6 +148,7 @@ def main() -> None:
     studio = open_studio()
     for name in SHEETS if options.sheet == "all" else (options.sheet,):
         SHEETS[name](studio, options.out)
+        note_picture(options.out / f"{name}.png", f"python examples/gallery.py {name}", "builtin")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,22 @@ from costars.errors import CostarsError
 from costars.files.output_folder import check_output_folder
 from costars.studio import open_studio
 from costars_world.benchmarks import report
-from costars_world.benchmarks.cases import BASELINES, BENCHMARKS
+from costars_world.benchmarks.cases import BASELINES, BENCHMARKS, STEPS
+from costars_world.benchmarks.provenance import describe_run
 from costars_world.benchmarks.render_cache import RenderCache
 from costars_world.benchmarks.score import load_scorer
 
-DEFAULT_SEEDS = {"identity": 20, "alone": 20, "start": 4, "ablation": 4, "degradation": 20, "count": 8}
+# Layouts: of each kind of pair (identity, degradation), of each number (count), pictures of each concept (alone), or of
+# all kinds together.
+DEFAULT_SEEDS = {
+    "identity": 6,
+    "alone": 8,
+    "weight": 20,
+    "start": 8,
+    "ablation": 8,
+    "degradation": 6,
+    "count": 8,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,9 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m costars_world.benchmarks", description=__doc__)
     parser.add_argument("benchmark", choices=(*BENCHMARKS, "all"), help="which benchmark to run")
     parser.add_argument("--out", type=Path, required=True, help="output folder; images and scores in it are reused")
-    parser.add_argument(
-        "--seeds", type=int, help=f"number of seeds for each kind of pair or count; default: {DEFAULT_SEEDS}"
-    )
+    parser.add_argument("--seeds", type=int, help=f"number of layouts; default: {DEFAULT_SEEDS}")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
     options = parser.parse_args(arguments)
     if options.seeds is not None and options.seeds < 1:
@@ -52,8 +61,13 @@ def run_benchmark(name: str, seeds: int, cache: RenderCache) -> None:
         scored = list(progress.track(cache.render_cases(cases), total=len(cases)))
     rows = report.summarize(scored, BASELINES.get(name, ""))
     out = cache.out
-    failed = sum(bool(facts["failed"]) for _, facts in scored)
-    facts = {"claim": name, "seeds": seeds, "pictures": len(scored), "layouts without the cast": failed, "rows": rows}
+    facts = {
+        "benchmark": name,
+        **describe_run("python -m costars_world.benchmarks", [name, "--seeds", str(seeds)]),
+        "steps": STEPS,
+        "pictures": len(scored),
+        "rows": rows,
+    }
     (out / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     (out / f"{name}.md").write_text(report.to_markdown(rows))
     report.plot_measures(rows, out / f"{name}.png")

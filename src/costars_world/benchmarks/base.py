@@ -18,6 +18,9 @@ from rich.progress import track
 from costars.methods.prompts import with_article
 from costars.studio import open_studio
 from costars.types import Region
+from costars_world.benchmarks.cases import STEPS
+from costars_world.benchmarks.provenance import describe_run
+from costars_world.benchmarks.report import share_interval
 from costars_world.benchmarks.score import Scorer, load_scorer
 from costars_world.render.backgrounds import PLACES
 from costars_world.render.identity import CLASS_WEIGHTS
@@ -25,10 +28,10 @@ from costars_world.render.world import draw_scene
 from costars_world.training.samples import sample_images, tile_images
 
 RELATIONS = ("in front of", "behind", "to the left of", "to the right of", "next to", "and")
-NUM_PAIRS, NUM_GROUPS = 200, 100
-STEPS = 30
+FRONT, BEHIND, LEFT, RIGHT = RELATIONS[:4]
+NUM_PAIRS, NUM_GROUPS = 102, 48
 RENDERS_PER_PLACE = 12  # backgrounds that PlaceClassifier averages
-SCORES = ("classes", "count", "place", "depth")
+SCORES = ("classes", "count", "place", "depth", "side")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Prompt:
 
 
 def make_prompts() -> Iterator[Prompt]:
-    """Make 200 prompts of two figures, then 100 of three to five; always the same."""
+    """Make NUM_PAIRS prompts of two figures, then NUM_GROUPS of three to five; always the same."""
     rng = random.Random("the base model's prompts")
     for i in range(NUM_PAIRS + NUM_GROUPS):
         count = 2 if i < NUM_PAIRS else 3 + i % 3
@@ -82,25 +85,51 @@ def _to_pixels(image: Image.Image) -> np.ndarray:
 
 
 def score_image(image: Image.Image, prompt: Prompt, scorer: Scorer, places: PlaceClassifier) -> dict[str, bool | None]:
-    """Return which parts of the prompt an image shows; depth is None if the prompt does not determine it."""
+    """Return which parts of the prompt an image shows.
+
+    depth ("in front of", "behind") and side ("to the left of", "to the right of") are None if the prompt does not
+    state them, and where they cannot be judged: figures of one class cannot be told apart, nor one that is missing or
+    drawn twice.
+    """
     regions = scorer.segmenter.find_regions(image)
     found = [v.identity.class_name for v in scorer.judge([(image, r.mask) for r in regions])]
-    classes = not Counter(prompt.classes) - Counter(found)
-    depth = None
-    if prompt.relation in RELATIONS[:2] and classes and len(set(prompt.classes)) == 2:
+    scores: dict[str, bool | None] = {
+        "classes": not Counter(prompt.classes) - Counter(found),
+        "count": len(regions) == len(prompt.classes),
+        "place": places(image, regions) == prompt.place,
+        "depth": None,
+        "side": None,
+    }
+    if len(set(prompt.classes)) == 2 and all(found.count(c) == 1 for c in prompt.classes):
         one, other = (regions[found.index(c)] for c in prompt.classes)
-        depth = (one.depth < other.depth) == (prompt.relation == RELATIONS[0])
-    place = places(image, regions) == prompt.place
-    return {"classes": classes, "count": len(regions) == len(prompt.classes), "place": place, "depth": depth}
+        if prompt.relation in (FRONT, BEHIND):
+            scores["depth"] = (one.depth < other.depth) == (prompt.relation == FRONT)
+        elif prompt.relation in (LEFT, RIGHT):
+            scores["side"] = (_centre_x(one) < _centre_x(other)) == (prompt.relation == LEFT)
+    return scores
 
 
-def average_by_group(entries: Sequence[tuple[Prompt, Mapping[str, bool | None]]]) -> dict[str, dict[str, float]]:
-    """Return the share of correct images, for two figures and for three to five; None does not count."""
-    shares: dict[str, dict[str, float]] = {}
+def _centre_x(region: Region) -> float:
+    return float(np.nonzero(region.mask >= 0.5)[1].mean())
+
+
+def count_by_group(
+    entries: Sequence[tuple[Prompt, Mapping[str, bool | None]]],
+) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Return the share of correct images with its interval, for two figures and for three to five.
+
+    stated is the number of prompts that say anything about a score, n the number of images where it could be judged.
+    """
+    shares: dict[str, dict[str, dict[str, float | int]]] = {}
+    stating = {"depth": (FRONT, BEHIND), "side": (LEFT, RIGHT)}
     for name, is_pair in (("two figures", True), ("three to five", False)):
-        group = [scores for prompt, scores in entries if (len(prompt.classes) == 2) == is_pair]
-        values = {key: [v for scores in group if (v := scores[key]) is not None] for key in SCORES}
-        shares[name] = {key: round(float(np.mean(known)), 4) for key, known in values.items() if known}
+        group = [(prompt, scores) for prompt, scores in entries if (len(prompt.classes) == 2) == is_pair]
+        shares[name] = {}
+        for key in SCORES:
+            judged = [v for _, scores in group if (v := scores[key]) is not None]
+            stated = sum(key not in stating or prompt.relation in stating[key] for prompt, _ in group)
+            if judged:
+                shares[name][key] = {"stated": stated} | share_interval(sum(judged), len(judged))
     return shares
 
 
@@ -111,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     studio = open_studio()
     model, scorer, places = studio.model("builtin"), load_scorer(studio.settings.builtin), PlaceClassifier()
-    folder = options.out / "base" / model.info.sha256[:12]
+    folder = options.out / "base" / f"{model.info.sha256[:12]}-{STEPS}"
     folder.mkdir(parents=True, exist_ok=True)
     entries, images = [], []
     for i, prompt in enumerate(track(list(make_prompts()), "base", console=Console(stderr=True))):
@@ -124,7 +153,10 @@ def main(arguments: list[str] | None = None) -> None:
             images.append(opened.convert("RGB"))
         entries.append((prompt, score_image(images[-1], prompt, scorer, places)))
     report = {
-        "shares": average_by_group(entries),
+        "benchmark": "base",
+        **describe_run("python -m costars_world.benchmarks.base", []),
+        "steps": STEPS,
+        "shares": count_by_group(entries),
         "pictures": [{"prompt": p.text, "seed": i, **scores} for i, (p, scores) in enumerate(entries)],
     }
     (options.out / "base.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -22,17 +22,23 @@ PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
 RELATIONS = ("in front of", "to the left of", "behind", "next to")
 FIVE_CONCEPTS = ("ana", "bo", "rex", "mochi", "bolt")
 START_SHARES = (0.0, 0.1, 0.2, 0.32, 0.5, 0.7, 1.0)
+STEPS = 10  # sampling steps of every picture, so that many layouts can be measured on a CPU
 WHOLE, IN_COMPANY = "whole method", "in company"  # variants
 GROWN_PX = 6
-ALONE_SEED = 100
+# First seeds of benchmarks that must not share layouts with the pairs, whose seeds begin at 0.
+WEIGHT_SEED, ALONE_SEED = 300, 400
+ADAPTER_WEIGHTS = (0.2, 0.4, 0.6, 0.8, 1.0)
+TUNED_WEIGHT = 0.6  # of every adapter in multi_lora: best of ADAPTER_WEIGHTS (docs/results/weight.json)
+TUNED = f"multi_lora at {TUNED_WEIGHT}"
 
 
 @dataclass(frozen=True)
 class Case:
     """One image to generate: results are averaged over a group, and variants are compared.
 
-    Cases of one kind and seed are compared with each other. grown_px is the dilation of every mask before stage 2,
-    so that masks overlap.
+    Cases of one kind and seed are compared with each other. Scenes of one seed start from the same noise, which makes
+    their layouts alike: they count as one sample. grown_px is the dilation of every mask before stage 2, so that
+    masks overlap.
     """
 
     group: str
@@ -46,7 +52,7 @@ class Case:
 def make_scene(prompt: str, names: tuple[str, ...], seed: int, **fields: object) -> Scene:
     """Make a scene with concepts of the pack."""
     cast = {name: {"concept": f"builtin/{name}"} for name in names}
-    return Scene.model_validate({"prompt": prompt, "cast": cast, "seed": seed, **fields})
+    return Scene.model_validate({"prompt": prompt, "cast": cast, "seed": seed, "steps": STEPS, **fields})
 
 
 def make_pair_scene(kind: str, seed: int, **fields: object) -> Scene:
@@ -57,23 +63,30 @@ def make_pair_scene(kind: str, seed: int, **fields: object) -> Scene:
     return make_scene(f"{{{one}}} {relation} {{{other}}} {place}", (one, other), seed, **fields)
 
 
+def make_varied_pairs(seeds: int, first_seed: int = 0) -> Iterator[tuple[str, int, Scene]]:
+    """Make one pair scene for each seed, with its kind and seed: kinds take turns, so all layouts differ."""
+    kinds = list(PAIRS)
+    for i in range(seeds):
+        kind, seed = kinds[i % len(kinds)], first_seed + i
+        yield kind, seed, make_pair_scene(kind, seed)
+
+
 def identity_cases(seeds: int) -> Iterator[Case]:
     """Compare two_stage with all adapters on one path, with each concept alone, and with it beside a stranger.
 
     "alone" is the best that a concept's adapter can do. "in company" is what it can do without this method where
-    figures are as small as in a pair and occlude each other.
+    figures are as small as in a pair and occlude each other. seeds is the number of layouts of each kind.
     """
-    for kind in PAIRS:
-        for seed in range(seeds):
-            scene = make_pair_scene(kind, seed)
-            yield Case(kind, "two_stage", seed, scene)
-            yield Case(kind, "multi_lora", seed, scene.model_copy(update={"method": _default_method("multi_lora")}))
-            for name in scene.cast:
-                prompt = f"{{{name}}} {_place_phrase(scene)}"
-                yield Case(kind, "alone", seed, make_scene(prompt, (name,), seed, method="multi_lora"))
-                strangers = {n: with_article(PACK[n].class_name) for n in scene.cast} | {name: f"{{{name}}}"}
-                prompt = scene.prompt.format_map(strangers)
-                yield Case(kind, IN_COMPANY, seed, make_scene(prompt, (name,), seed, method="multi_lora"))
+    for kind, seed, scene in make_varied_pairs(seeds * len(PAIRS)):
+        yield Case(kind, "two_stage", seed, scene)
+        yield Case(kind, "multi_lora", seed, _with_all_adapters(scene, 1.0))
+        yield Case(kind, TUNED, seed, _with_all_adapters(scene, TUNED_WEIGHT))
+        for name in scene.cast:
+            prompt = f"{{{name}}} {_place_phrase(scene)}"
+            yield Case(kind, "alone", seed, make_scene(prompt, (name,), seed, method="multi_lora"))
+            strangers = {n: with_article(PACK[n].class_name) for n in scene.cast} | {name: f"{{{name}}}"}
+            prompt = scene.prompt.format_map(strangers)
+            yield Case(kind, IN_COMPANY, seed, make_scene(prompt, (name,), seed, method="multi_lora"))
 
 
 def _place_phrase(scene: Scene) -> str:
@@ -91,10 +104,16 @@ def alone_cases(seeds: int) -> Iterator[Case]:
 
 def start_cases(seeds: int) -> Iterator[Case]:
     """Start stage 2 after different shares of the steps (the paper's Fig. 5)."""
-    for kind in PAIRS:
-        for seed in range(seeds):
-            for share in START_SHARES:
-                yield Case("all pairs", f"{share:.2f}", seed, make_pair_scene(kind, seed, start=share), kind)
+    for kind, seed, scene in make_varied_pairs(seeds):
+        for share in START_SHARES:
+            yield Case("all pairs", f"{share:.2f}", seed, scene.model_copy(update={"start": share}), kind)
+
+
+def weight_cases(seeds: int) -> Iterator[Case]:
+    """Give all adapters of multi_lora several weights, to choose TUNED_WEIGHT on seeds that nothing else uses."""
+    for kind, seed, scene in make_varied_pairs(seeds, WEIGHT_SEED):
+        for weight in ADAPTER_WEIGHTS:
+            yield Case("all pairs", f"{weight:.1f}", seed, _with_all_adapters(scene, weight), kind)
 
 
 def ablation_cases(seeds: int) -> Iterator[Case]:
@@ -108,17 +127,15 @@ def ablation_cases(seeds: int) -> Iterator[Case]:
         "feather 1 cell": {"feather_cells": 1.0},
         "feather 2 cells": {"feather_cells": 2.0},
     }
-    for kind in PAIRS:
-        for seed in range(seeds):
-            scene = make_pair_scene(kind, seed)
-            summed = _with_method(scene, overlap="sum")
-            variants = {variant: _with_method(scene, **fields) for variant, fields in methods.items()}
-            variants["members' prompts: alone"] = _with_member_prompts(scene, alone=True)
-            variants["members' prompts: every trigger"] = _with_member_prompts(scene, alone=False)
-            for variant, varied in variants.items():
-                yield Case("all pairs", variant, seed, varied, kind)
-            yield Case("all pairs", "masks grown, front wins", seed, scene, kind, GROWN_PX)
-            yield Case("all pairs", "masks grown, noise summed", seed, summed, kind, GROWN_PX)
+    for kind, seed, scene in make_varied_pairs(seeds):
+        summed = _with_method(scene, overlap="sum")
+        variants = {variant: _with_method(scene, **fields) for variant, fields in methods.items()}
+        variants["members' prompts: alone"] = _with_member_prompts(scene, alone=True)
+        variants["members' prompts: every trigger"] = _with_member_prompts(scene, alone=False)
+        for variant, varied in variants.items():
+            yield Case("all pairs", variant, seed, varied, kind)
+        yield Case("all pairs", "masks grown, front wins", seed, scene, kind, GROWN_PX)
+        yield Case("all pairs", "masks grown, noise summed", seed, summed, kind, GROWN_PX)
 
 
 def _with_method(scene: Scene, **fields: object) -> Scene:
@@ -147,18 +164,21 @@ def degradation_cases(seeds: int) -> Iterator[Case]:
 
 
 def count_cases(seeds: int) -> Iterator[Case]:
-    """One to five concepts in one image."""
+    """One to five concepts in one image; the concepts take turns, so that every number shows each of them."""
     for k in range(1, len(FIVE_CONCEPTS) + 1):
-        names = FIVE_CONCEPTS[:k]
-        slots = [f"{{{name}}}" for name in names]
-        subject = " and ".join([", ".join(slots[:-1]), slots[-1]]) if k > 1 else slots[0]
         for seed in range(seeds):
+            names = tuple(FIVE_CONCEPTS[(seed + i) % len(FIVE_CONCEPTS)] for i in range(k))
+            slots = [f"{{{name}}}" for name in names]
+            subject = " and ".join([", ".join(slots[:-1]), slots[-1]]) if k > 1 else slots[0]
             place = list(PLACES.values())[seed % len(PLACES)].phrase
             yield Case(str(k), "two_stage", seed, make_scene(f"{subject} {place}", names, seed))
 
 
-def _default_method(method: str) -> object:
-    return make_scene("{ana}", ("ana",), 0, method=method).method
+def _with_all_adapters(scene: Scene, weight: float) -> Scene:
+    """The scene by multi_lora, with one weight for all adapters."""
+    cast = {name: member.model_copy(update={"weight": weight}) for name, member in scene.cast.items()}
+    method = make_scene("{ana}", ("ana",), 0, method="multi_lora").method
+    return scene.model_copy(update={"cast": cast, "method": method})
 
 
 # The variant that a benchmark's other variants are compared with.
@@ -167,6 +187,7 @@ BASELINES = {"ablation": WHOLE, "degradation": "alone"}
 BENCHMARKS: Mapping[str, Callable[[int], Iterator[Case]]] = {
     "identity": identity_cases,
     "alone": alone_cases,
+    "weight": weight_cases,
     "start": start_cases,
     "ablation": ablation_cases,
     "degradation": degradation_cases,

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,6 +36,7 @@ from costars.train.recipes import BUILTIN, RECIPES
 from costars.train.results import TrainingResult, write_concepts
 from costars.train.task import TrainingTask
 from costars.types import Region
+from costars_world.benchmarks.provenance import describe_run
 from costars_world.benchmarks.trained_concepts import (
     Evaluator,
     average_scores,
@@ -55,10 +56,20 @@ MASKS: tuple[MaskSource, ...] = get_args(MaskSource)
 FIRST_IDENTITY_SEED = 900
 
 
+def set_classes(number: int) -> list[str]:
+    """The classes of a set; from len(SETS) on the SETS come again, with other identities and other pictures."""
+    return SETS[number % len(SETS)].split()
+
+
 def set_identities(number: int) -> dict[str, Identity]:
-    """Return {name: identity} of one of the SETS."""
-    classes = SETS[number].split()
-    return {c: identity_from_seed(FIRST_IDENTITY_SEED + 10 * number + i, c) for i, c in enumerate(classes)}
+    """Return {name: identity} of a set; a held-out set has no identity of the first ones."""
+    tuned = range(len(SETS)) if number >= len(SETS) else ()
+    taken = [identity for i in tuned for identity in set_identities(i).values()]
+    first_seed = FIRST_IDENTITY_SEED + 10 * number
+    return {
+        c: next(v for k in count() if (v := identity_from_seed(first_seed + i + 1000 * k, c)) not in taken)
+        for i, c in enumerate(set_classes(number))
+    }
 
 
 def draw_group_pictures(number: int) -> list[WorldPicture]:
@@ -190,7 +201,8 @@ def main(arguments: list[str] | None = None) -> None:
     except CostarsError as error:
         print(f"em: {error}", file=sys.stderr)
         sys.exit(2)
-    (options.out / "em.json").write_text(json.dumps(rows, indent=2) + "\n")
+    facts = {"benchmark": "em", **describe_run("python -m costars_world.benchmarks.em", []), "rows": rows}
+    (options.out / "em.json").write_text(json.dumps(facts, indent=2) + "\n")
     (options.out / "em.md").write_text(format_table(rows))
     for number in sets if len(kinds) == len(MASKS) else ():
         make_sheet(number, options.out).save(options.out / f"em-{number}.png")

@@ -26,26 +26,33 @@ from costars.train.recipe import Recipe
 from costars.train.recipes import BUILTIN, RECIPES
 from costars.train.results import TrainingResult, write_concepts
 from costars.train.task import TrainingTask
+from costars_world.benchmarks.cases import STEPS
+from costars_world.benchmarks.provenance import describe_run
+from costars_world.benchmarks.report import bootstrap_interval
 from costars_world.benchmarks.trained_concepts import (
     ConceptPrompt,
     Evaluator,
-    average_scores,
     format_table,
     make_concept_prompt,
     open_evaluator,
     score_prompt,
 )
-from costars_world.training.concepts import make_subject
+from costars_world.training.concepts import PACK, make_subject
 
 CONCEPTS = ("ana", "bo", "rex", "bolt")
-COMPANIONS = ("cat", "robot", "man", "dog")  # classes of the companions in every second image
+COMPANIONS = ("cat", "robot", "man", "dog", "woman")  # classes of the companions in every second image
 SHEET_COLUMNS = 6  # images of each concept on a sheet
+SCORES = ("similarity", "attributes", "first", "text")
 
 
 def make_prompts(name: str, file: Path, count: int) -> Iterator[ConceptPrompt]:
-    """Make prompts of a concept alone and beside a companion, in turn."""
+    """Make prompts of a concept alone and beside a companion of another class, in turn.
+
+    A companion of the concept's own class could not be told from a second figure of the concept.
+    """
+    companions = [c for c in COMPANIONS if c != PACK[name].class_name]
     for i in range(count):
-        yield make_concept_prompt(name, file, i, COMPANIONS[i // 2 % len(COMPANIONS)] if i % 2 else "")
+        yield make_concept_prompt(name, file, i, companions[i // 2 % len(companions)] if i % 2 else "")
 
 
 def make_recipe_subject(name: str, recipe: Recipe) -> TrainingSubject:
@@ -66,7 +73,7 @@ def train_if_missing(studio: Studio, name: str, recipe: Recipe, file: Path) -> d
 def measure_recipe(recipe_name: str, num_images: int, evaluator: Evaluator, out: Path) -> dict[str, Any]:
     """Train and score one recipe's concepts, write its sheet, and return its row of the table."""
     recipe = RECIPES[recipe_name][BUILTIN]
-    folder = out / recipe_name / hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]  # changes with the recipe
+    folder = out / recipe_name / hashlib.sha256(repr((recipe, STEPS)).encode()).hexdigest()[:12]
     cards, facts, tiles, megabytes = [], [], [], 0.0
     for name in CONCEPTS:
         file = folder / f"{name}.safetensors"
@@ -79,7 +86,9 @@ def measure_recipe(recipe_name: str, num_images: int, evaluator: Evaluator, out:
         tiles.append([Image.open(path) for path in paths[:SHEET_COLUMNS]])
     make_grid(tiles, captions=list(CONCEPTS)).save(out / f"{recipe_name}.png")
     seconds = round(float(np.mean([card["seconds"] for card in cards])))
-    scores = average_scores(facts, "similarity", "attributes", "first", "text")
+    # Pictures of one number have the same noise: they are resampled together.
+    by_seed = [facts[i::num_images] for i in range(num_images)]
+    scores = {key: bootstrap_interval([[float(f[key]) for f in seed] for seed in by_seed]) for key in SCORES}
     return {"recipe": recipe_name, **scores, "seconds": seconds, "MB": round(megabytes, 2), "of": len(facts)}
 
 
@@ -98,9 +107,12 @@ def main(arguments: list[str] | None = None) -> None:
     except CostarsError as error:
         print(f"recipes: {error}", file=sys.stderr)
         sys.exit(2)
-    (options.out / "recipes.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (options.out / "recipes.md").write_text(format_table(rows))
-    print(format_table(rows))
+    run = describe_run("python -m costars_world.benchmarks.recipes", [f"--recipe {name}" for name in chosen])
+    facts = {"benchmark": "recipes", **run, "steps": STEPS, "rows": rows}
+    (options.out / "recipes.json").write_text(json.dumps(facts, indent=2) + "\n")
+    means = [{k: v["mean"] if isinstance(v, dict) else v for k, v in row.items()} for row in rows]
+    (options.out / "recipes.md").write_text(format_table(means))
+    print(format_table(means))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.stats import binomtest
 
 from costars.images.contact_sheet import make_grid
 from costars_world.benchmarks.cases import Case
 
-MEASURES = ("similarity", "attributes", "first", "iou", "light")
+MEASURES = ("similarity", "attributes", "first", "iou")
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 ScoredCases = Sequence[tuple[Case, Mapping[str, Any]]]
@@ -21,57 +22,84 @@ Variants = dict[str, list[Mapping[str, Any]]]  # the scores of one scene's image
 
 
 def summarize(scored: ScoredCases, baseline: str = "") -> list[dict[str, Any]]:
-    """Return one row for each group and variant: means over images with bootstrapped 95 % intervals.
+    """Return one row for each group and variant: means over scenes with bootstrapped 95 % intervals.
 
     Only kinds and seeds count for which every variant of the group has an image, so that variants are compared on
-    the same scenes. change is the difference in similarity from the baseline variant, scene by scene.
+    the same scenes. change is the difference in similarity from the baseline variant, scene by scene. Intervals
+    resample layouts: all scenes of a seed together, because they start from the same noise. tried counts the scenes
+    before those without a picture of every variant were left out.
     """
     by_group: dict[str, dict[tuple[str, int], Variants]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     variants: dict[str, list[str]] = defaultdict(list)
+    tried: dict[str, set[tuple[str, int]]] = defaultdict(set)
     for case, facts in scored:
+        tried[case.group].add((case.kind, case.seed))
         if case.variant not in variants[case.group]:
             variants[case.group].append(case.variant)
         if not facts["failed"]:
             by_group[case.group][case.kind, case.seed][case.variant].append(facts)
     rows = []
     for group, names in variants.items():
-        scenes = [scene for scene in by_group[group].values() if all(name in scene for name in names)]
+        layouts: dict[int, list[Variants]] = defaultdict(list)
+        for (_, seed), scene in by_group[group].items():
+            if all(name in scene for name in names):
+                layouts[seed].append(scene)
         for name in names:
-            summary = _summarize_variant(scenes, name, baseline if baseline in names else "")
-            rows.append({"group": group, "variant": name, **summary})
+            summary = _summarize_variant(list(layouts.values()), name, baseline if baseline in names else "")
+            rows.append({"group": group, "variant": name, "tried": len(tried[group]), **summary})
     return rows
 
 
-def _summarize_variant(scenes: Sequence[Variants], name: str, baseline: str) -> dict[str, Any]:
+def _summarize_variant(layouts: Sequence[Sequence[Variants]], name: str, baseline: str) -> dict[str, Any]:
     """Average the measures of one variant, first over the images of a scene, then over scenes."""
-    images = [facts for scene in scenes for facts in scene[name]]
-    row: dict[str, Any] = {"scenes": len(scenes), "pictures": len(images)}
+    scenes = [[scene[name] for scene in layout] for layout in layouts]
+    images = [facts for layout in scenes for scene in layout for facts in scene]
+    counts = {"layouts": len(layouts), "scenes": sum(map(len, layouts)), "pictures": len(images)}
+    row: dict[str, Any] = dict(counts)
     for measure in MEASURES:
-        values = [[facts["means"][measure] for facts in scene[name]] for scene in scenes]
-        row[measure] = bootstrap_interval([float(np.mean(v)) for v in values if None not in v])
+        values = [[[facts["means"][measure] for facts in scene] for scene in layout] for layout in scenes]
+        row[measure] = bootstrap_interval([[float(np.mean(v)) for v in layout if None not in v] for layout in values])
     if baseline:
-        row["change"] = None if name == baseline else _compare_similarity(scenes, name, baseline)
-    row["order_kept"] = bootstrap_interval([float(kept) for facts in images for kept in facts["order_kept"]])
+        row["change"] = None if name == baseline else _compare_similarity(layouts, name, baseline)
+    row["order_kept"] = bootstrap_interval(
+        [[float(kept) for scene in layout for facts in scene for kept in facts["order_kept"]] for layout in scenes]
+    )
     row["unet_rows"] = _mean([sum(facts["rows"].values()) for facts in images])
-    row["seconds"] = _mean([sum(v for k, v in facts["seconds"].items() if k != "load") for facts in images])
     return row
 
 
-def _compare_similarity(scenes: Sequence[Variants], name: str, baseline: str) -> dict[str, float] | None:
+def _compare_similarity(
+    layouts: Sequence[Sequence[Variants]], name: str, baseline: str
+) -> dict[str, float | int] | None:
     def similarity(scene: Variants, variant: str) -> float:
         return float(np.mean([facts["means"]["similarity"] for facts in scene[variant]]))
 
-    return bootstrap_interval([similarity(scene, name) - similarity(scene, baseline) for scene in scenes])
+    return bootstrap_interval(
+        [[similarity(scene, name) - similarity(scene, baseline) for scene in layout] for layout in layouts]
+    )
 
 
-def bootstrap_interval(values: Sequence[float]) -> dict[str, float] | None:
-    """Return the mean and its bootstrapped 95 % confidence interval; None without values."""
-    if not values:
+def bootstrap_interval(groups: Sequence[Sequence[float]]) -> dict[str, float | int] | None:
+    """Return n values, their mean, and its 95 % interval; None without values.
+
+    The bootstrap resamples groups of values that depend on each other, such as those of one layout (cluster bootstrap,
+    Davison and Hinkley 1997, section 3.8).
+    """
+    sums = np.array([(sum(values), len(values)) for values in groups if values])
+    if not len(sums):
         return None
-    rng = np.random.default_rng(0)
-    resampled = rng.choice(np.asarray(values), (RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.quantile(resampled, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return {"mean": round(float(np.mean(values)), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    resampled = np.random.default_rng(0).choice(sums, (RESAMPLES, len(sums))).sum(axis=1)
+    low, high = np.quantile(resampled[:, 0] / resampled[:, 1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    total, n = sums.sum(axis=0)
+    numbers = {"mean": total / n, "low": low, "high": high}
+    return {"n": int(n)} | {key: round(float(value), 4) for key, value in numbers.items()}
+
+
+def share_interval(right: int, of: int) -> dict[str, float | int]:
+    """Return a share of `of` independent trials, with its 95 % interval by Wilson's score."""
+    interval = binomtest(right, of).proportion_ci(CONFIDENCE, method="wilson")
+    numbers = {"mean": right / of, "low": interval.low, "high": interval.high}
+    return {"right": right, "n": of} | {key: round(float(value), 4) for key, value in numbers.items()}
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -81,10 +109,10 @@ def _mean(values: Sequence[float]) -> float | None:
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Format the rows as a Markdown table."""
     measured = [m for m in (*MEASURES, "order_kept", "change") if any(row.get(m) for row in rows)]
-    heads = ("group", "variant", "scenes", *measured)
+    heads = ("group", "variant", "tried", "layouts", "scenes", *measured)
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
     for row in rows:
-        cells = [str(row[h]) for h in heads[:3]] + [_format_cell(row.get(h)) for h in heads[3:]]
+        cells = [str(row[h]) for h in heads[:5]] + [_format_cell(row.get(h)) for h in heads[5:]]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -20,15 +19,11 @@ from costars.types import MaskArray, Picture, Plan, Region
 from costars_world.judge.gallery import Gallery, mean_embedding
 from costars_world.judge.judge import JUDGE_WEIGHTS, Judge, Verdict, load_judge
 from costars_world.judge.references import find_reference_identity, load_reference_figures
-from costars_world.render.backgrounds import PLACES
 from costars_world.render.identity import Identity
-from costars_world.render.portraits import PORTRAIT_SEED
-from costars_world.render.world import sample_picture
 
 NUM_DISTRACTORS = 100
 MIN_IOU = 0.1  # a figure of the image is a member of the layout if the IoU of their masks is larger
 TOUCH_PX = 3  # largest distance of two masks that touch
-COLOUR_RENDERS = 2  # renders that define an identity's true colour at a place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +32,7 @@ class MemberScore:
 
     similarity is the cosine with its reference embedding, attributes the share of correct attributes, first whether
     it ranks first among 100 others of its class. iou compares the figure with the layout's mask (None without a
-    layout). light is the mean colour difference, in [0, 1], from renders of the identity at the same place (None if
-    it is missing).
+    layout).
     """
 
     found: bool
@@ -46,19 +40,17 @@ class MemberScore:
     attributes: float
     first: bool
     iou: float | None
-    light: float | None
 
 
 @dataclass
 class Scorer:
-    """Scores images with the judge and the segmenter; caches references and true colours of concepts."""
+    """Scores images with the judge and the segmenter; caches references of concepts."""
 
     judge: Judge
     segmenter: WorldSegmenter
     concepts: Path
     gallery: Gallery = field(init=False)
     references: dict[str, tuple[Identity, Tensor]] = field(default_factory=dict)
-    colours: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.gallery = Gallery(self.judge, NUM_DISTRACTORS)
@@ -79,11 +71,10 @@ class Scorer:
         most similar members, which favours methods without layouts.
         """
         verdicts = self.judge([(picture.image, r.mask) for r in regions])
-        figures = [_Figure(r.mask, v, picture.image) for r, v in zip(regions, verdicts, strict=True)]
+        figures = [_Figure(r.mask, v) for r, v in zip(regions, verdicts, strict=True)]
         references = {
             name: self.reference(member.concept.removeprefix("builtin/")) for name, member in picture.scene.cast.items()
         }
-        place = find_place(picture.scene.prompt)
         matches = _match_figures(figures, references, picture.plan)
         missing = MemberScore(
             found=False,
@@ -91,38 +82,24 @@ class Scorer:
             attributes=0.0,
             first=False,
             iou=None if picture.plan is None else 0.0,
-            light=None,
         )
         return {
-            name: self._score_figure(*matches[name], reference, place) if name in matches else missing
+            name: self._score_figure(*matches[name], reference) if name in matches else missing
             for name, reference in references.items()
         }
 
-    def _score_figure(
-        self, figure: _Figure, iou: float | None, reference: tuple[Identity, Tensor], place: str
-    ) -> MemberScore:
+    def _score_figure(self, figure: _Figure, iou: float | None, reference: tuple[Identity, Tensor]) -> MemberScore:
         identity, embedding = reference
         verdict, predicted = figure.verdict, figure.verdict.identity
         same_class = predicted.class_name == identity.class_name
         correct = [same_class and predicted.attributes.get(k) == v for k, v in identity.attributes.items()]
-        colour_difference = np.abs(_mean_colour(figure.image, figure.mask) - self._true_colour(identity, place))
         return MemberScore(
             found=True,
             similarity=float(verdict.embedding @ embedding),
             attributes=float(np.mean(correct)),
             first=self.gallery.rank(verdict.embedding, embedding, identity) == 1,
             iou=iou,
-            light=float(colour_difference.mean()),
         )
-
-    def _true_colour(self, identity: Identity, place: str) -> np.ndarray:
-        key = (str(identity), place)
-        if key not in self.colours:
-            seeds = [PORTRAIT_SEED - 1 - i for i in range(COLOUR_RENDERS)]
-            renders = [sample_picture(seed, cast=[identity], place=place) for seed in seeds]
-            colours = [_mean_colour(p.image, p.figures[0].visible_mask.astype(np.float32)) for p in renders]
-            self.colours[key] = np.mean(colours, axis=0)
-        return self.colours[key]
 
 
 @dataclass(frozen=True)
@@ -131,7 +108,6 @@ class _Figure:
 
     mask: MaskArray
     verdict: Verdict
-    image: Image.Image
 
 
 def _match_figures(
@@ -173,18 +149,6 @@ def _touch(one: MaskArray, other: MaskArray) -> bool:
     return bool((near & (other >= 0.5)).any())
 
 
-def _mean_colour(image: Image.Image, mask: MaskArray) -> np.ndarray:
-    """Return the mean colour (3,) in [0, 1] inside a mask."""
-    colour: np.ndarray = np.asarray(image.convert("RGB"), dtype=np.float64)[mask >= 0.5].mean(axis=0) / 255
-    return colour
-
-
-def find_place(prompt: str) -> str:
-    """Return the place with whose phrase a prompt ends."""
-    (found,) = [name for name, place in PLACES.items() if prompt.endswith(place.phrase)]
-    return found
-
-
 def load_scorer(builtin: Path) -> Scorer:
     """Load the scorer with the shipped weights."""
     cpu = torch.device("cpu")
@@ -194,9 +158,9 @@ def load_scorer(builtin: Path) -> Scorer:
 
 
 def mean_scores(scores: Mapping[str, MemberScore]) -> dict[str, float | None]:
-    """Average the scores over members; missing members count as zero, but not for light, which is None for them."""
+    """Average the scores over members; missing members count as zero."""
     means: dict[str, float | None] = {}
-    for key in ("found", "similarity", "attributes", "first", "iou", "light"):
+    for key in ("found", "similarity", "attributes", "first", "iou"):
         values = [float(v) for s in scores.values() if (v := getattr(s, key)) is not None]
         means[key] = float(np.mean(values)) if values else None
     return means

@@ -41,30 +41,47 @@ def test_renders_score_as_their_prompts(scorer):
         image, _ = draw_scene(random.Random(seed), cast, "beach", spots, depths)
         prompt = base.Prompt(("man", "dog"), base.RELATIONS[0 if front else 1], "beach")
         right.append(base.score_image(image, prompt, scorer, places))
-    assert all(r["classes"] and r["place"] and r["count"] for r in right)
+    assert all(r["classes"] and r["place"] and r["count"] and r["side"] is None for r in right)
     assert np.mean([r["depth"] for r in right]) > 0.9
+    for relation, is_right in ((base.LEFT, True), (base.RIGHT, False)):  # the man stands at x = 50, the dog at 78
+        scores = base.score_image(image, base.Prompt(("man", "dog"), relation, "beach"), scorer, places)
+        assert scores["side"] is is_right and scores["depth"] is None
+        same_class = base.Prompt(("man", "man"), relation, "beach")
+        assert base.score_image(image, same_class, scorer, places)["side"] is None
+    prompt = base.Prompt(("man", "dog"), base.BEHIND, "beach")
     empty, _ = draw_scene(random.Random(0), [], "park", [], [])
     scores = base.score_image(empty, prompt, scorer, places)
-    assert scores == {"classes": False, "count": False, "place": False, "depth": None}
+    assert scores == {"classes": False, "count": False, "place": False, "depth": None, "side": None}
 
 
 def test_prompts_are_reproducible():
     once = list(base.make_prompts())
     assert once == list(base.make_prompts())
-    assert [len(p.classes) for p in once[:200]] == [2] * 200
-    assert {len(p.classes) for p in once[200:]} == {3, 4, 5} and len(once) == 300
+    pairs, groups = once[: base.NUM_PAIRS], once[base.NUM_PAIRS :]
+    assert {len(p.classes) for p in pairs} == {2} and {len(p.classes) for p in groups} == {3, 4, 5}
+    per_relation = [sum(p.relation == relation for p in pairs) for relation in base.RELATIONS]
+    assert set(per_relation) == {base.NUM_PAIRS // len(base.RELATIONS)} and len(groups) == base.NUM_GROUPS
     assert base.Prompt(("man", "cat", "dog"), "", "snow").text == "a man, a cat and a dog in the snow"
     assert base.Prompt(("man", "cat"), "behind", "snow").text == "a man behind a cat in the snow"
 
 
-def test_undetermined_depth_is_left_out():
-    pair_prompt, crowd = base.Prompt(("man", "cat"), "behind", "snow"), base.Prompt(("man",) * 3, "", "snow")
-    yes = {"classes": True, "count": True, "place": True, "depth": True}
+def test_shares_say_how_many_prompts_state_and_how_many_were_judged():
+    behind, crowd = base.Prompt(("man", "cat"), "behind", "snow"), base.Prompt(("man",) * 3, "", "snow")
+    left = base.Prompt(("man", "cat"), "to the left of", "snow")
+    yes = {"classes": True, "count": True, "place": True, "depth": None, "side": None}
     entries = [
-        (pair_prompt, yes),
-        (pair_prompt, yes | {"depth": None, "classes": False}),
-        (crowd, yes | {"depth": None}),
+        (behind, yes | {"depth": True}),
+        (behind, yes | {"classes": False}),
+        (left, yes | {"side": False}),
+        (crowd, yes),
     ]
-    shares = base.average_by_group(entries)
-    assert shares["two figures"] == {"classes": 0.5, "count": 1.0, "place": 1.0, "depth": 1.0}
-    assert shares["three to five"] == {"classes": 1.0, "count": 1.0, "place": 1.0}
+    pairs, groups = base.count_by_group(entries).values()
+    counts = {key: (share["right"], share["n"], share["stated"]) for key, share in pairs.items()}
+    assert counts == {
+        "classes": (2, 3, 3),
+        "count": (3, 3, 3),
+        "place": (3, 3, 3),
+        "depth": (1, 1, 2),
+        "side": (0, 1, 1),
+    }
+    assert groups.keys() == {"classes", "count", "place"}

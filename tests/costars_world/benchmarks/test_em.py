@@ -62,7 +62,7 @@ def test_set_is_trained_and_scored_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("costars_world.benchmarks.score.NUM_DISTRACTORS", 4)
     command = ["--out", str(tmp_path), "--set", "1", "--seeds", "2"]
     em.main(command)
-    rows = json.loads((tmp_path / "em.json").read_text())
+    rows = json.loads((tmp_path / "em.json").read_text())["rows"]
     assert [row["masks"] for row in rows] == list(em.MASKS) and {row["of"] for row in rows} == {4}
     assert rows[2]["last masks"] == 1.0 and rows[1]["first masks"] == rows[1]["last masks"] < 1
     assert all(row["diversity"] > 0 for row in rows)
@@ -72,7 +72,7 @@ def test_set_is_trained_and_scored_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(em, "train", None)
     monkeypatch.setattr("costars.studio.Studio.render", None)
     em.main(command)
-    assert json.loads((tmp_path / "em.json").read_text()) == rows
+    assert json.loads((tmp_path / "em.json").read_text())["rows"] == rows
 
 
 def test_interrupted_set_continues_with_its_history(tmp_path, monkeypatch):
