@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from costars.model.precision import has_bf16_units, preferred_dtype
+from costars.studio import open_studio
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
@@ -38,3 +39,11 @@ def test_gpu_without_bf16_units_draws_in_float16(monkeypatch, capability, expect
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert preferred_dtype(torch.device("cuda")) is expected
     assert preferred_dtype(torch.device("cpu")) is torch.float32
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float16), ((8, 6), torch.bfloat16)])
+def test_studio_chooses_by_the_gpu(monkeypatch, tmp_path, capability, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert open_studio("cuda", library=tmp_path).dtype is expected
+    assert open_studio("cuda", "float32", library=tmp_path).dtype is torch.float32
