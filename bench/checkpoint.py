@@ -14,10 +14,11 @@ from diffusers import schedulers as diffusers_schedulers
 from PIL import Image
 from safetensors.torch import save_file
 
+from costars.model.clip_tokenizer import load_tokenizer
 from costars.model.families import FAMILIES, attention_layers
 from costars.model.model import Model, ModelInfo
 from costars.model.offload import Offload
-from costars.model.single_file import CONFIGS, load_tokenizer
+from costars.model.single_file import CONFIGS
 from costars.model.text_encoder import TextEncoder
 from costars.studio import DTYPES
 

@@ -13,6 +13,7 @@ Each message is one line: what is wrong, the value, what is allowed and what to 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -49,7 +50,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(names) if names else 'none'}"
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out; on a CPU, torch raises a plain RuntimeError."""
-    is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return is_memory_error or "DefaultCPUAllocator: can't allocate memory" in str(error)
+# What torch and its libraries write where memory ran out and the exception's type does not say so: c10's allocators,
+# CUDA and its libraries, ROCm, oneDNN ("a primitive descriptor" is another error), and the operating system.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|[Cc]annot allocate memory|out of memory"
+    r"|cudaErrorMemoryAllocation|hipErrorOutOfMemory|STATUS_ALLOC_FAILED"
+    r"|could not create a (?:primitive|memory)(?! desc)"
+)
+
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or the one that caused it, means that memory of the device or of the computer ran out."""
+    while error is not None:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if not isinstance(error, CostarsError) and _OUT_OF_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__
+    return False

@@ -20,6 +20,7 @@ from costars.model.hub import COMPONENT_PATTERNS, PIPELINE_PATTERNS, Source, loc
 from costars.model.load import load_model
 from costars.model.model import Model
 from costars.model.offload import TIERS, lower_tier
+from costars.model.precision import preferred_dtype
 from costars.model.schedulers import make_scheduler
 from costars.pipeline import plan_scene, render_plan
 from costars.resolve import resolve_scene
@@ -210,8 +211,9 @@ def open_studio(
 ) -> Studio:
     """A studio on a device; what is not given comes from the settings.
 
-    auto is cuda with bfloat16 where torch sees a GPU, else the CPU with float32; under a launcher each
-    process has a GPU of its own. Raises ModelError where the device that was asked for is not there.
+    auto is cuda where torch sees a GPU, else the CPU. dtype auto is bfloat16 on a GPU with units for it, float16 on
+    an older one, and float32 on the CPU. Under a launcher each process has a GPU of its own. Raises ModelError where
+    the device that was asked for is not there.
     """
     given = {"library": library, "max_rows": max_rows, "memory": memory, "offline": offline}
     settings = machine_settings(**{name: value for name, value in given.items() if value is not None})
@@ -223,6 +225,5 @@ def open_studio(
         raise ModelError("device 'cuda': torch sees no CUDA device here; use --device cpu, or install a CUDA build")
     on_gpu = wanted != "cpu" and torch.cuda.is_available()
     chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
-    if kind == "auto":
-        kind = "bfloat16" if chosen.type == "cuda" else "float32"
-    return Studio(chosen, DTYPES[kind], settings, settings.max_rows, settings.memory)
+    number_format = preferred_dtype(chosen) if kind == "auto" else DTYPES[kind]
+    return Studio(chosen, number_format, settings, settings.max_rows, settings.memory)

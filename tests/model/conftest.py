@@ -120,6 +120,12 @@ def _three(weights: Mapping[str, Tensor], layer: str, last: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def open_clip() -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """A text encoder's weights by the names of OpenCLIP."""
+    return _open_clip
+
+
+@pytest.fixture(scope="session")
 def first_release() -> Callable[[Any], dict[str, Tensor]]:
     """A model's weights as one file of the first releases would hold them."""
 

@@ -59,6 +59,39 @@ def test_missing_weights_are_rejected(linked, part, file, copy_part):
         load(linked)
 
 
+@pytest.mark.parametrize(
+    ("part", "file", "key"),
+    [
+        ("unet", "diffusion_pytorch_model", "down_blocks.0.resnets.0.conv3.weight"),
+        ("unet", "diffusion_pytorch_model", "mid_block.attentions.0.proj_in.scale_weight"),
+        ("vae", "diffusion_pytorch_model", "decoder.extra.weight"),
+        ("text_encoder", "model", "text_model.encoder.layers.7.mlp.fc1.weight"),
+    ],
+)
+def test_layers_that_nobody_reads_are_rejected(linked, part, file, key, copy_part):
+    path = copy_part(linked, part) / f"{file}.safetensors"
+    save_file({**load_file(path), key: torch.zeros(1)}, path, metadata={"format": "pt"})
+    with pytest.raises(
+        ModelError, match=rf"^model 'mine': cannot be loaded \({part} has 1 tensor, the first is .* no lay"
+    ):
+        load(linked)
+
+
+def test_quantized_weights_are_rejected(linked, copy_part):
+    path = copy_part(linked, "unet") / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "conv_out.bias": tensors["conv_out.bias"].to(torch.int8)}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"has quantized weights \(1 tensor, the first is 'conv_out.bias'\)"):
+        load(linked)
+
+
+def test_useless_tensors_of_a_text_encoder_are_not_read(linked, copy_part):
+    path = copy_part(linked, "text_encoder") / "model.safetensors"
+    useless = ("vision_model.pre_layrnorm.weight", "logit_scale", "text_model.embeddings.position_ids")
+    save_file({**load_file(path), **{key: torch.zeros(1) for key in useless}}, path, metadata={"format": "pt"})
+    assert load(linked).info.notes == ()
+
+
 def test_unused_weights_are_variants_and_shards():
     whole, half = "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"
     pieces = [f"text_encoder/model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]

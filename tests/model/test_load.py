@@ -56,6 +56,7 @@ def test_libraries_print_no_warnings(sd15_folder, copied, capfd, dtype):
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"of_another_release": 1}))
     model = load_model(Source("mine", folder), CPU, dtype)
+    assert [note.rpartition(": ")[2] for note in model.info.notes] == ["of_another_release"]
     model.vae.to(torch.float32)
     make_scheduler("dpm++ 2s", model.scheduler).set_timesteps(7)
     parse_prompt(model.encoders[0].tokenizer, "so " * 100)
@@ -136,3 +137,40 @@ def test_guidance_distilled_unet_is_rejected(sd15_folder, copied):
     unet.save_pretrained(folder / "unet")
     with pytest.raises(ModelError, match=r"guidance-distilled UNets .* are not supported; use the base model with"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: out of memory"), OSError(12, "Cannot allocate memory"), MemoryError()]
+)
+def test_memory_that_runs_out_is_not_blamed_on_the_files(sd15_folder, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("costars.model.checkpoint_parts.load_component", fail)
+    with pytest.raises(MemoryError, match=r"^model 'mine': out of memory while it is loaded"):
+        load(sd15_folder)
+
+
+def test_prediction_of_the_user_wins_with_a_note(sd15_folder):
+    model = load(sd15_folder, prediction="v_prediction")
+    assert model.scheduler.config["prediction_type"] == "v_prediction"
+    note = "model 'mine': checkpoint.prediction v_prediction is used, although its scheduler states epsilon"
+    assert model.info.notes == (note,)
+    assert load(sd15_folder, prediction="epsilon").info.notes == ()
+
+
+def test_scheduler_is_corrected_as_in_diffusers_pipeline(sd15_folder, copied):
+    from diffusers import StableDiffusionPipeline
+
+    folder = copied(sd15_folder)
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"clip_sample": True, "steps_offset": 0}))
+    model = load(folder)
+    with pytest.warns(FutureWarning):
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    for key in ("clip_sample", "steps_offset"):
+        assert model.scheduler.config[key] == pipeline.scheduler.config[key]
+    assert [note.partition(" of its")[0] for note in model.info.notes] == [
+        "model 'mine': clip_sample True",
+        "model 'mine': steps_offset 0",
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,22 @@ import torch
 
 from costars.errors import CostarsError
 from costars.files.safetensors_header import read_header
+from costars.model.checkpoint_keys import is_unused, list_keys
 
 VARIANTS = ("", "fp16", "bf16")  # in the order of preference
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 # File names of diffusers and transformers, whole or sharded.
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
+_BYTES = ("U8", "I8")  # types of quantized weights
+# CLIP's other half, and the pooled text of an encoder that gives none, in a text encoder's folder.
+_OTHER_HALF = re.compile(r"vision_model\.|visual_projection\.|text_projection\.")
 
 
 def load_component(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A module of this class in eval mode and without gradients, its weights from safetensors.
 
-    File headers are checked before weights are read. Raises LookupError for missing weights and for a file that is not
-    safetensors.
+    File headers are checked before weights are read. Raises LookupError for missing weights, for quantized ones, for a
+    file that is not safetensors, and for layers in a part of a diffusion model that its configuration does not have.
     """
     if problem := find_weights_problem(folder):
         raise LookupError(f"{folder.name} {problem}")
@@ -34,14 +38,35 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         options["variant"] = variant
     for name in (n for n, v in variants.items() if v == variant):
         try:
-            read_header(folder / name)
+            entries = read_header(folder / name).tensors
         except CostarsError as error:
             raise LookupError(f"{folder.name}/{error}") from error
+        if quantized := [k for k, entry in entries.items() if entry.dtype in _BYTES and not is_unused(k)]:
+            raise LookupError(f"{folder.name}/{name} has quantized weights ({list_keys(quantized)}); use float16 ones")
     module, info = kind.from_pretrained(folder, **options)
-    missing = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
+    missing = set(info["missing_keys"])
+    if hasattr(module, "encoder") and hasattr(module, "quant_conv"):
+        missing -= drop_missing_encoder(module, set(module.state_dict()) - missing)
+    missing = {key for key in missing if not key.endswith("position_ids")}
     if missing:
-        raise LookupError(f"{folder.name} lacks {len(missing)} weights, the first is {missing[0]}")
+        raise LookupError(f"{folder.name} lacks {len(missing)} weights, the first is {min(missing)}")
+    unread = sorted(key for key in info["unexpected_keys"] if not is_unused(key) and not _OTHER_HALF.match(key))
+    if unread and (hasattr(kind, "load_config") or kind.__name__.startswith("CLIPText")):
+        raise LookupError(
+            f"{folder.name} has {list_keys(unread)}, which its config.json has no layer for; pictures would be wrong"
+        )
     return module.eval().requires_grad_(False)
+
+
+def drop_missing_encoder(vae: Any, found: Collection[str]) -> set[str]:
+    """Remove the encoder of a VAE without weights for it, and return the names of the weights that go with it."""
+    if any(name.startswith("encoder.") for name in found):
+        return set()
+    gone = {name for name in vae.state_dict() if name.startswith(("encoder.", "quant_conv."))}
+    vae.encoder = None
+    if not any(name.startswith("quant_conv.") for name in found):
+        vae.quant_conv = None
+    return gone
 
 
 def find_weights_problem(folder: Path) -> str | None:

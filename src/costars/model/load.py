@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers import schedulers as diffusers_schedulers
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from costars.errors import ModelError
-from costars.files.safetensors_header import compute_sha256, read_header
-from costars.model.checkpoint_parts import CheckpointParts, open_folder, open_single_file, prediction_config
+from costars.errors import ConceptError, ModelError, ran_out_of_memory
+from costars.files.safetensors_header import compute_sha256
+from costars.model.checkpoint_file import open_checkpoint_file
+from costars.model.checkpoint_keys import VAE_PREFIXES
+from costars.model.checkpoint_parts import CheckpointParts, open_folder, open_single_file
 from costars.model.components import load_component
+from costars.model.config_rules import check_vae_config
 from costars.model.families import UNET, VAE, Family
+from costars.model.file_kinds import check_channels
 from costars.model.hub import Source
 from costars.model.model import Model, ModelInfo
 from costars.model.offload import Offload, choose_tier, count_weight_bytes
-from costars.model.single_file import CONFIGS, load_module, read_tensors
+from costars.model.single_file import CONFIGS, check_all_read, map_part
 from costars.model.text_encoder import TextEncoder, TextEncoders
 
 
@@ -39,21 +43,21 @@ def load_model(
     memory is a tier of `offload.TIERS`, or auto for the first that fits the device.
     """
     _silence_libraries()
-    in_one_file = source.path.is_file()
+    what, in_one_file = f"model {source.name!r}", source.path.is_file()
     if source.config is not None and not in_one_file:
-        raise ModelError(f"model {source.name!r}: is a folder with its own configuration; leave checkpoint.config out")
+        raise ModelError(f"{what}: is a folder with its own configuration; leave checkpoint.config out")
     remedy = "download it again" if source.config is None else "download it again, or give another checkpoint.config"
-    with _one_line_errors(f"model {source.name!r}", remedy):
+    with _one_line_errors(what, remedy):
         parts = open_single_file(source, dtype) if in_one_file else open_folder(source, dtype)
-        unet, vae = parts.load_module(UNet2DConditionModel, UNET), _load_vae(source, parts, dtype)
-        encoders = _load_text_encoders(parts)
-        scheduler = _make_scheduler(parts.scheduler | prediction_config(source.prediction))
+        unet, vae = parts.load_module(UNET), _load_vae(source, parts, dtype)
+        check_channels(int(unet.config["in_channels"]), int(vae.config["latent_channels"]), what)
+        encoders = _load_text_encoders(parts, what)
+        scheduler = _make_scheduler(parts.scheduler)
         info = _describe(source, parts, unet, vae, segmenter)
     if dtype == torch.float16 and vae.config["force_upcast"]:
         vae = vae.to(torch.float32)  # SDXL's VAE overflows in float16; its configuration states this
     if source.tiles:
         vae.enable_tiling()
-    _check_architecture(unet, vae, source.name)
     modules = (unet, vae, *(e.module for e in encoders))
     offload = Offload(choose_tier(memory, count_weight_bytes(*modules), device), device)
     for module in modules:
@@ -73,13 +77,18 @@ def load_model(
 
 @contextmanager
 def _one_line_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn any exception that the libraries raise for damaged files in the block into a ModelError of one line."""
+    """Turn any exception that the libraries raise for damaged files in the block into a ModelError of one line.
+
+    Where memory runs out, a MemoryError is raised instead: the files are whole.
+    """
     try:
         yield
     except ModelError:
         raise
     except Exception as error:
         line = " ".join(str(error).split())[:300].removesuffix("; fetch it again").removesuffix("; download it again")
+        if ran_out_of_memory(error):
+            raise MemoryError(f"{what}: out of memory while it is loaded ({line})") from error
         raise ModelError(f"{what}: cannot be loaded ({line}); {remedy}") from error
 
 
@@ -90,29 +99,47 @@ def _silence_libraries() -> None:
         library.set_verbosity_error()
 
 
-def _load_text_encoders(parts: CheckpointParts) -> TextEncoders:
-    return tuple(
-        TextEncoder(
-            spec,
-            parts.load_tokenizer(spec.tokenizer),
-            parts.load_module(getattr(transformers, spec.model_class), spec.name),
-        )
+def _load_text_encoders(parts: CheckpointParts, what: str) -> TextEncoders:
+    encoders = tuple(
+        TextEncoder(spec, parts.load_tokenizer(spec.tokenizer), parts.load_module(spec.name))
         for spec in parts.family.text_encoders
     )
+    for encoder in encoders:
+        _check_tokenizer(encoder, what)
+    return encoders
+
+
+def _check_tokenizer(encoder: TextEncoder, what: str) -> None:
+    """Raises ModelError for a tokenizer with longer prompts or more tokens than its text encoder has embeddings for."""
+    config = encoder.module.config
+    for ours, theirs, unit in (
+        (encoder.tokenizer.model_max_length, config.max_position_embeddings, "tokens in a prompt"),
+        (len(encoder.tokenizer), config.vocab_size, "words"),
+    ):
+        if ours > theirs:
+            raise ModelError(
+                f"{what}: its {encoder.spec.tokenizer} has {ours} {unit}, but its {encoder.name} only {theirs}; use "
+                "the tokenizer and the text encoder of one release"
+            )
 
 
 def _load_vae(source: Source, parts: CheckpointParts, dtype: torch.dtype) -> AutoencoderKL:
     """The checkpoint's VAE, or the one that replaces it: a diffusers folder or a single file."""
     if source.vae is None:
-        return parts.load_module(AutoencoderKL, VAE)
-    path = _find_vae(source.vae)
-    remedy = "want the folder of a diffusers VAE, or its .safetensors file"
-    with _one_line_errors(f"checkpoint.vae {str(source.vae)!r}", remedy):
+        vae = parts.load_module(VAE)
+        vae.register_to_config(**parts.vae)
+        return vae
+    path, what = _find_vae(source.vae), f"checkpoint.vae {str(source.vae)!r}"
+    with _one_line_errors(what, "want the folder of a diffusers VAE, or its .safetensors file"):
         if path.is_dir():
+            if (path / "config.json").is_file():
+                check_vae_config(json.loads((path / "config.json").read_text()), what)
             return load_component(AutoencoderKL, path, dtype)
-        read_header(path)  # without ModelError, so that the error names checkpoint.vae
-        config = source.config or CONFIGS / parts.family.name
-        return load_module(AutoencoderKL, read_tensors(path), VAE, config, dtype)
+        file = open_checkpoint_file(path, what, ConceptError)  # without ModelError, so that the error names the field
+        part = map_part(file, VAE, AutoencoderKL, source.config or CONFIGS / parts.family.name, VAE_PREFIXES)
+        if not any(key.startswith(VAE_PREFIXES) for key in file.entries):
+            check_all_read(file, [part], [""])
+        return part.load(dtype)
 
 
 def _find_vae(path: Path) -> Path:
@@ -120,26 +147,8 @@ def _find_vae(path: Path) -> Path:
     return path / VAE if (path / VAE).is_dir() else path
 
 
-def _make_scheduler(config: dict[str, Any]) -> Any:
-    kind = getattr(diffusers_schedulers, str(config.get("_class_name")), None)
-    if kind is None:
-        raise LookupError(f"diffusers has no scheduler {config.get('_class_name')!r}")
-    return kind.from_config(config)
-
-
-def _check_architecture(unet: UNet2DConditionModel, vae: AutoencoderKL, name: str) -> None:
-    """Raises ModelError for UNets that need other inputs than latents and text."""
-    channels = {int(unet.config[k]) for k in ("in_channels", "out_channels")} | {int(vae.config["latent_channels"])}
-    if len(channels) > 1:
-        raise ModelError(
-            f"model {name!r}: UNet and VAE have different latent channels ({sorted(channels)}), as in an inpainting "
-            "model or with the VAE of another family; use a text-to-image checkpoint and a VAE of its family"
-        )
-    if unet.config["time_cond_proj_dim"]:
-        raise ModelError(
-            f"model {name!r}: guidance-distilled UNets (time_cond_proj_dim) are not supported; "
-            "use the base model with an LCM LoRA as style"
-        )
+def _make_scheduler(config: Mapping[str, Any]) -> Any:
+    return getattr(diffusers_schedulers, config["_class_name"]).from_config(dict(config))
 
 
 def _describe(
@@ -147,17 +156,31 @@ def _describe(
 ) -> ModelInfo:
     cell_px = 2 ** (len(vae.config["block_out_channels"]) - 1)
     side = int(unet.config["sample_size"]) * cell_px
+    size_px, size_notes = _choose_size((side, side), parts, cell_px, f"model {source.name!r}")
     return ModelInfo(
         name=source.name,
         family=parts.family.name,
         sha256=parts.hash_unet(),
-        size_px=(side, side),
+        size_px=size_px,
         cell_px=cell_px,
         latent_channels=int(unet.config["in_channels"]),
         segmenter=segmenter,
         parts_sha256=_hash_other_parts(source, parts.family),
-        notes=parts.notes,
+        notes=(*parts.notes, *size_notes),
     )
+
+
+def _choose_size(
+    own: tuple[int, int], parts: CheckpointParts, cell_px: int, what: str
+) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """(default (width, height) in px, notes): the file's in a family whose releases differ, else the UNet's own."""
+    stated = parts.resolution
+    if stated is None or stated == own or any(px % cell_px for px in stated):
+        return own, ()
+    if parts.family.prediction is None:
+        return stated, ()
+    width, height = stated
+    return own, (f"{what}: its file states {width} x {height} px, {own[0]} x {own[1]} is the default; set size for it",)
 
 
 def _hash_other_parts(source: Source, family: Family) -> dict[str, str]:

@@ -17,6 +17,7 @@ from costars.errors import ModelError, SceneError
 from costars.model.offload import Offload
 from costars.model.predict import make_size_ids
 from costars.model.text_encoder import NO_LEARNED_WORDS, TextEncoders, encode_text
+from costars.model.vae_latents import scale_latents, unscale_latents
 from costars.types import ControlNet, LearnedWords, Text
 
 
@@ -107,10 +108,25 @@ class Model:
     @torch.no_grad()
     def decode(self, latent: Tensor) -> Image.Image:
         """The picture of a latent (1, c, h, w). Raises ModelError if it is not finite."""
-        scaled = latent / self.vae.config["scaling_factor"]
+        unscaled = unscale_latents(latent, self.vae.config)
         with self.offload.on_device(self.vae):
-            pixels = self.vae.decode(scaled.to(self.vae.dtype)).sample[0].float()
+            pixels = self.vae.decode(unscaled.to(self.vae.dtype)).sample[0].float()
         if not math.isfinite(float(pixels.sum())):
             raise ModelError("the VAE decoded a picture that is not finite; use --dtype float32")
         array = pixels.clamp(-1, 1).add(1).mul(127.5).round().byte()
         return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(n, c, h, w) float32 latents of pictures (n, 3, H, W) in [-1, 1]: the scaled mean of the VAE's posterior.
+
+        Raises ModelError for a VAE without an encoder.
+        """
+        if self.vae.encoder is None:
+            raise ModelError(
+                f"model {self.info.name!r}: its VAE has no encoder, so it can draw pictures but not read them; "
+                "set checkpoint.vae to a whole VAE"
+            )
+        with self.offload.on_device(self.vae):
+            mean = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mean
+        return scale_latents(mean.float(), self.vae.config)

@@ -22,3 +22,10 @@ def has_bf16_units(device: torch.device) -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
         return True  # oneDNN's own answer
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def preferred_dtype(device: torch.device) -> torch.dtype:
+    """The number format for drawing on a device: half precision on a GPU, float32 on other devices."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if has_bf16_units(device) else torch.float16

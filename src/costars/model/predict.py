@@ -11,6 +11,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from costars.errors import ModelError
+
 NO_RESIDUALS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -84,7 +86,12 @@ class NoiseSchedule:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
-        """The schedule of a diffusers scheduler."""
+        """The schedule of a diffusers scheduler. Raises ModelError for EDM's, whose noise levels are continuous."""
+        if not hasattr(scheduler, "alphas_cumprod"):
+            raise ModelError(
+                f"model: training with {type(scheduler).__name__} (EDM's noise levels) is not supported; train on a "
+                "model with discrete timesteps, as SDXL base"
+            )
         return cls(scheduler.alphas_cumprod, scheduler.config.prediction_type == "v_prediction")
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -106,12 +106,10 @@ def _mask_tensor(example: Example) -> Tensor:
     return torch.from_numpy(np.asarray(example.mask, dtype=np.float32))[None]
 
 
-@torch.no_grad()
 def _encode_image(model: Model, example: Example) -> Tensor:
     """(1, c, h, w) float32, the scaled mean of the VAE's posterior."""
     pixels = torch.from_numpy(np.array(example.image)).permute(2, 0, 1)[None].float().div(127.5).sub(1)
-    mean = model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist.mean
-    if not bool(mean.isfinite().all()):
+    latent = model.encode(pixels)
+    if not bool(latent.isfinite().all()):
         raise TrainError(f"{example.name or 'an image'}: non-finite latent; use --dtype float32, or another VAE")
-    scaled: Tensor = mean.float() * model.vae.config["scaling_factor"]
-    return scaled
+    return latent
