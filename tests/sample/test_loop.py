@@ -32,7 +32,11 @@ class CountingUnet:
 
 def stub(max_rows: int = 0) -> SimpleNamespace:
     return SimpleNamespace(
-        unet=CountingUnet(), max_rows=max_rows, size_ids=lambda size_px: torch.zeros(1, 6), device=CPU
+        unet=CountingUnet(),
+        max_rows=max_rows,
+        size_ids=lambda size_px: torch.zeros(1, 6),
+        device=CPU,
+        dtype=torch.float32,
     )
 
 

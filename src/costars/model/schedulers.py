@@ -49,6 +49,7 @@ _SINGLE_STEP = (
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
     "LCMScheduler",
+    "TCDScheduler",
 )
 
 
