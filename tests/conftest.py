@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -232,6 +233,17 @@ def finish() -> Callable[[Generator[Any, None, Any]], tuple[Any, Any]]:
                 return done.value, step
 
     return run
+
+
+@pytest.fixture
+def count_tensors() -> Callable[[], int]:
+    """The number of tensors that anything refers to, those of models included."""
+
+    def count() -> int:
+        gc.collect()
+        return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+
+    return count
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,21 @@ The budgets are for two concepts with a LoRA each. A number that grows means a s
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 
-from costars.methods.omg.stages import draw_layout
+from costars.methods.omg.stages import draw_layout, personalise
+from costars.model.hub import Source
+from costars.model.load import load_model
+from costars.model.offload import Offload
 from costars.model.schedulers import SAMPLERS
+from costars.resolve import resolve_scene
+from costars.types import ControlNet, Plan
 
 BENCH = Path(__file__).parents[1] / "bench"
 # Their noise is drawn on the CPU, so that every device has the same, and copied in each or every other step.
@@ -65,6 +72,31 @@ def test_no_sampler_reads_a_number_from_the_device(counting, tiny, sampler, monk
     waits = counting.count_steps(draw_layout(counting.resolve(tiny, 1, 10, scheduler=sampler)), skip=2)[0].waits
     assert waits.keys() <= {"copy to the device"}
     assert waits.total() <= COPIED_BY_DIFFUSERS.get(sampler, 1 if sampler in NOISY else 0)
+
+
+def test_offloaded_parts_are_on_the_device_only_in_use(counting, golden, concepts, make_scene, make_region, finish):
+    """Both stages with weights on the CPU and the meta device as the other, which reads no tensor of the CPU."""
+    loaded = load_model(Source("tiny", golden / "tiny-sdxl"), torch.device("cpu"), torch.float32, memory="offload")
+    model = replace(loaded, device=counting.META, offload=Offload("offload", counting.META))
+    net = ControlNetModel.from_unet(model.unet).requires_grad_(False)
+    parts = {"unet": model.unet, "decoder": model.vae.decoder, "net": net, **{e.name: e.module for e in model.encoders}}
+    used = {name: set() for name in parts}
+    for name, part in parts.items():
+        part.register_forward_pre_hook(lambda module, _, name=name: used[name].update(devices(module)))
+    control = ControlNet(net, torch.ones(1, 3, 64, 64, device=counting.META), 1.0, 0.0, 1.0)
+    with counting.CountOperations():
+        resolved = replace(resolve_scene(make_scene(steps=2, start=0.5), model, concepts), controls=(control,))
+        layout, _ = finish(draw_layout(resolved))
+        assert all(devices(part) == {"cpu"} for part in parts.values())
+        regions = {"a": make_region("man", (0, 0, 0.5, 1)), "b": make_region("woman", (0.5, 0, 1, 1))}
+        latent, _ = finish(personalise(resolved, Plan(resolved.scene, layout, regions)))
+    assert latent.device == layout.latents.device == counting.META
+    assert used == {name: {"meta"} for name in parts}
+    assert all(devices(part) == {"cpu"} for part in parts.values())
+
+
+def devices(module):
+    return {tensor.device.type for tensor in (*module.parameters(), *module.buffers())}
 
 
 @pytest.mark.parametrize(

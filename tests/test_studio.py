@@ -1,12 +1,15 @@
 """The studio: models are loaded once, scenes are looked up before anything is drawn, loops can be stopped."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from costars.errors import ConceptError, ModelError, SceneError
+from costars.model.offload import Offload
+from costars.model.predict import predict_noise
 from costars.retry import last, retry_seeds
 from costars.segment.region_checks import find_lost_members
 from costars.studio import open_studio
@@ -59,6 +62,147 @@ def test_a_model_is_loaded_once(studio, make_scene):
     scene = make_scene()
     assert studio.model(scene.model) is studio.model(scene.model)
     assert studio.load_seconds > 0
+
+
+def test_a_hub_id_is_looked_up_once(studio, make_scene, halves, golden, monkeypatch):
+    calls = []
+    monkeypatch.setattr("costars.model.hub.list_repo_files", lambda *_, **__: [])
+    monkeypatch.setattr(
+        "costars.model.hub.snapshot_download", lambda name, **_: calls.append(name) or str(golden / "tiny-sdxl")
+    )
+    scene = make_scene(model="org/tiny", steps=2)
+    studio.render(studio.plan(scene))
+    studio.render(scene)
+    assert calls == ["org/tiny"] and len(studio.models) == 1
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The names of the models that were loaded, which are no models; one of them needs a device for itself."""
+    names, resident = [], []
+
+    def load(source, *_):
+        names.append(source.name)
+        alone = not any(len(studio.models) for studio in resident)
+        return SimpleNamespace(offload=Offload("full" if "large" not in source.name or alone else "offload", None))
+
+    monkeypatch.setattr("costars.studio.load_model", load)
+    return names, resident
+
+
+def test_the_models_that_were_used_last_are_kept(studio, tmp_path, loads):
+    names, _ = loads
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    models = [studio.model(str(tmp_path / name)) for name in "abacab"]
+    assert [name[-1] for name in names] == ["a", "b", "c", "b"] and len(studio.models) == 2
+    assert models[0] is models[2] is models[4] and models[1] is not models[5]
+
+
+def test_a_model_that_fits_alone_gets_the_others_room(studio, tmp_path, loads):
+    names, resident = loads
+    resident.append(studio)
+    for name in ("small", "large"):
+        (tmp_path / name).mkdir()
+    studio.model(str(tmp_path / "small"))
+    assert studio.model(str(tmp_path / "large")).offload.tier == "full" and len(studio.models) == 1
+    assert [name.rpartition("/")[2] for name in names] == ["small", "large", "large"]
+
+
+@pytest.fixture
+def tight(monkeypatch):
+    """A UNet that runs out of memory above two rows."""
+
+    def predict(unet, sample, *rest):
+        if len(sample) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict_noise(unet, sample, *rest)
+
+    monkeypatch.setattr("costars.sample.row_predictor.predict_noise", predict)
+
+
+def test_rows_are_lowered_first_and_stage_1_is_not_drawn_again(studio, make_scene, halves, tight):
+    scene = make_scene(steps=3)
+    model = studio.model(scene.model)
+    *steps, picture = studio.render_steps(scene)
+    assert [step.stage for step in steps] == ["layout"] * 3 + ["personalise"] * 2
+    assert picture.max_rows == 2 and picture.memory == "full" and studio.model(scene.model).unet is model.unet
+    (note,) = (note for note in picture.notes if "memory" in note)
+    assert note == "memory ran out: at most 2 rows per UNet call from now on, which is slower"
+    assert note in studio.plan(scene).layout.notes and note in studio.render(scene).notes
+
+
+def test_tiers_are_lowered_after_rows_and_every_change_is_said(studio):
+    studio.device = torch.device("cuda")
+    assert [studio._lower_memory() for _ in range(4)] == [True, True, True, False]
+    assert (studio.max_rows, studio.memory) == (2, "sequential")
+    assert [note.partition(" from now on")[0] for note in studio.memory_notes] == [
+        "memory ran out: at most 2 rows per UNet call",
+        "memory ran out: memory 'offload'",
+        "memory ran out: memory 'sequential'",
+    ]
+
+
+def test_a_cpu_has_no_lower_tier(studio):
+    assert [studio._lower_memory() for _ in range(2)] == [True, False] and studio.memory == "auto"
+
+
+def test_no_segmenter_is_opened_where_every_member_has_a_mask(studio, make_scene, tmp_path, monkeypatch):
+    for name, box in (("a", (0, 0, 32, 64)), ("b", (32, 0, 64, 64))):
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, box)
+        mask.save(tmp_path / f"{name}.png")
+    opened = []
+
+    def open_nobody(name):
+        opened.append(name)
+        return lambda machine, **options: lambda layout, class_names: []
+
+    monkeypatch.setattr("costars.studio.load_segmenter", open_nobody)
+    where = {name: {"concept": f"char_{name}", "where": str(tmp_path / f"{name}.png")} for name in "ab"}
+    assert [*studio.plan(make_scene(steps=1, cast=where)).regions] == ["a", "b"] and not opened
+    with pytest.raises(RegionError, match="does not show b"):
+        studio.plan(make_scene(steps=1, cast={**where, "b": {"concept": "char_b"}}))
+    assert opened == ["attention"]
+
+
+def test_segmenters_are_opened_once_for_equal_options(studio, make_scene, monkeypatch):
+    opened = []
+
+    def count(name):
+        return lambda machine, **options: opened.append((name, options)) or SimpleNamespace()
+
+    monkeypatch.setattr("costars.studio.load_segmenter", count)
+    by_threshold = [{"name": "clipseg", "threshold": threshold} for threshold in (0.3, 0.4, 0.3, 0.5, 0.3)]
+    for segmenter in by_threshold:
+        studio._open_segmenter(SimpleNamespace(scene=make_scene(segmenter=segmenter)))
+    assert [options["threshold"] for _, options in opened] == [0.3, 0.4, 0.5]
+    studio._lower_memory()
+    assert len(studio.segmenters) == 0
+
+
+def test_a_picture_does_not_keep_cached_attention(studio, make_scene, halves):
+    plan = studio.plan(make_scene(steps=2, method={"name": "two_stage", "attention_cache": "device"}))
+    picture = studio.render(plan)
+    assert plan.layout.attention and not picture.plan.layout.attention
+    with pytest.raises(SceneError, match="attention_cache=replay for other plans"):
+        studio.render(picture.plan)
+
+
+def test_pictures_leave_no_tensor_but_the_models(studio, make_scene, halves, count_tensors):
+    settings = [{}, {"scheduler": "unipc"}, {"method": {"name": "two_stage", "attention_cache": "device"}}]
+    settings += [{"style": "char_b"}, {"guidance_scale": 1.0}, {"method": "multi_lora"}]
+    studio.render(make_scene(steps=2))
+    before, counts = count_tensors(), []
+    for seed, changes in enumerate(settings):
+        cast = {name: {"concept": f"char_{name}", "weight": 1 - seed / 10} for name in "ab"}
+        studio.render(make_scene(steps=2, seed=seed, cast=cast, **changes))
+        counts.append(count_tensors())
+    studio.plan(make_scene(steps=1))
+    steps = studio.render_steps(make_scene(steps=2))
+    assert any(isinstance(step, Step) and step.stage == "personalise" for step in steps)
+    steps.close()
+    assert {*counts, count_tensors()} == {before}
 
 
 @pytest.mark.parametrize("member", ["a", "b"])

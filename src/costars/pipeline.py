@@ -13,15 +13,18 @@ from costars.catalog import load_method
 from costars.errors import SceneError
 from costars.records.provenance import file_hashes, versions
 from costars.resolved_scene import ResolvedScene
+from costars.sample.decode import decode_latent
+from costars.segment.mask_files import has_mask_file
 from costars.segment.match_cast import match_cast
 from costars.segment.region_checks import RegionLimits, find_lost_members
 from costars.types import Picture, Plan, Segmenter, Step
 
 
-def plan_scene(resolved: ResolvedScene, segmenter: Segmenter) -> Iterator[Step | Plan]:
+def plan_scene(resolved: ResolvedScene, segmenter: Segmenter | None) -> Iterator[Step | Plan]:
     """Stage 1 step by step; the last thing yielded is the plan.
 
-    Raises SceneError for a method without a layout, RegionError where the layout does not show the cast.
+    segmenter is None where no member needs one (see `needs_segmenter`). Raises SceneError for a method without a
+    layout, RegionError where the layout does not show the cast.
     """
     draw_layout = load_method(resolved.scene.method.name).draw_layout
     if draw_layout is None:
@@ -30,11 +33,16 @@ def plan_scene(resolved: ResolvedScene, segmenter: Segmenter) -> Iterator[Step |
     layout = yield from draw_layout(resolved)
     drawn = time.perf_counter()
     phrases = {name: member.phrase for name, member in resolved.members.items()}
-    found = segmenter(layout, list(phrases.values()))
+    found = [] if segmenter is None else segmenter(layout, list(phrases.values()))
     limits = RegionLimits(lowest_score=resolved.lowest_score)
     regions = match_cast(resolved.scene.cast, phrases, found, layout, limits=limits)
     seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
     yield Plan(resolved.scene, layout, regions, seconds)
+
+
+def needs_segmenter(resolved: ResolvedScene) -> bool:
+    """Whether a member has no mask file, so that its region must be found."""
+    return not all(has_mask_file(member) for member in resolved.scene.cast.values())
 
 
 def render_plan(
@@ -43,13 +51,16 @@ def render_plan(
     """Stage 2 of a plan, or a method without one, step by step; the last thing yielded is the picture.
 
     check is a segmenter that can tell whether a member is visible in the picture; load_seconds is what loading
-    took before. Raises SceneError for a method that needs a plan and has none.
+    took before. The picture's plan is without the layout's cached attention. Raises SceneError for a method that needs
+    a plan and has none.
     """
     model = resolved.model
     began = time.perf_counter()
     latent, rows, rows_per_call = yield from _count_rows(_denoising_steps(resolved, plan))
     denoised = time.perf_counter()
-    image = model.decode(latent)
+    image, decode_notes = decode_latent(model, latent)
+    if plan is not None:
+        plan = replace(plan, layout=replace(plan.layout, attention={}))
     seconds = {
         "load": load_seconds,
         **(plan.seconds if plan else {"layout": 0.0, "segment": 0.0}),
@@ -64,7 +75,7 @@ def render_plan(
         rows={"stage1": plan.layout.rows if plan else 0, "stage2": rows},
         seconds=seconds,
         versions=versions(resolved),
-        notes=resolved.notes,
+        notes=tuple(dict.fromkeys((*resolved.notes, *(plan.layout.notes if plan else ()), *decode_notes))),
         layer_counts=resolved.layer_counts,
         memory=model.offload.tier,
         max_rows=rows_per_call,

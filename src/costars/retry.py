@@ -46,21 +46,19 @@ def retry_seeds(steps: Callable[[Scene], Iterator[Step | T]], scene: Scene, retr
 
 
 def retry_with_less_memory(steps: Callable[[], Iterator[T]], lower_memory: Callable[[], bool]) -> Iterator[T]:
-    """The steps; where memory runs out, once more from the start after lower_memory() made room.
+    """The steps; where memory runs out, again from the start for as long as lower_memory() can make room.
 
-    Raises ModelError where that is not enough either.
+    Raises ModelError where that is not enough.
     """
-    with _end_when_out_of_memory():
-        yield from steps()
-        return
-    if lower_memory():
+    while True:
         with _end_when_out_of_memory():
             yield from steps()
             return
-    raise ModelError(
-        "out of memory, also with less of the model on the device; set a smaller size, --max-rows 2, --memory "
-        "sequential, checkpoint.tiles=true for the decoder, method.attention_cache=replay, or use another device"
-    )
+        if not lower_memory():
+            raise ModelError(
+                "out of memory, also with few rows per call and as little of the model on the device as possible; "
+                "set a smaller size or method.attention_cache=replay, or use another device"
+            )
 
 
 @contextmanager

@@ -6,7 +6,9 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ControlNetModel
@@ -16,13 +18,14 @@ from costars.concepts.library import Library
 from costars.errors import ModelError, SceneError, TrainError
 from costars.files.safetensors_header import compute_sha256
 from costars.model.controlnet import check_controlnet, load_control_image, load_controlnet
-from costars.model.hub import COMPONENT_PATTERNS, PIPELINE_PATTERNS, Source, locate
+from costars.model.hub import COMPONENT_PATTERNS, PIPELINE_PATTERNS, Source, is_hub_id, locate
 from costars.model.load import load_model
 from costars.model.model import Model
-from costars.model.offload import TIERS, lower_tier
+from costars.model.offload import FIRST_ROWS, TIERS, lower_tier, release_memory
 from costars.model.precision import preferred_dtype
+from costars.model.recently_used import RecentlyUsed
 from costars.model.schedulers import make_scheduler
-from costars.pipeline import plan_scene, render_plan
+from costars.pipeline import needs_segmenter, plan_scene, render_plan
 from costars.resolve import resolve_scene
 from costars.resolved_scene import ResolvedScene
 from costars.retry import last, retry_with_less_memory
@@ -41,20 +44,31 @@ from costars.train.task import TrainingTask
 from costars.types import ControlNet, Machine, Picture, Plan, Segmenter, Step
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# How many a studio keeps: two models, to compare them or to go back and forth; a scene has rarely more ControlNets.
+MODELS_KEPT, CONTROL_NETS_KEPT, SEGMENTERS_KEPT = 2, 4, 2
 
 
 @dataclass
 class Studio:
-    """Models in memory, one copy each, on one device."""
+    """Models in memory, one copy each, on one device.
+
+    What was not used lately is dropped. A hub id is looked up once. memory_notes are lines for the user about what was
+    lowered because memory ran out; it stays so, and every later picture has these notes.
+    """
 
     device: torch.device
     dtype: torch.dtype
     settings: Settings
     max_rows: int = 0
     memory: str = "auto"
-    models: dict[Source, Model] = field(default_factory=dict)
-    control_nets: dict[Path, tuple[ControlNetModel, str]] = field(default_factory=dict)  # each with its sha256
+    models: RecentlyUsed[Source, Model] = field(default_factory=lambda: RecentlyUsed(MODELS_KEPT))
+    control_nets: RecentlyUsed[Path, tuple[ControlNetModel, str]] = field(  # each with its sha256
+        default_factory=lambda: RecentlyUsed(CONTROL_NETS_KEPT)
+    )
+    segmenters: RecentlyUsed[str, Segmenter] = field(default_factory=lambda: RecentlyUsed(SEGMENTERS_KEPT))
     load_seconds: float = 0.0
+    memory_notes: tuple[str, ...] = ()
+    _hub_folders: dict[tuple[str, Sequence[str]], Path] = field(default_factory=dict, repr=False)
 
     @property
     def store(self) -> Library:
@@ -68,12 +82,21 @@ class Studio:
         Raises ModelError if it is missing or incomplete.
         """
         source = self._source(name, checkpoint or Checkpoint())
-        if source not in self.models:
-            began = time.perf_counter()
-            segmenter = "world" if name == BUILTIN else "attention"
-            self.models[source] = load_model(source, self.device, self.dtype, self.max_rows, segmenter, self.memory)
-            self.load_seconds += time.perf_counter() - began
-        return self.models[source]
+        return self.models.get(source, partial(self._load_model, source))
+
+    def _load_model(self, source: Source) -> Model:
+        began = time.perf_counter()
+        segmenter = "world" if source.name == BUILTIN else "attention"
+        load = partial(load_model, source, self.device, self.dtype, self.max_rows, segmenter, self.memory)
+        model = load()
+        if self.memory == "auto" and model.offload.tier != TIERS[0] and len(self.models):
+            del model  # the others' room may be what it lacks
+            self.models.clear()
+            self.control_nets.clear()
+            release_memory()
+            model = load()
+        self.load_seconds += time.perf_counter() - began
+        return model
 
     def _source(self, name: str, checkpoint: Checkpoint) -> Source:
         vae, config = checkpoint.vae, checkpoint.config
@@ -87,7 +110,12 @@ class Studio:
         )
 
     def _locate(self, name: str, field: str, wanted: Sequence[str]) -> Path:
-        return locate(name, offline=self.settings.offline, what=field, patterns=wanted)
+        find = partial(locate, name, offline=self.settings.offline, what=field, patterns=wanted)
+        if not is_hub_id(name) or Path(name).expanduser().exists():
+            return find()
+        if (name, wanted) not in self._hub_folders:
+            self._hub_folders[name, wanted] = find()
+        return self._hub_folders[name, wanted]
 
     def resolve(self, scene: Scene) -> ResolvedScene:
         """The scene with its model, concepts and ControlNets loaded; relative paths are in the working folder.
@@ -109,9 +137,8 @@ class Studio:
         controls, model = [], resolved.model
         for control in resolved.scene.controls:
             folder = self._locate(control.model, "controls.model", COMPONENT_PATTERNS)
-            if folder not in self.control_nets:
-                self.control_nets[folder] = load_controlnet(folder, control.model, model), compute_sha256(folder)
-            net, sha256 = self.control_nets[folder]
+            load = partial(_load_controlnet, folder, control.model, model)
+            net, sha256 = self.control_nets.get(folder, load)
             check_controlnet(net, control.model, model)
             image = load_control_image(control.image, resolved.size_px, model)
             image_sha256 = compute_sha256(Path(control.image))
@@ -140,11 +167,23 @@ class Studio:
 
     def plan_steps(self, scene: Scene) -> Iterator[Step | Plan]:
         """Stage 1 step by step; the last thing yielded is the plan."""
-        yield from retry_with_less_memory(lambda: self._plan(self.resolve(scene)), self._lower_memory)
+        for event in retry_with_less_memory(lambda: self._plan(self.resolve(scene)), self._lower_memory):
+            if isinstance(event, Plan):
+                notes = self._with_memory_notes(event.layout.notes)
+                yield replace(event, layout=replace(event.layout, notes=notes))
+            else:
+                yield event
 
     def render_steps(self, source: Scene | Plan) -> Iterator[Step | Picture]:
         """Both stages step by step; the last thing yielded is the picture. Stop iterating to cancel."""
-        yield from retry_with_less_memory(lambda: self._render(source), self._lower_memory)
+        plans: list[Plan] = []  # where memory runs out in stage 2, stage 1 is not drawn again
+        for event in retry_with_less_memory(lambda: self._render(plans[-1] if plans else source), self._lower_memory):
+            if isinstance(event, Plan):
+                plans.append(event)
+            elif isinstance(event, Picture):
+                yield replace(event, notes=self._with_memory_notes(event.notes))
+            else:
+                yield event
 
     def plan(self, scene: Scene) -> Plan:
         """The layout and the region of each member. Raises RegionError if the layout does not show the cast."""
@@ -154,10 +193,13 @@ class Studio:
         """The finished picture of a scene, or of a plan that was made (and perhaps edited) before."""
         return last(self.render_steps(source), Picture)
 
-    def _plan(self, resolved: ResolvedScene) -> Iterator[Step | Plan]:
-        return plan_scene(resolved, self._open_segmenter(resolved))
+    def _with_memory_notes(self, notes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*notes, *self.memory_notes)))
 
-    def _render(self, source: Scene | Plan) -> Iterator[Step | Picture]:
+    def _plan(self, resolved: ResolvedScene) -> Iterator[Step | Plan]:
+        return plan_scene(resolved, self._open_segmenter(resolved) if needs_segmenter(resolved) else None)
+
+    def _render(self, source: Scene | Plan) -> Iterator[Step | Plan | Picture]:
         plan = source if isinstance(source, Plan) else None
         resolved = self.resolve(source.scene if isinstance(source, Plan) else source)
         if load_method(resolved.scene.method.name).draw_layout is None:
@@ -166,38 +208,56 @@ class Studio:
             check_regions(plan.regions, {name: m.phrase for name, m in resolved.members.items()}, plan.layout)
         else:
             for event in self._plan(resolved):
-                if isinstance(event, Plan):
-                    plan = event
-                else:
-                    yield event
+                plan = event if isinstance(event, Plan) else None
+                yield event
         load_seconds, self.load_seconds = self.load_seconds, 0.0  # reported once, by the first picture
         yield from render_plan(resolved, plan, self._open_check(resolved), load_seconds)
 
     def _open_segmenter(self, resolved: ResolvedScene) -> Segmenter:
         chosen = resolved.scene.segmenter
         if chosen is None:
-            return load_segmenter(resolved.model.info.segmenter)(self._machine)
-        return load_segmenter(chosen.name)(self._machine, **chosen.model_dump(exclude={"name"}, exclude_none=True))
+            return self._segmenter(resolved.model.info.segmenter)
+        return self._segmenter(chosen.name, **chosen.model_dump(exclude={"name"}, exclude_none=True))
+
+    def _segmenter(self, name: str, **options: Any) -> Segmenter:
+        return self.segmenters.get(f"{name} {options}", lambda: load_segmenter(name)(self._machine, **options))
 
     def _open_check(self, resolved: ResolvedScene) -> Segmenter | None:
         """A segmenter that can tell who is visible in the picture; only the built-in world's is quick enough."""
         chosen = resolved.scene.segmenter
         name = chosen.name if chosen else resolved.model.info.segmenter
-        return load_segmenter(name)(self._machine) if name == "world" else None
+        return self._segmenter(name) if name == "world" else None
 
     @property
     def _machine(self) -> Machine:
         return Machine(self.settings.builtin, self.device, self.dtype, self.settings.offline)
 
     def _lower_memory(self) -> bool:
-        """Unload the models and choose the next lower memory tier; False where there is none."""
-        tiers = {model.offload.tier for model in self.models.values()} | ({self.memory} & {*TIERS})
-        lower = lower_tier(max(tiers, key=TIERS.index, default=TIERS[0]))
-        self.models.clear()
-        self.control_nets.clear()
-        torch.cuda.empty_cache()
-        self.memory = lower or self.memory
-        return lower is not None
+        """Fewer rows per UNet call, then the next lower memory tier, for good; False where nothing is left to lower.
+
+        A CPU has no tiers: all of them are in its own memory.
+        """
+        self.segmenters.clear()
+        if not 0 < self.max_rows <= FIRST_ROWS:
+            self.max_rows = FIRST_ROWS
+            self.models.update(lambda model: model.with_max_rows(FIRST_ROWS))
+            lowered = f"at most {FIRST_ROWS} rows per UNet call"
+        else:
+            tiers = {model.offload.tier for model in self.models} | ({self.memory} & {*TIERS})
+            lower = lower_tier(max(tiers, key=TIERS.index, default=TIERS[0]))
+            if lower is None or self.device.type == "cpu":
+                return False
+            self.models.clear()
+            self.control_nets.clear()
+            self.memory = lower
+            lowered = f"memory {lower!r}"
+        release_memory()
+        self.memory_notes += (f"memory ran out: {lowered} from now on, which is slower",)
+        return True
+
+
+def _load_controlnet(folder: Path, name: str, model: Model) -> tuple[ControlNetModel, str]:
+    return load_controlnet(folder, name, model), compute_sha256(folder)
 
 
 def open_studio(

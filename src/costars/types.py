@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -123,11 +123,22 @@ class Step:
 
 
 @dataclass(frozen=True)
+class SchedulerState:
+    """A diffusers scheduler as stage 1 left it before a step; one with memory can continue from there."""
+
+    scheduler: Any
+    step: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
 class Layout:
     """Stage 1: the scene without identities, with the latents of every step.
 
-    latents are (s + 1, c, h, w), the noise first; maps {word: (h, w) mean cross-attention}; prompt is the one it was
-    drawn from. attention {(step, layer): (heads, tokens, d)} are cross-attention outputs, where they were cached.
+    latents are (s + 1, c, h, w), the noise first, at least float32; maps {word: (h, w) mean cross-attention}; prompt is
+    the one it was drawn from. notes are lines for the user. These are not in files: attention {(step, layer): (heads,
+    tokens, d)}, the cross-attention outputs that were cached, and state, that of a scheduler with memory before the
+    first step of stage 2.
     """
 
     image: Image.Image
@@ -136,6 +147,8 @@ class Layout:
     prompt: str
     rows: int
     attention: Mapping[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
+    state: SchedulerState | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,21 @@ def test_picture_of_another_method_renders_again_from_itself(cli, folder, method
     assert (folder / "again" / "picture.png").read_bytes() == (folder / "out" / "picture.png").read_bytes()
 
 
+def test_a_picture_is_rendered_again_with_its_rows_per_call(cli, folder, monkeypatch):
+    def rows_of(name):
+        return json.loads((folder / name / "result.json").read_text())["max_rows"]
+
+    assert cli("render", "scene.yaml", "--out", "out", "--max-rows", "3")[0] == 0
+    (folder / "again.png").write_bytes((folder / "out" / "picture.png").read_bytes())
+    assert cli("render", "again.png", "--out", "again")[0] == 0
+    assert rows_of("out") == rows_of("again") == 3
+    assert (folder / "again" / "picture.png").read_bytes() == (folder / "out" / "picture.png").read_bytes()
+    assert cli("render", "again.png", "--out", "given", "--max-rows", "2")[0] == 0
+    monkeypatch.setenv("COSTARS_MAX_ROWS", "4")
+    assert cli("render", "again.png", "--out", "limited")[0] == 0
+    assert (rows_of("given"), rows_of("limited")) == (2, 4)
+
+
 def test_concepts_are_listed_and_shown(cli, folder):
     code, out, _ = cli("concepts", "list")
     assert code == 0

@@ -23,22 +23,6 @@ LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 APART = ((0.0, 0.0, 0.375, 1.0), (0.625, 0.25, 1.0, 1.0))
 
 
-@pytest.fixture
-def planned(concepts, make_scene, make_region, finish):
-    """Stage 1 of a scene and half of the picture for each of a and b; returns the plan."""
-
-    def make(model, boxes=(LEFT, RIGHT), scheduler="ddim", **changes):
-        scene = make_scene(scheduler=scheduler, **changes)
-        layout, _ = finish(draw_layout(resolve_scene(scene, model, concepts)))
-        regions = {
-            name: make_region(concepts[name].class_name, box, depth=i)
-            for i, (name, box) in enumerate(zip(scene.slots(), boxes, strict=True))
-        }
-        return Plan(scene, layout, regions)
-
-    return make
-
-
 def personalise(model, plan, concepts):
     return stages.personalise(resolve_scene(plan.scene, model, concepts), plan)
 
@@ -95,36 +79,32 @@ def test_rows_are_two_a_step_then_three_and_two_for_each_concept(
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "seen_again"),
+    "scheduler",
     [
-        *(("ddim", 0), ("euler", 0), ("euler a", 0), ("lcm", 0), ("dpm", 1), ("dpm++ 2m sde", 1), ("unipc", 8)),
-        *(("dpm++ 2m sde heun", 1), ("tcd", 8), ("euler beta", 0), ("dpm++ 2m beta", 1), ("unipc beta", 8)),
-        *(("plms", 8), ("dpm2 a", 16), ("dpm++ sde", 8), ("dpm++ 2s", 8)),
+        *("ddim", "euler", "euler a", "lcm", "dpm", "dpm++ 2m sde", "unipc", "dpm++ 2m sde heun", "tcd", "euler beta"),
+        *("dpm++ 2m beta", "unipc beta", "plms", "dpm2 a", "dpm++ sde", "dpm++ 2s"),
     ],
 )
-def test_replaying_the_layout_without_blending_is_the_layout(
-    tiny_double, planned, concepts, finish, scheduler, seen_again
-):
+def test_replaying_the_layout_without_blending_is_the_layout(tiny_double, planned, concepts, finish, scheduler):
     """Also where the scheduler draws noise of its own, or remembers the steps before."""
     plan = planned(tiny_double, scheduler=scheduler, steps=25, start=0.32, method=method())
     plan = replace(plan, regions={})
     latent, step = finish(personalise(tiny_double, plan, concepts))
     steps = len(plan.layout.latents) - 1
-    first = round(0.32 * steps)  # dpm2 a takes each step in two
-    assert latent.dtype is torch.float64 and step.rows == (steps - first) * 3 + 2 * seen_again
+    first = round(0.32 * steps)  # dpm2, dpm2 a and heun take each step in two
+    assert latent.dtype is torch.float64 and step.rows == (steps - first) * 3
     assert torch.allclose(latent, plan.layout.latents[-1:], atol=1e-8 if scheduler == "ddim" else 1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("cache", ["device", "host"])
 @pytest.mark.parametrize(
-    "options",
-    [{}, WORDS_AND_SHARES, {"self_replace_steps": 0.0}],
+    ("options", "with_layout"),
+    [({}, [8, 2]), (WORDS_AND_SHARES, [6, 2]), ({"self_replace_steps": 0.0}, [8, 0])],
 )
 def test_attention_that_was_kept_gives_the_picture_that_the_replay_gives(
-    tiny_double, concepts, make_scene, make_region, finish, cache, options
+    tiny_double, concepts, make_scene, make_region, finish, options, with_layout
 ):
     latents, rows = [], []
-    for where in ("replay", cache):
+    for where in ("replay", "device"):
         scene = make_scene(method=method(**options, attention_cache=where), start=0.2)
         layout, _ = finish(draw_layout(resolve_scene(scene, tiny_double, concepts)))
         regions = {"a": make_region("man", LEFT), "b": make_region("woman", RIGHT, depth=1)}
@@ -132,22 +112,21 @@ def test_attention_that_was_kept_gives_the_picture_that_the_replay_gives(
         latents.append(latent)
         rows.append(step.rows)
     assert torch.allclose(*latents, atol=1e-9)
-    turn = max(2, round(10 * options.get("self_replace_steps", 0.4) + 0.49))
-    assert rows == [8 * 7, (turn - 2) * 7 + (10 - turn) * 6]
+    assert rows == [8 * 6 + steps for steps in with_layout]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method": {"name": "two_stage", "attention_cache": "host", "blend": False}}, "needs method.blend"),
+        ({"method": {"name": "two_stage", "attention_cache": "device", "blend": False}}, "needs method.blend"),
         (
-            {"start": 0.1, "method": {"name": "two_stage", "attention_cache": "host", "self_replace_steps": 0.0}},
+            {"start": 0.1, "method": {"name": "two_stage", "attention_cache": "device", "self_replace_steps": 0.0}},
             "same",
         ),
     ],
 )
 def test_attention_that_was_not_kept_is_said(tiny, concepts, make_scene, finish, changes, said):
-    drawn = make_scene(start=0.5, method=method(attention_cache="host"))
+    drawn = make_scene(start=0.5, method=method(attention_cache="device"))
     layout, _ = finish(draw_layout(resolve_scene(drawn, tiny, concepts)))
     scene = make_scene(**changes)
     with pytest.raises(SceneError, match=said):
@@ -233,7 +212,7 @@ def test_one_row_at_a_time_cannot_borrow_attention_and_says_so(tiny, planned, co
 @pytest.mark.parametrize(
     ("option", "value", "rows"),
     [
-        ("cross_replace_steps", 0.0, 7 * 7),
+        ("cross_replace_steps", 0.0, 1 * 7 + 6 * 6),  # the layout's row ends with the share of self-attention
         ("feather_cells", 1.0, 7 * 7),
         ("own_words_share", 1.0, 7 * 7),
         ("other_words_share", 1.0, 7 * 7),

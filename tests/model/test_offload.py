@@ -13,23 +13,11 @@ from costars.model.controlnet import load_controlnet
 from costars.model.hub import Source
 from costars.model.load import load_model
 from costars.model.lora import scale_adapter, text_adapter
-from costars.model.offload import MicroBatcher, Offload, choose_tier, count_weight_bytes, lower_tier
+from costars.model.offload import FIRST_ROWS, MicroBatcher, Offload, choose_tier, count_weight_bytes, lower_tier
 from costars.resolve import resolve_scene
 from costars.types import ControlNet
 
-CPU = torch.device("cpu")
-
-
-class Moved(nn.Module):
-    """Remembers where it was sent."""
-
-    def __init__(self):
-        super().__init__()
-        self.sent = []
-
-    def to(self, device):
-        self.sent.append(str(device))
-        return self
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 @pytest.mark.parametrize("memory", ["offload", "sequential"])
@@ -64,81 +52,105 @@ def test_controlnet_is_placed_like_the_model(tiny, golden, concepts, make_scene,
     assert torch.equal(*latents) and not torch.equal(latents[0], plain)
 
 
-def test_offloaded_controlnet_is_on_device_only_in_use(tiny):
-    net, offload = Moved(), Offload("offload", CPU)
-    with replace(tiny, offload=offload).unet_on_device([ControlNet(net, torch.ones(1, 3, 64, 64), 1.0, 0.0, 1.0)]):
-        assert net.sent == ["cpu"] and offload.in_use[id(net)] == 1
-    assert not offload.in_use[id(net)]
+class Shared(nn.Sequential):
+    """Two layers that share a weight, and buffers."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+        self[1].weight = self[0].weight
 
 
-def test_offloaded_module_is_on_device_only_in_use():
-    module, offload = Moved(), Offload("offload", torch.device("cuda"))
+def devices(module):
+    return {tensor.device.type for tensor in (*module.parameters(), *module.buffers())}
+
+
+def test_offloaded_weights_are_copied_to_the_device_and_dropped():
+    module, offload = Shared(), Offload("offload", META)
     offload.place(module)
-    assert module.sent == []
+    before, kept = dict(module.state_dict(keep_vars=True)), [*module.parameters(), *module.buffers()]
     with offload.on_device(module):
+        assert devices(module) == {"meta"} and module[0].weight is module[1].weight
+        assert [p.requires_grad for p in module.parameters()] == [True] * 5
         with offload.on_device(module):
             pass
-        assert "cpu" not in module.sent
-    assert module.sent[-1] == "cpu" and set(module.sent[:-1]) == {"cuda"}
+        assert devices(module) == {"meta"}
+    after = module.state_dict(keep_vars=True)
+    assert all(after[name] is tensor for name, tensor in before.items()) and devices(module) == {"cpu"}
+    assert all(a is b for a, b in zip(kept, [*module.parameters(), *module.buffers()], strict=True))
+    assert not offload.in_use and not offload._masters
 
 
-def test_full_tier_moves_nothing():
-    module, offload = Moved(), Offload("full", torch.device("cuda"))
-    offload.place(module)
-    with offload.on_device(module):
+def test_a_copy_that_fails_leaves_every_module_on_the_cpu(monkeypatch):
+    modules, offload = (Shared(), Shared()), Offload("offload", META)
+
+    def fail_at_the_second(masters, device):
+        if masters[0].tensor is modules[1][0].weight:
+            raise torch.OutOfMemoryError
+        copy_to_device(masters, device)
+
+    copy_to_device = memory._copy_to_device
+    monkeypatch.setattr(memory, "_copy_to_device", fail_at_the_second)
+    with pytest.raises(torch.OutOfMemoryError), offload.on_device(*modules):
         pass
-    assert module.sent == ["cuda"]
+    assert devices(modules[0]) == devices(modules[1]) == {"cpu"} and not offload.in_use
+
+
+def test_full_tier_moves_a_module_once():
+    module, offload = Shared(), Offload("full", META)
+    offload.place(module)
+    assert devices(module) == {"meta"}
+    with offload.on_device(module):
+        assert devices(module) == {"meta"} and not offload.in_use
 
 
 def test_auto_chooses_first_tier_that_fits(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (12_000, 16_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1_500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1_500)
     cuda = torch.device("cuda")
     assert choose_tier("auto", 7_000, cuda) == "full"
     assert choose_tier("auto", 9_000, cuda) == "offload"
     assert choose_tier("sequential", 1, cuda) == "sequential"
     assert choose_tier("auto", 9_000, CPU) == "full"
-
-
-@pytest.fixture
-def micro_batch_sizes(monkeypatch):
-    """Run micro-batches on a device with this many free bytes, where each row takes 100."""
-    bytes_free, rows_now = [0], [0]
-    monkeypatch.setattr(memory, "free_bytes", lambda device: bytes_free[0])
-    monkeypatch.setattr(memory, "_allocated_bytes", lambda device: 5000)
-    monkeypatch.setattr(memory, "_peak_bytes", lambda device: 5000 + 100 * rows_now[0])
-
-    def run(free, rows, max_rows=0):
-        bytes_free[0], micro_batcher, calls = free, MicroBatcher(max_rows, torch.device("cuda")), []
-        for _ in range(2):
-            left = rows
-            while left:
-                rows_now[0] = micro_batcher.size(left)
-                with micro_batcher.measure(rows_now[0]):
-                    left -= rows_now[0]
-                calls.append(rows_now[0])
-        return calls
-
-    return run
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5_000)  # of which 1,500 are in use
+    assert choose_tier("auto", 9_000, cuda) == "full"
 
 
 @pytest.mark.parametrize(
     ("free", "max_rows", "calls"),
     [
-        (100_000, 0, [2, 7, 9]),  # the first two rows are measured, then all fit
-        (500, 0, [2, 4, 3, 4, 4, 1]),  # 0.8 of it fits four rows
-        (10, 0, [2, 2, 2, 2, 1] * 2),  # never fewer than two
+        (100_000, 0, [2, 9, 9]),  # two rows are measured, then all fit
+        (500, 0, [2, 4, 4, 1, 4, 4, 1]),  # 0.8 of it fits four rows
+        (10, 0, [2, *[2, 2, 2, 2, 1] * 2]),  # never fewer than two
         (10, 5, [5, 4] * 2),  # the limit of the user
     ],
 )
-def test_micro_batch_size_follows_free_memory(micro_batch_sizes, free, max_rows, calls):
-    assert micro_batch_sizes(free, 9, max_rows) == calls
+def test_micro_batch_size_follows_free_memory(monkeypatch, free, max_rows, calls):
+    """On a device with this many free bytes, where each row takes 100; nine rows, twice."""
+    taken, micro_batcher = [], MicroBatcher(max_rows, torch.device("cuda"))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(memory, "_allocated_bytes", lambda device: 5000)
+    monkeypatch.setattr(memory, "_peak_bytes", lambda device: 5000 + 100 * taken[-1])
+    for _ in range(2):
+        left = 9
+        if micro_batcher.must_measure(left):
+            with micro_batcher.measure(FIRST_ROWS):
+                taken.append(FIRST_ROWS)
+        while left:
+            taken.append(micro_batcher.size(left))
+            left -= taken[-1]
+    assert taken == calls
+
+
+@pytest.mark.parametrize(("max_rows", "rows"), [(0, 2), (3, 9)])
+def test_few_rows_or_a_limit_need_no_measurement(monkeypatch, max_rows, rows):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 100)
+    assert not MicroBatcher(max_rows, torch.device("cuda")).must_measure(rows)
 
 
 def test_cpu_batch_is_not_split():
     micro_batcher = MicroBatcher(0, CPU)
-    with micro_batcher.measure(7):
-        assert micro_batcher.size(7) == 7
-    assert micro_batcher.size(9) == 9
+    assert not micro_batcher.must_measure(9) and micro_batcher.size(9) == 9
 
 
 def test_free_bytes_include_torch_reserve(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from costars.model import offload
 from costars.model.schedulers import make_scheduler
 from costars.sample.batch import make_rows
 from costars.sample.loop import denoise, prepare_sampler
@@ -32,7 +33,11 @@ class CountingUnet:
 
 def stub(max_rows: int = 0) -> SimpleNamespace:
     return SimpleNamespace(
-        unet=CountingUnet(), max_rows=max_rows, size_ids=lambda size_px: torch.zeros(1, 6), device=CPU
+        unet=CountingUnet(),
+        max_rows=max_rows,
+        size_ids=lambda size_px: torch.zeros(1, 6),
+        device=CPU,
+        dtype=torch.float32,
     )
 
 
@@ -74,6 +79,25 @@ def test_all_rows_go_in_one_call_that_max_rows_splits(max_rows, sizes):
     step = next(run(model, [replay, *pairs]))
     assert [len(call) for call in model.unet.calls] == sizes
     assert step.rows == 7
+
+
+@pytest.mark.parametrize(("free", "sizes"), [(1000, [2, 7, 7]), (500, [2, 4, 3, 4, 3])])
+def test_rows_of_every_call_that_counts_are_equal_and_those_of_the_measurement_are_counted(monkeypatch, free, sizes):
+    """On a GPU with this many free bytes, where a row takes 100."""
+    monkeypatch.setattr(offload, "free_bytes", lambda device: free)
+    monkeypatch.setattr(offload, "_allocated_bytes", lambda device: 0)
+    monkeypatch.setattr(offload, "_peak_bytes", lambda device: 100 * offload.FIRST_ROWS)
+    paths = [DenoisingPath("layout", text(9), replay=torch.zeros(5, 4, 2, 2))]
+    paths += [DenoisingPath(name, text(1), text(0)) for name in ("global", "a", "b")]
+    model = stub()
+    measured = list(run(model, paths, steps=2))
+    assert [len(call) for call in model.unet.calls] == sizes
+    assert [step.rows for step in measured] == [9, 16] and {step.rows_per_call for step in measured} == {max(sizes)}
+    monkeypatch.undo()
+    model = stub(measured[0].rows_per_call)
+    again = list(run(model, paths, steps=2))
+    assert [len(call) for call in model.unet.calls] == sizes[1:]
+    assert all(torch.equal(a.latent, b.latent) for a, b in zip(measured, again, strict=True))
 
 
 @pytest.mark.parametrize("max_rows", [0, 1, 2, 3])

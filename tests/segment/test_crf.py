@@ -85,6 +85,13 @@ def test_zero_rounds_return_the_input():
     assert torch.allclose(dense_crf(unary, random_image(6, 6), CrfWeights(rounds=0)), unary, atol=1e-5)
 
 
+def test_everything_is_computed_on_the_device_of_the_image():
+    unary, image = random_probabilities(3, 8, 8), random_image(8, 8)
+    assert dense_crf(unary.to("meta"), image.to("meta")).device.type == "meta"
+    if torch.cuda.is_available():
+        assert torch.allclose(dense_crf(unary.cuda(), image.cuda()).cpu(), dense_crf(unary, image), atol=1e-5)
+
+
 def test_too_large_image_is_rejected():
     with pytest.raises(ValueError, match=r"image of 129 x 128 px is too large for the exact kernel"):
         dense_crf(torch.ones(2, 128, 129), torch.zeros(3, 128, 129))

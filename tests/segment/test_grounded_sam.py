@@ -1,7 +1,7 @@
 """The segmenters by phrase from an image to regions, on tiny random models."""
 
-import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import torch
 
 from costars.errors import ModelError, SceneError
 from costars.scene.scene import CastMember
-from costars.segment import clipseg, grounded_sam
+from costars.segment import grounded_sam, kept_checkpoints
 from costars.segment.checkpoint import open_checkpoint
 from costars.segment.grounded_sam import GroundedSam
 from costars.segment.match_cast import match_cast
@@ -17,8 +17,7 @@ from costars.segment.sam import SAM
 
 
 def patch_open_checkpoint(monkeypatch, replacement) -> None:
-    for module in (grounded_sam, clipseg):
-        monkeypatch.setattr(module, "open_checkpoint", replacement)
+    monkeypatch.setattr(kept_checkpoints, "open_checkpoint", replacement)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -49,21 +48,34 @@ def test_no_phrase_or_no_score_above_the_threshold_gives_no_region(
     assert replace(everything, **strict)(make_layout(make_image()), ["woman"]) == []
 
 
-@pytest.mark.parametrize("name", ["dino", "owl", "clipseg"])
-def test_models_are_released_and_the_detector_before_sam_loads(
-    make_segmenter, make_image, make_layout, name, monkeypatch
-):
-    made: list[weakref.ref] = []
+@pytest.mark.parametrize(("name", "count"), [("dino", 2), ("owl", 2), ("clipseg", 1)])
+def test_models_are_loaded_once(make_segmenter, make_image, make_layout, name, count, monkeypatch):
+    loaded = []
 
-    def watched(*args, **options):
-        assert [model() for model in made] == [None] * len(made)
-        checkpoint = open_checkpoint(*args, **options)
-        made.append(weakref.ref(checkpoint.model))
-        return checkpoint
+    def watched(kind, *args, **options):
+        loaded.append(kind)
+        return open_checkpoint(kind, *args, **options)
 
     patch_open_checkpoint(monkeypatch, watched)
-    make_segmenter(name)(make_layout(make_image()), ["woman"])
-    assert [model() for model in made] == [None] * (1 if name == "clipseg" else 2)
+    segmenter = make_segmenter(name)
+    first, second = (segmenter(make_layout(make_image()), ["woman"]) for _ in range(2))
+    assert len(loaded) == len({*loaded}) == count
+    pairs = zip(first, second, strict=True)
+    assert all(np.array_equal(a.mask, b.mask) and a.score == b.score for a, b in pairs)
+
+
+def test_a_hub_id_is_looked_up_once(models, make_segmenter, make_image, make_layout, monkeypatch):
+    names = []
+
+    def download(name, patterns, *, offline):
+        names.append(name)
+        return models / name.partition("/")[2]
+
+    monkeypatch.setattr("costars.segment.checkpoint.download_from_hub", download)
+    segmenter = make_segmenter("dino", detector="org/dino", sam="org/sam")
+    for _ in range(2):
+        segmenter(make_layout(make_image()), ["woman"])
+    assert names == ["org/dino", "org/sam"]
 
 
 def test_detections_become_the_members_of_the_cast(
@@ -77,7 +89,7 @@ def test_detections_become_the_members_of_the_cast(
     probabilities[0, :, 3] = torch.tensor([0.1, 0.7, 0.6, 0.3, 0.1])
     out = {"pred_boxes": torch.tensor([places]), "logits": probabilities.logit(1e-6)}
     dino, sam = stub_model(load_tiny("dino"), lambda **_: out), stub_model(load_tiny("sam"), paint_boxes)
-    monkeypatch.setattr(grounded_sam, "check_checkpoint", lambda *_, **__: None)
+    monkeypatch.setattr(grounded_sam, "check_checkpoint", lambda kind, *_, **__: Path(kind.model_type))
     patch_open_checkpoint(monkeypatch, lambda kind, *_, **__: sam if kind is SAM else dino)
     scene = make_layout(make_image(96, 64))
     regions = GroundedSam(device=torch.device("cpu"), dtype=torch.float32, offline=True)(

@@ -15,7 +15,7 @@ from costars.cli.train import train
 from costars.errors import CostarsError, SceneError, ran_out_of_memory
 from costars.scene.files import load_scene, with_settings
 from costars.scene.scene import Scene
-from costars.settings import Device, Dtype, Memory
+from costars.settings import Device, Dtype, Memory, machine_settings
 
 if TYPE_CHECKING:
     from costars.jobs import PlanJob, RenderJob
@@ -81,6 +81,8 @@ def plan(
     check_job(job)
     planned: Plan = _run(job, _open_studio(device, dtype, memory=memory, offline=offline))
     _print_seed(planned.scene, scene)
+    for note in planned.layout.notes:
+        print_line(note)
     order = sorted(planned.regions, key=lambda name: planned.regions[name].depth)
     found = ", ".join(
         f"{name} ({planned.regions[name].class_name}, {planned.regions[name].area:.0%})" for name in order
@@ -110,6 +112,8 @@ def render(
 
     for job in jobs:
         check_job(job)
+    if max_rows is None and source.suffix == ".png":
+        max_rows = _recorded_max_rows(source)
     studio = _open_studio(device, dtype, max_rows=max_rows, memory=memory, offline=offline)
     for job in jobs:
         picture: Picture = _run(job, studio)
@@ -144,6 +148,13 @@ def _render_jobs(source: Path, out: Path, settings: list[str], seed: int | None,
     scenes = scene.each()
     folders = [out / str(one.seed) if len(scenes) > 1 else out for one in scenes]
     return [RenderJob(scene=one, out=folder, retries=retries) for one, folder in zip(scenes, folders, strict=True)]
+
+
+def _recorded_max_rows(picture: Path) -> int | None:
+    """The rows per call that the picture was drawn with; None where this machine has a limit of its own."""
+    from costars.records.png_metadata import read_max_rows
+
+    return None if machine_settings().max_rows else read_max_rows(picture)
 
 
 def _print_seed(used: Scene, requested: Scene) -> None:

@@ -59,6 +59,11 @@ class Model:
     max_rows: int = 0
     offload: Offload = field(default_factory=lambda: Offload("full", torch.device("cpu")))
 
+    @property
+    def latent_dtype(self) -> torch.dtype:
+        """Number format of latents between UNet calls: at least float32, whatever the weights are."""
+        return torch.promote_types(self.dtype, torch.float32)
+
     def text_encoders_on_device(self) -> AbstractContextManager[None]:
         """Within the block the text encoders can be called."""
         return self.offload.on_device(*(e.module for e in self.encoders))
@@ -98,12 +103,12 @@ class Model:
         """(1, c, h, w) standard normal noise, drawn on the CPU so that every device starts from the same noise."""
         generator = torch.Generator("cpu").manual_seed(seed)
         shape = (1, self.info.latent_channels, *self.latent_size(size_px))
-        return torch.randn(shape, generator=generator, dtype=torch.float32).to(self.device, self.dtype)
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(self.device, self.latent_dtype)
 
     def size_ids(self, size_px: tuple[int, int]) -> Tensor:
         """(1, 6) size ids of an uncropped picture of (width, height) px (see `predict.make_size_ids`)."""
         width, height = size_px
-        return make_size_ids((height, width), (0, 0), (height, width))[None].to(self.device, self.dtype)
+        return make_size_ids((height, width), (0, 0), (height, width))[None].to(self.device)
 
     @torch.no_grad()
     def decode(self, latent: Tensor) -> Image.Image:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # From the fastest to the smallest: all modules on the device, the module at work, the layer at work.
 TIERS = ("full", "offload", "sequential")
@@ -18,18 +20,33 @@ FIRST_ROWS = 2  # the layout's row and the row that borrows its attention must b
 FREE_SHARE = 0.8  # usable share of free memory, the rest is lost to fragmentation; estimated
 
 
+class _Master(NamedTuple):
+    """A parameter or buffer in the CPU's memory, and where it belongs."""
+
+    table: dict[str, Any]
+    name: str
+    tensor: Tensor
+
+
 @dataclass
 class Offload:
-    """Keeps the modules of one checkpoint in a memory tier; in_use {id(module): number of open blocks}."""
+    """Keeps the modules of one checkpoint in a memory tier.
+
+    In offload, weights stay in the CPU's memory, pinned for a GPU; the device has a copy while a block is open, which
+    is then dropped. Changes of the weights within a block are lost. in_use {id(module): number of open blocks}.
+    """
 
     tier: str
     device: torch.device
     in_use: dict[int, int] = field(default_factory=dict)
+    _masters: dict[int, list[_Master]] = field(default_factory=dict, repr=False)
 
     def place(self, module: nn.Module) -> None:
         """Move a new module to where the tier keeps it."""
         if self.tier == "full":
             module.to(self.device)
+        if self.tier == "offload" and self.device.type == "cuda":
+            _pin_weights(module)
         if self.tier == "sequential":
             from accelerate import cpu_offload
 
@@ -39,24 +56,59 @@ class Offload:
     def on_device(self, *modules: nn.Module) -> Iterator[None]:
         """Within the block these modules can compute on the device."""
         moved = modules if self.tier == "offload" else ()
-        for module in moved:
-            self.in_use[id(module)] = self.in_use.get(id(module), 0) + 1
-            module.to(self.device)
+        opened: list[nn.Module] = []
         try:
+            for module in moved:
+                opened.append(module)
+                self._open(module)
             yield
         finally:
-            for module in moved:
-                self.in_use[id(module)] -= 1
-                if not self.in_use[id(module)]:
-                    module.to("cpu")
+            for module in opened:
+                self._close(module)
+
+    def _open(self, module: nn.Module) -> None:
+        self.in_use[id(module)] = self.in_use.get(id(module), 0) + 1
+        if self.in_use[id(module)] == 1:
+            masters = self._masters[id(module)] = _list_weights(module)
+            _copy_to_device(masters, self.device)
+
+    def _close(self, module: nn.Module) -> None:
+        self.in_use[id(module)] -= 1
+        if not self.in_use[id(module)]:
+            del self.in_use[id(module)]
+            for table, name, tensor in self._masters.pop(id(module)):
+                table[name] = tensor
+
+
+def _list_weights(module: nn.Module) -> list[_Master]:
+    tables = (table for each in module.modules() for table in (each._parameters, each._buffers))
+    return [_Master(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
+
+
+def _copy_to_device(masters: list[_Master], device: torch.device) -> None:
+    """Put a copy on the device in the place of each weight; weights that are shared stay shared."""
+    copies: dict[int, Tensor] = {}
+    for table, name, tensor in masters:
+        if id(tensor) not in copies:
+            moved = tensor.detach().to(device, non_blocking=True)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            copies[id(tensor)] = nn.Parameter(moved, tensor.requires_grad) if is_parameter else moved
+        table[name] = copies[id(tensor)]
+
+
+def _pin_weights(module: nn.Module) -> None:
+    """Pin the weights in the CPU's memory, from where a GPU copies them several times as fast."""
+    with suppress(RuntimeError):  # the system's limit on pinned memory: the others are copied more slowly
+        for _, _, tensor in _list_weights(module):
+            tensor.data = tensor.data.pin_memory()
 
 
 @dataclass
 class MicroBatcher:
     """Splits the rows of a batch into micro-batches.
 
-    max_rows is the user's limit. If it is 0, the first micro-batch has FIRST_ROWS rows, and max_rows is then set from
-    the memory that they took. On a CPU a batch is not split.
+    max_rows is the user's limit. If it is 0, it is set from the memory that a call of FIRST_ROWS rows takes, whose
+    result is not used. On a CPU a batch is not split.
     """
 
     max_rows: int
@@ -64,16 +116,15 @@ class MicroBatcher:
 
     def size(self, rows: int) -> int:
         """Rows in the next micro-batch, of this many left."""
-        if self.max_rows:
-            return min(self.max_rows, rows)
-        return rows if free_bytes(self.device) is None else min(FIRST_ROWS, rows)
+        return min(self.max_rows, rows) if self.max_rows else rows
+
+    def must_measure(self, rows: int) -> bool:
+        """Whether `measure` comes before a batch of this many rows."""
+        return not self.max_rows and rows > FIRST_ROWS and free_bytes(self.device) is not None
 
     @contextmanager
     def measure(self, rows: int) -> Iterator[None]:
-        """Run a micro-batch of this many rows in the block; the first one sets max_rows if the user did not."""
-        if self.max_rows or free_bytes(self.device) is None:
-            yield
-            return
+        """Run a call of this many rows in the block; it sets max_rows."""
         before = _allocated_bytes(self.device)
         yield
         per_row = max(1, _peak_bytes(self.device) - before) // rows
@@ -98,14 +149,18 @@ def _peak_bytes(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device)
 
 
+def release_memory() -> None:
+    """Give back what nothing refers to any more, reference cycles included."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def choose_tier(requested: str, weights: int, device: torch.device) -> str:
     """The requested tier; for auto the first one that fits weights of this many bytes and their activations."""
     if requested != "auto":
         return requested
-    if device.type != "cuda":
-        return "full"
-    free, _ = torch.cuda.mem_get_info(device)
-    return "full" if free > weights * (1 + ACTIVATION_SHARE) else "offload"
+    free = free_bytes(device)
+    return "full" if free is None or free > weights * (1 + ACTIVATION_SHARE) else "offload"
 
 
 def lower_tier(tier: str) -> str | None:

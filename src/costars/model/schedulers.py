@@ -98,6 +98,7 @@ _SINGLE_STEP = (
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
     "LCMScheduler",
+    "TCDScheduler",
 )
 
 

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from costars.files.output_folder import KINDS, atomic_folder
@@ -66,8 +67,11 @@ def write_failure(error: RegionError, out: Path) -> Path | None:
 
 
 def png(picture: Picture) -> bytes:
-    """Encode the picture as PNG with its scene, versions and hashes inside: the same scene gives the same bytes."""
-    facts: dict[str, Any] = {"scene": dump(picture.scene)}
+    """Encode the picture as PNG with its scene, versions and hashes inside: the same scene gives the same bytes.
+
+    Also the rows per UNet call, because sums are rounded differently in a batch of another size.
+    """
+    facts: dict[str, Any] = {"scene": dump(picture.scene), "max_rows": picture.max_rows}
     facts |= {"hashes": dict(picture.hashes), "versions": dict(picture.versions)}
     if picture.plan is not None and picture.plan.edited:
         facts["edited"] = True
@@ -77,6 +81,13 @@ def png(picture: Picture) -> bytes:
     buffer = BytesIO()
     picture.image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def read_max_rows(path: Path) -> int | None:
+    """The most rows of a UNet call in a picture that `load_scene` can read; None if it does not say."""
+    with Image.open(path) as image:
+        rows = json.loads(image.info["costars"]).get("max_rows")
+    return rows if type(rows) is int and rows > 0 else None
 
 
 def parameters(picture: Picture) -> str:

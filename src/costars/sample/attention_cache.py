@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from costars.types import Attend, AttentionContext
@@ -24,14 +23,13 @@ class CacheCross:
     row: int
     first: int
     stop: int
-    device: torch.device
     cached: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def __call__(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
         out = attend(query, key, value)
         has_row = context.rows.start <= self.row < context.rows.stop
         if context.cross and has_row and self.first <= context.step < self.stop:
-            self.cached[context.step, context.layer] = out[self.row - context.rows.start].to(self.device, copy=True)
+            self.cached[context.step, context.layer] = out[self.row - context.rows.start].clone()
         return out
 
 

@@ -98,12 +98,15 @@ def denoise(
     adapters: RowAdapters | None = None,
     controls: Sequence[ControlNet] = (),
     stage: str = "",
+    micro_batcher: MicroBatcher | None = None,
 ) -> Iterator[Step]:
     """Denoise along all paths at once; yields after each step.
 
     latent is (1, c, h, w) at step sampler.start. Each step is one UNet call over all rows (several where
     model.max_rows or the memory asks for it), combine on the predicted noise of both halves (OMG, Eq. 6),
-    classifier-free guidance (Ho & Salimans 2022), and one scheduler step. Between steps the model is unchanged.
+    classifier-free guidance (Ho & Salimans 2022), and one scheduler step. All but the networks compute in the number
+    format of the latent, at least float32. Between steps the model is unchanged. micro_batcher is shared by the parts
+    of a denoising that is done in several.
     """
     batch = make_batch(model, paths, sampler.size_px)
     rule = stock_attention if rule is None and batch.layers > 1 else rule
@@ -114,16 +117,15 @@ def denoise(
         rule=rule,
         adapters=adapters,
         controls=controls,
-        micro_batcher=MicroBatcher(model.max_rows, model.device),
+        micro_batcher=micro_batcher or MicroBatcher(model.max_rows, model.device),
     )
-    of, used = len(sampler.timesteps), 0
+    of = len(sampler.timesteps)
     for i in range(sampler.start, sampler.stop):
         with torch.no_grad():
             latents = sampler.scheduler.scale_model_input(batch.latents(latent, i), sampler.timesteps[i])
             noise = predictor.predict(latents, sampler.device_timesteps[i], i, i / of)
             latent = sampler.step(_guide(combine(batch.by_path(noise)), sampler.guidance_scale), i, latent)
-        used += len(batch.rows)
-        yield Step(stage, i, of, latent, used, predictor.rows_per_call)
+        yield Step(stage, i, of, latent, predictor.rows_used, predictor.rows_per_call)
 
 
 def _guide(noise: Tensor, scale: float) -> Tensor:

@@ -1,12 +1,13 @@
 """Segments figures by phrase with CLIPSeg, through transformers.
 
-The model is loaded when the segmenter is called and released before it returns, because the UNet needs the memory.
+A segmenter keeps its model in the CPU's memory; it is on the device only in use, because the UNet needs the memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,8 @@ from PIL import Image
 from scipy import ndimage
 from torch.nn.functional import interpolate
 
-from costars.segment.checkpoint import (
-    Checkpoint,
-    CheckpointKind,
-    check_checkpoint,
-    open_checkpoint,
-    to_numpy,
-    tokenize,
-)
+from costars.segment.checkpoint import Checkpoint, CheckpointKind, check_checkpoint, to_numpy, tokenize
+from costars.segment.kept_checkpoints import KeptCheckpoints, checkpoint_on_device
 from costars.segment.regions import assign_depths, unique_phrases
 from costars.types import Layout, Machine, MaskArray, Region
 
@@ -45,9 +40,11 @@ class ClipSeg:
     model: str = CLIPSEG.example
     threshold: float = 0.5
     smallest_area: float = 0.01
+    folders: dict[CheckpointKind, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
+    kept: KeptCheckpoints = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_checkpoint(CLIPSEG, self.model, offline=self.offline)
+        self.folders[CLIPSEG] = check_checkpoint(CLIPSEG, self.model, offline=self.offline)
 
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
         """Return every component of every phrase; a region's score is the mean of its map inside.
@@ -57,8 +54,9 @@ class ClipSeg:
         image, phrases = layout.image.convert("RGB"), unique_phrases(class_names)
         if not phrases:
             return []
-        checkpoint = open_checkpoint(CLIPSEG, self.model, self.device, self.dtype, offline=self.offline)
-        maps = compute_phrase_maps(checkpoint, image, phrases)
+        folder = str(self.folders[CLIPSEG])
+        with checkpoint_on_device(self.kept, CLIPSEG, folder, self.device, self.dtype) as checkpoint:
+            maps = compute_phrase_maps(checkpoint, image, phrases)
         best, found = maps.argmax(axis=0), []
         for i, phrase in enumerate(phrases):
             components, _ = ndimage.label((best == i) & (maps[i] > self.threshold))

@@ -26,7 +26,7 @@ class CrfWeights:
 def dense_crf(probabilities: Tensor, image: Tensor, weights: CrfWeights = CrfWeights()) -> Tensor:
     """Refine label probabilities (l, h, w) with an image (3, h, w) in 0..255; returns (l, h, w).
 
-    Raises ValueError above 128 x 128 pixels.
+    It computes on the device of both. Raises ValueError above 128 x 128 pixels.
     """
     return run_mean_field(probabilities, compute_crf_kernel(image, weights), weights.rounds)
 
@@ -45,7 +45,8 @@ def compute_crf_kernel(image: Tensor, weights: CrfWeights = CrfWeights()) -> Ten
             "scale it down"
         )
     scale = max(height, width) / weights.picture_px
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    rows, columns = (torch.arange(size, device=image.device) for size in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     position = torch.stack([x, y], dim=-1).view(-1, 2).float()
     colour = image.float().reshape(3, -1).T
     spatial = _kernel(position / (weights.smooth_px * max(scale, 1 / weights.smooth_px)))

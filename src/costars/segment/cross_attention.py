@@ -23,12 +23,13 @@ GRID_PX = 96  # longer side of the grid for the CRF: 0.7 GB and about a second
 class AttentionSegmenter:
     """Refines the cross-attention maps of the class words with a DenseCRF and splits them into instances.
 
-    smallest_area is a share of the picture; softness is that of compute_soft_labels.
+    smallest_area is a share of the picture; softness is that of compute_soft_labels. The CRF runs on the device.
     """
 
     softness: float = SOFTNESS
     smallest_area: float = 0.01
     crf: CrfWeights = CrfWeights()
+    device: str | torch.device = "cpu"
 
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
         """Return one region for each occurrence of a class name; regions that reach lower are nearer.
@@ -38,7 +39,8 @@ class AttentionSegmenter:
         counts = {name: class_names.count(name) for name in dict.fromkeys(class_names)}
         maps = {name: _mean_map(layout, name) for name in counts}
         image, scores = _resize_to_grid(layout.image, np.stack(list(maps.values())))
-        labels = dense_crf(compute_soft_labels(scores, self.softness), image, self.crf).argmax(dim=0).numpy()
+        probabilities = compute_soft_labels(scores, self.softness).to(self.device)
+        labels = dense_crf(probabilities, image.to(self.device), self.crf).argmax(dim=0).cpu().numpy()
         found: list[tuple[str, NDArray[np.bool_], float]] = []
         for i, (name, count) in enumerate(counts.items()):
             for part in split_instances(labels == i + 1, count, self.smallest_area):
@@ -121,4 +123,4 @@ def _resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> MaskArray:
 
 def open_segmenter(machine: Machine) -> AttentionSegmenter:
     """Open the segmenter with its defaults; it needs no weights."""
-    return AttentionSegmenter()
+    return AttentionSegmenter(device=machine.device)

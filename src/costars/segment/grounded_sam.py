@@ -1,21 +1,24 @@
 """Segments figures by phrase: a detector (GroundingDINO or OWLv2) finds boxes, SAM the figure in each.
 
-The models are loaded when a segmenter is called and released before it returns, because the UNet needs the memory.
+A segmenter keeps its models in the CPU's memory; they are on the device only in use, because the UNet needs the memory.
 A model is a folder or a hub id; offline, nothing is downloaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from costars.segment.checkpoint import Checkpoint, CheckpointKind, FloatArray, check_checkpoint, open_checkpoint
+from costars.segment.checkpoint import Checkpoint, CheckpointKind, FloatArray, check_checkpoint
 from costars.segment.detectors import GROUNDING_DINO, OWLV2, run_grounding_dino, run_owlv2, select_detections
+from costars.segment.kept_checkpoints import KeptCheckpoints, checkpoint_on_device
 from costars.segment.regions import unique_phrases
 from costars.segment.sam import SAM, segment_boxes
 from costars.types import Layout, Machine, Region
@@ -40,9 +43,11 @@ class GroundedSam:
     box_threshold: float = 0.3
     most_overlap: float = 0.5
     mask_threshold: float = 0.0
+    folders: dict[CheckpointKind, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
+    kept: KeptCheckpoints = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_models(self, GROUNDING_DINO)
+        _find_models(self, GROUNDING_DINO)
 
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
         """Return every figure of every phrase, scored by the detector; only the layout's image is used.
@@ -69,19 +74,21 @@ class OwlSam:
     box_threshold: float = 0.1
     most_overlap: float = 0.5
     mask_threshold: float = 0.0
+    folders: dict[CheckpointKind, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
+    kept: KeptCheckpoints = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_models(self, OWLV2)
+        _find_models(self, OWLV2)
 
     def __call__(self, layout: Layout, class_names: Sequence[str]) -> list[Region]:
         """Return every figure of every phrase, as GroundedSam does."""
         return _find_regions(self, layout, class_names, OWLV2, partial(run_owlv2, template=self.template))
 
 
-def _check_models(segmenter: GroundedSam | OwlSam, detector: CheckpointKind) -> None:
-    """Raise ModelError for a missing model before a layout is drawn, not after."""
-    check_checkpoint(detector, segmenter.detector, offline=segmenter.offline)
-    check_checkpoint(SAM, segmenter.sam, offline=segmenter.offline)
+def _find_models(segmenter: GroundedSam | OwlSam, detector: CheckpointKind) -> None:
+    """Find the folders of the models, once; raise ModelError for a missing one before a layout is drawn, not after."""
+    for kind, name in ((detector, segmenter.detector), (SAM, segmenter.sam)):
+        segmenter.folders[kind] = check_checkpoint(kind, name, offline=segmenter.offline)
 
 
 def _find_regions(
@@ -91,16 +98,22 @@ def _find_regions(
     kind: CheckpointKind,
     detect: Detector,
 ) -> list[Region]:
-    """Detect boxes, then segment them; the detector is released before SAM is loaded, which needs a box."""
+    """Detect boxes, then segment them; SAM is loaded only if there is a box."""
     image, phrases = layout.image.convert("RGB"), unique_phrases(class_names)
     if not phrases:
         return []
-    load = partial(open_checkpoint, device=segmenter.device, dtype=segmenter.dtype, offline=segmenter.offline)
-    boxes, scores = detect(load(kind, segmenter.detector), image, phrases)
+    with _on_device(segmenter, kind) as detector:
+        boxes, scores = detect(detector, image, phrases)
     detections = select_detections(boxes, scores, phrases, segmenter.box_threshold, segmenter.most_overlap)
     if not detections:
         return []
-    return segment_boxes(load(SAM, segmenter.sam), image, detections, segmenter.mask_threshold)
+    with _on_device(segmenter, SAM) as sam:
+        return segment_boxes(sam, image, detections, segmenter.mask_threshold)
+
+
+def _on_device(segmenter: GroundedSam | OwlSam, kind: CheckpointKind) -> AbstractContextManager[Checkpoint]:
+    folder = str(segmenter.folders[kind])
+    return checkpoint_on_device(segmenter.kept, kind, folder, segmenter.device, segmenter.dtype)
 
 
 def open_grounded_sam(machine: Machine, **options: Any) -> GroundedSam:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
 
 from costars.errors import TrainError
 from costars.model.model import Model
@@ -22,8 +23,8 @@ def merge_concepts(
     """The concepts with shared weights (Kumari et al. 2023, arXiv 2212.04488, equations 4 and 5).
 
     On the concepts' own words the shared weights give what each concept's weights give; on the regularization captions
-    they differ as little as possible from the base model. Raises TrainError for a concept without weights of its own,
-    or with other layers than the first.
+    they differ as little as possible from the base model. Solved on the CPU in float64, in every memory tier. Raises
+    TrainError for a concept without weights of its own, or with other layers than the first.
     """
     paths = list(concepts[0].weights)
     for concept in concepts:
@@ -34,21 +35,27 @@ def merge_concepts(
                 "custom-diffusion trained on one model"
             )
     features = [_concept_features(model, concept) for concept in concepts]
-    regularization = torch.cat([model.encode_text(caption).tokens[0].double() for caption in captions])
+    regularization = torch.cat([_to_cpu(model.encode_text(caption).tokens[0]) for caption in captions])
     modules = dict(model.unet.named_modules())
     weights: dict[str, Tensor] = {}
     for path in paths:
-        base = modules[path.removeprefix("unet.")].weight
-        assert isinstance(base, Tensor)
-        targets = [
-            concept.weights[path].to(base.device).double() @ own.T
-            for concept, own in zip(concepts, features, strict=True)
-        ]
-        solution = solve_weights(
-            base.double(), torch.cat(features), torch.cat(targets, dim=1), regularization, ridge=ridge
-        )
-        weights[path] = solution.float().cpu()
+        base = _read_weight(modules[path.removeprefix("unet.")])
+        targets = [_to_cpu(concept.weights[path]) @ own.T for concept, own in zip(concepts, features, strict=True)]
+        solution = solve_weights(base, torch.cat(features), torch.cat(targets, dim=1), regularization, ridge=ridge)
+        weights[path] = solution.float()
     return [replace(concept, weights=weights) for concept in concepts]
+
+
+def _read_weight(layer: nn.Module) -> Tensor:
+    """The layer's weight, also where it is loaded only for a call."""
+    with align_module_device(layer):
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        return _to_cpu(weight)
+
+
+def _to_cpu(values: Tensor) -> Tensor:
+    return values.detach().to("cpu", torch.float64)
 
 
 def solve_weights(
@@ -70,4 +77,4 @@ def _concept_features(model: Model, concept: Concept) -> Tensor:
     words = f"{concept.trigger} {concept.class_name}".strip()
     text = model.encode_text(f"a {words}", [words], learned=concept.words)
     (positions,) = text.spans[words]
-    return text.tokens[0, list(positions)].double()
+    return _to_cpu(text.tokens[0, list(positions)])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from costars.errors import SceneError
@@ -57,48 +55,59 @@ def attention_cache(resolved: ResolvedScene, start: int, of: int) -> CacheCross 
             f"method.attention_cache {options.attention_cache!r} needs method.blend: without it stage 2 uses "
             "another prompt than the layout; set method.attention_cache=replay, or method.blend=true"
         )
-    device = resolved.model.device if options.attention_cache == "device" else torch.device("cpu")
-    first = max(start, _replayed_steps(options, of))
-    return CacheCross(0, first, math.ceil(options.cross_replace_steps * of), device)
+    first = max(start, end_of_share(options.self_replace_steps, of))
+    return CacheCross(0, first, end_of_share(options.cross_replace_steps, of))
 
 
-def _replayed_steps(options: TwoStage, of: int) -> int:
-    """Of so many steps, the first ones that need the layout's row although its cross-attention is cached."""
-    return math.ceil(options.self_replace_steps * of)
+def end_of_share(share: float, of: int) -> int:
+    """The first of so many steps that is not in this share of them: a rule acts while i / of < share."""
+    return next((i for i in range(of) if i / of >= share), of)
+
+
+class Segment(NamedTuple):
+    """Steps first to stop of stage 2, with the same paths; cached is the layout's attention where it was cached."""
+
+    paths: Sequence[DenoisingPath]
+    first: int
+    stop: int
+    cached: CachedAttention
 
 
 def denoising_segments(
     options: TwoStage, paths: Sequence[DenoisingPath], start: int, of: int, cached: CachedAttention
-) -> list[tuple[Sequence[DenoisingPath], int, int]]:
-    """(paths, first step, stop) one after the other: with the layout's replay, then without it where it was cached.
+) -> list[Segment]:
+    """The segments one after the other: with the layout's row, with its cached attention, and without the layout.
 
     Raises SceneError where attention should have been cached and was not.
     """
-    if options.attention_cache == "replay" or not options.cross_replace_steps:
-        return [(paths, start, of)]
-    turn = min(of, max(start, _replayed_steps(options, of)))
-    wanted = set(range(turn, min(of, math.ceil(options.cross_replace_steps * of))))
-    if not wanted <= {step for step, _ in cached}:
+    others = [path for path in paths if path.replay is None]
+    self_end, cross_end = (
+        max(start, end_of_share(share, of)) for share in (options.self_replace_steps, options.cross_replace_steps)
+    )
+    row_end = self_end if options.attention_cache == "device" and options.cross_replace_steps else cross_end
+    row_end = max(row_end, self_end)
+    if not set(range(row_end, cross_end)) <= {step for step, _ in cached}:
         raise SceneError(
-            f"method.attention_cache {options.attention_cache!r} needs a layout that was drawn in the same run "
-            "and with the same start; set method.attention_cache=replay for a plan from a folder"
+            f"method.attention_cache {options.attention_cache!r} needs a layout that was drawn in the same run with "
+            "the same start, and whose picture is not yet drawn; set method.attention_cache=replay for other plans"
         )
-    return [(paths, start, turn), (paths[1:], turn, of)]
+    segments = (
+        Segment(paths, start, row_end, {}),
+        Segment(others, row_end, cross_end, cached),
+        Segment(others, max(row_end, cross_end), of, {}),
+    )
+    return [segment for segment in segments if segment.first < segment.stop]
 
 
 def stage2_rule(
-    resolved: ResolvedScene,
-    paths: Sequence[DenoisingPath],
-    words: Mapping[str, LimitedWords],
-    shares: Tensor,
-    cached: CachedAttention,
+    resolved: ResolvedScene, segment: Segment, words: Mapping[str, LimitedWords], shares: Tensor
 ) -> AttentionRule | None:
     """The global row uses the layout's attention; a member's words are limited to its share (k, h, w)."""
-    options, rules = resolved.options, list[AttentionRule]()
+    options, paths, rules = resolved.options, segment.paths, list[AttentionRule]()
     if paths[0].replay is not None:
         rules.append(_layout_attention(options, resolved.size_px))
-    elif cached and options.cross_replace_steps:
-        rules.append(UseCachedCross(0, cached, options.cross_replace_steps))
+    elif segment.cached:
+        rules.append(UseCachedCross(0, segment.cached, options.cross_replace_steps))
     numbered = zip(conditional_rows(paths), paths, strict=True)
     members = {i: p for i, p in numbered if p.replay is None and not p.controlled}
     reaches = dict[int, list[TokenReach]]()

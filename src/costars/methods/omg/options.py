@@ -42,11 +42,11 @@ class TwoStage(MethodOptions):
         description="finest cell, in px, of the layers whose self-attention is replaced "
         "(official code: 32 x 32 at 1024 px)",
     )
-    attention_cache: Literal["replay", "device", "host"] = Field(
+    attention_cache: Literal["replay", "device"] = Field(
         "replay",
         description="source of the layout's cross-attention once its self-attention is no longer used: "
-        "replay computes it again beside the other rows; device and host keep it from stage 1 in that memory "
-        "(240 MB a step for SDXL at 1024 px). The picture is the same",
+        "replay computes it again beside the other rows; device keeps it from stage 1 in the device's memory until "
+        "the picture is drawn (240 MB a step for SDXL at 1024 px). The picture is the same",
     )
     own_words_share: Unit | None = Field(
         None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from costars.methods.omg.attention import (
     stage2_rule,
 )
 from costars.methods.omg.options import TwoStage
+from costars.methods.omg.scheduler_state import restore_state, save_state
 from costars.methods.paths import (
     EVERYONE,
     everyone_adapter,
@@ -27,10 +29,12 @@ from costars.methods.paths import (
     style_adapter,
 )
 from costars.model.lora import one_adapter_per_row
+from costars.model.offload import MicroBatcher
 from costars.model.schedulers import count_warmup_steps
 from costars.resolved_scene import ResolvedScene
 from costars.sample.attention_rules import chain_rules
 from costars.sample.batch import locate_tokens
+from costars.sample.decode import decode_latent
 from costars.sample.loop import Sampler, denoise
 from costars.sample.mask_blending import add_global_share, blend_noise, make_cell_masks
 from costars.sample.word_maps import RecordWordMaps
@@ -54,15 +58,26 @@ def draw_layout(resolved: ResolvedScene) -> Generator[Step, None, Layout]:
     size = model.latent_size(sampler.size_px)
     words = RecordWordMaps(row=0, columns=_word_columns(path), size=size, tokens=tokens, standardize=tokens is None)
     of = len(sampler.timesteps)
-    cache = attention_cache(resolved, first_step(resolved.start, of), of)
+    start, state = first_step(resolved.start, of), None
+    cache = attention_cache(resolved, start, of)
     rule = words if cache is None else chain_rules(cache, words)
     for step in _draw_stage1(resolved, path, sampler, latents[0], rule):
         latents.append(step.latent)
         rows = step.rows
+        if step.index + 1 == start:
+            state = save_state(sampler, start, model.device)
         yield step
-    image = model.decode(latents[-1])
-    cached = {} if cache is None else cache.cached
-    return Layout(image, torch.cat(latents), words.means(), path.text.prompt, rows, cached)
+    decoded = decode_latent(model, latents[-1])
+    return Layout(
+        image=decoded.image,
+        latents=torch.cat(latents),
+        maps=words.means(),
+        prompt=path.text.prompt,
+        rows=rows,
+        attention={} if cache is None else cache.cached,
+        state=state,
+        notes=decoded.notes,
+    )
 
 
 def personalise(resolved: ResolvedScene, plan: Plan) -> Generator[Step, None, Tensor]:
@@ -74,7 +89,7 @@ def personalise(resolved: ResolvedScene, plan: Plan) -> Generator[Step, None, Te
     """
     _check_max_rows(resolved)
     model, options = resolved.model, resolved.options
-    latents = plan.layout.latents.to(model.device, model.dtype)
+    latents = plan.layout.latents.to(model.device, model.latent_dtype)
     shares = add_global_share(_member_shares(plan, options, model.latent_size(resolved.size_px))).to(model.device)
     with model.text_encoders_on_device():
         paths, adapters = stage2_paths(resolved, plan, latents)
@@ -83,19 +98,21 @@ def personalise(resolved: ResolvedScene, plan: Plan) -> Generator[Step, None, Te
     start = first_step(resolved.start, of)
     latent = latents[start : start + 1]
     segments = denoising_segments(options, paths, start, of, cached)
-    sampler, used = _sampler_after_stage1(resolved, latents, start)
+    sampler, used = yield from _sampler_after_stage1(resolved, plan.layout, latents, start)
+    micro_batcher = MicroBatcher(model.max_rows, model.device)
     with model.unet_on_device(resolved.controls), one_adapter_per_row(model.unet, "unet.", adapters) as row_adapters:
-        for segment_paths, first, stop in segments:
+        for segment in segments:
             steps = denoise(
                 model,
                 latent,
-                segment_paths,
-                replace(sampler, start=first, stop=stop),
+                segment.paths,
+                replace(sampler, start=segment.first, stop=segment.stop),
                 combine=lambda noise: blend_noise(noise, shares),
-                rule=stage2_rule(resolved, segment_paths, words, shares[1:], cached),
+                rule=stage2_rule(resolved, segment, words, shares[1:]),
                 adapters=row_adapters,
                 controls=resolved.controls,
                 stage="personalise",
+                micro_batcher=micro_batcher,
             )
             before = used
             for step in steps:
@@ -149,13 +166,16 @@ def _layout_path(resolved: ResolvedScene) -> DenoisingPath:
 
 
 def _draw_stage1(
-    resolved: ResolvedScene, path: DenoisingPath, sampler: Sampler, latent: Tensor, rule: AttentionRule | None = None
+    resolved: ResolvedScene,
+    path: DenoisingPath,
+    sampler: Sampler,
+    latent: Tensor,
+    rule: AttentionRule | None = None,
+    stage: str = "layout",
 ) -> Generator[Step, None, None]:
     model, controls = resolved.model, resolved.controls
     with model.unet_on_device(controls), one_adapter_per_row(model.unet, "unet.", style_adapter(resolved)) as adapters:
-        yield from denoise(
-            model, latent, [path], sampler, rule=rule, adapters=adapters, controls=controls, stage="layout"
-        )
+        yield from denoise(model, latent, [path], sampler, rule=rule, adapters=adapters, controls=controls, stage=stage)
 
 
 def _check_max_rows(resolved: ResolvedScene) -> None:
@@ -175,21 +195,34 @@ def _word_columns(path: DenoisingPath) -> dict[str, list[int]]:
     }
 
 
-def _sampler_after_stage1(resolved: ResolvedScene, latents: Tensor, start: int) -> tuple[Sampler, int]:
-    """A sampler in the state that stage 1 left at the start step, and the UNet rows that this took.
+class _Continuation(NamedTuple):
+    """A sampler in the state that stage 1 left at the start step, and the UNet rows that this took."""
 
-    A scheduler with memory must have seen the steps before: they are taken again on stage 1's latents.
+    sampler: Sampler
+    rows: int
+
+
+def _sampler_after_stage1(
+    resolved: ResolvedScene, layout: Layout, latents: Tensor, start: int
+) -> Generator[Step, None, _Continuation]:
+    """A scheduler with memory has the state of stage 1, or takes the steps before again, on stage 1's latents.
+
+    They are taken again where the plan is from a file, or was drawn with another start.
     """
-    seen = count_warmup_steps(resolved.scheduler, start)
-    if not seen:
-        return make_sampler(resolved, start), 0
-    first = start - seen
+    sampler = make_sampler(resolved, start)
+    seen = count_warmup_steps(resolved.scheduler, start) if start < sampler.stop else 0
+    restored = restore_state(sampler, layout.state, resolved.model.device)
+    if restored is not None or not seen:
+        return _Continuation(restored or sampler, 0)
+    first, rows = start - seen, 0
     sampler = make_sampler(resolved, first)
     with resolved.model.text_encoders_on_device():
         path = _layout_path(resolved)
-    again = _draw_stage1(resolved, path, replace(sampler, stop=start), latents[first : first + 1])
-    rows = max(step.rows for step in again)
-    return replace(sampler, start=start), rows
+    again = _draw_stage1(resolved, path, replace(sampler, stop=start), latents[first : first + 1], stage="warm-up")
+    for step in again:
+        rows = step.rows
+        yield step
+    return _Continuation(replace(sampler, start=start), rows)
 
 
 def _member_shares(plan: Plan, options: TwoStage, size: tuple[int, int]) -> Tensor:
