@@ -37,7 +37,26 @@ class LowRank:
     up: Tensor
 
 
-Adapter = Mapping[str, LowRank]  # module path, led by "unet.", "text_encoder." or "text_encoder_2."
+@dataclass(frozen=True)
+class WeightRule:
+    """One layer's change of weight and bias that is computed from them when it is applied.
+
+    kind is a key of model/weight_rules.RULES; tensors are the formula's inputs by role, in the dtype of their file.
+    """
+
+    kind: str
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FullChange:
+    """One layer's change of weight and bias that has no low rank: the sum of its parts, each times its scale."""
+
+    parts: tuple[tuple[WeightRule | LowRank, float], ...]
+
+
+Change = LowRank | FullChange
+Adapter = Mapping[str, Change]  # module path, led by "unet.", "text_encoder." or "text_encoder_2."
 # {word: {"text_encoder": (l, n, d), ...}}: n vectors in the word's place, for each of l cross-attention layers or 1.
 LearnedWords = Mapping[str, Mapping[str, Tensor]]
 
@@ -49,6 +68,7 @@ class Concept:
     format is the kind of file. tokens {word: {"text_encoder": (n, d), "text_encoder_2": (n, d)}} are the vectors of
     learned words; with per_layer there is one vector for each of n cross-attention layers (ED-LoRA).
     weights {module path: (out, in) or (out, in, kh, kw)} replace the model's own (Custom Diffusion, DreamBooth).
+    notes are lines for the user about what the file says and how it was read.
     """
 
     name: str
@@ -63,6 +83,7 @@ class Concept:
     tokens: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     per_layer: bool = False
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def words(self) -> LearnedWords:

@@ -49,6 +49,7 @@ def _printable(text: str) -> str:
 def show_concept(name: NameOrFile) -> None:
     """Print the card, format and layers of a concept as JSON."""
     from costars.concepts.load import read_card
+    from costars.types import LowRank
 
     library = _open_library()
     concept = library.load(name)
@@ -59,7 +60,7 @@ def show_concept(name: NameOrFile) -> None:
         "family": concept.family,
         "sha256": concept.sha256,
         "layers": len(concept.adapter),
-        "ranks": sorted({len(layer.down) for layer in concept.adapter.values()}),
+        "ranks": sorted({len(layer.down) for layer in concept.adapter.values() if isinstance(layer, LowRank)}),
     }
     typer.echo(json.dumps(facts, indent=2))
 

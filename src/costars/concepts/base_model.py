@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from costars.model.families import (
     TEXT_ENCODER,
     TEXT_ENCODER_2,
 )
-from costars.types import Adapter
+from costars.model.weight_rules import input_width
+from costars.types import Adapter, LowRank, WeightRule
 
 # Input width of cross-attention keys -> family.
 CONTEXT_WIDTHS: Mapping[int, str] = {family.text_width: family.name for family in FAMILIES.values()}
@@ -27,8 +28,7 @@ EMBEDDING_WIDTHS: Mapping[int, str] = {f.text_width: f.name for f in FAMILIES.va
 # Number of cross-attention layers -> family, for families with published ED-LoRAs.
 CROSS_ATTENTION_COUNTS: Mapping[int, str] = {family.cross_layers: family.name for family in (SD15, SDXL)}
 
-_ARCHITECTURE = "modelspec.architecture"  # a closed list of names, while kohya's key may hold any text
-_METADATA_KEYS = ("ss_base_model_version", _ARCHITECTURE)
+_METADATA_KEYS = ("ss_base_model_version", "modelspec.architecture")
 # Prefix of a metadata value -> family; "" is another base model. The first that fits counts.
 _FAMILY_BY_PREFIX: Mapping[str, str] = {
     "stable-diffusion-xl-v1-refiner": "",
@@ -37,6 +37,7 @@ _FAMILY_BY_PREFIX: Mapping[str, str] = {
     "stable-diffusion-v2": SD2.name,
     "stable-diffusion-3": "",
     "sdxl": SDXL.name,
+    "sd_xl": SDXL.name,
     "sd_v1": SD15.name,
     "sd_v2": SD2.name,
     **dict.fromkeys(("sd3", "flux", "chroma", "lumina", "hunyuan", "qwen", "wan", "pixart", "stable-cascade"), ""),
@@ -44,18 +45,26 @@ _FAMILY_BY_PREFIX: Mapping[str, str] = {
 }
 
 
+class FamilyStatement(NamedTuple):
+    """The family of a file, "" if nothing tells it, and notes on what its metadata says."""
+
+    family: str
+    notes: tuple[str, ...]
+
+
 def detect_family(
     card: Mapping[str, Any],
     metadata: Mapping[str, str],
-    adapter: Adapter,
+    widths: Mapping[str, int | None],
     tokens: Mapping[str, Mapping[str, Tensor]],
     source: str,
-) -> str:
-    """Return sd15, sd2 or sdxl from the card, else the metadata, else the tensor shapes; "" if none tells.
+) -> FamilyStatement:
+    """Return sd15, sd2 or sdxl from the card, else the metadata, else the tensor shapes.
 
-    Raises ConceptError if two of them contradict each other, and for any other base model.
+    widths {module path: inputs of the layer} are of the changed layers. A base model in the metadata that is not known
+    is noted. Raises ConceptError if two of them contradict each other, and for any other known base model.
     """
-    from_tensors = dict(_families_from_tensors(adapter, tokens))
+    from_tensors = dict(_families_from_tensors(widths, tokens))
     if len(from_tensors) > 1:
         families = " and to ".join(f"{family} ({evidence})" for family, evidence in from_tensors.items())
         raise ConceptError(f"{source}: layers belong to {families}; use a file made for one base model")
@@ -66,7 +75,20 @@ def detect_family(
             f"{source}: metadata says {stated} ({origin}), but layers belong to {family} ({evidence}); "
             "use a file with correct metadata"
         )
-    return stated or next(iter(from_tensors), "")
+    family = stated or next(iter(from_tensors), "")
+    unknown = [f"{key} {metadata[key][:60]!r}" for key in _METADATA_KEYS if _is_unknown(metadata.get(key, ""))]
+    layers = f"its layers are of {family}" if family else "its layers do not tell a family"
+    notes = [f"{source!r} says {statement}, which is not known; {layers}" for statement in unknown[:1]]
+    return FamilyStatement(family, () if "family" in card else tuple(notes))
+
+
+def input_widths(adapter: Adapter, weights: Mapping[str, Tensor]) -> dict[str, int | None]:
+    """{module path: inputs of the layer, None if its tensors do not tell} of changed and replaced layers."""
+    widths: dict[str, int | None] = {path: int(weight.shape[1]) for path, weight in weights.items()}
+    for path, entry in adapter.items():
+        first = entry if isinstance(entry, LowRank) else entry.parts[0][0]
+        widths[path] = input_width(first) if isinstance(first, WeightRule) else int(first.down.shape[1])
+    return widths
 
 
 def check_base_model(card: Mapping[str, Any], metadata: Mapping[str, str], source: str) -> None:
@@ -86,26 +108,34 @@ def _family_from_metadata(card: Mapping[str, Any], metadata: Mapping[str, str], 
         return str(family), "its card"
     for key in _METADATA_KEYS:
         value = metadata.get(key, "")
-        prefix = next((p for p in _FAMILY_BY_PREFIX if value.lower().startswith(p)), None)
-        is_unknown_architecture = key == _ARCHITECTURE and value and prefix is None
-        if is_unknown_architecture or (prefix is not None and not _FAMILY_BY_PREFIX[prefix]):
+        prefix = _known_prefix(value)
+        if prefix is not None and not _FAMILY_BY_PREFIX[prefix]:
             raise ConceptError(f"{source}: made for {value[:60]!r} ({key}); use a file for {KNOWN_TITLES}")
         if prefix is not None:
             return _FAMILY_BY_PREFIX[prefix], f"{key} {value[:60]!r}"
     return "", ""
 
 
-def _families_from_tensors(adapter: Adapter, tokens: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, str]]:
+def _known_prefix(value: str) -> str | None:
+    return next((prefix for prefix in _FAMILY_BY_PREFIX if value.lower().startswith(prefix)), None)
+
+
+def _is_unknown(value: str) -> bool:
+    return bool(value.strip()) and _known_prefix(value) is None
+
+
+def _families_from_tensors(
+    widths: Mapping[str, int | None], tokens: Mapping[str, Mapping[str, Tensor]]
+) -> Iterator[tuple[str, str]]:
     """(family, evidence) for each tensor whose shape occurs in one family only."""
-    for path, entry in adapter.items():
+    for path, width in widths.items():
         if path.startswith(f"{TEXT_ENCODER_2}."):
             yield SDXL.name, "second text encoder"
-        elif path.endswith(CROSS_KEYS_VALUES) and entry.down.shape[1] in CONTEXT_WIDTHS:
-            width = entry.down.shape[1]
+        elif path.endswith(CROSS_KEYS_VALUES) and width is not None and width in CONTEXT_WIDTHS:
             yield CONTEXT_WIDTHS[width], f"{path!r} has input width {width}"
     for token, parts in tokens.items():
-        width = parts[TEXT_ENCODER].shape[-1] if TEXT_ENCODER in parts else 0
+        size = int(parts[TEXT_ENCODER].shape[-1]) if TEXT_ENCODER in parts else 0
         if TEXT_ENCODER_2 in parts:
             yield SDXL.name, f"{token!r} has embeddings for two text encoders"
-        elif width in EMBEDDING_WIDTHS:
-            yield EMBEDDING_WIDTHS[width], f"{token!r} has embeddings of width {width}"
+        elif size in EMBEDDING_WIDTHS:
+            yield EMBEDDING_WIDTHS[size], f"{token!r} has embeddings of width {size}"

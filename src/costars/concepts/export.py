@@ -17,7 +17,7 @@ from costars.concepts.saving import to_smallest_dtype
 from costars.errors import ConceptError, nearest
 from costars.files.atomic import TensorFile, write_safetensors
 from costars.model.families import SD2, SD15, SDXL
-from costars.types import Concept
+from costars.types import Concept, LowRank
 
 Files = dict[str, TensorFile]  # by name, without .safetensors
 
@@ -80,12 +80,12 @@ def to_kohya(concept: Concept) -> Files:
         what = "embeddings" if concept.tokens else "full weights"
         raise ConceptError(f"{concept.source}: has {what}, which the kohya format cannot hold; use --format diffusers")
     tensors, has_uniform_rank = dict[str, Tensor](), bool(_ranks_by_part(concept))
-    for path, entry in concept.adapter.items():
+    for path, entry in _low_ranks(concept).items():
         stem = _kohya_stem(path, concept)
         tensors |= {f"{stem}.lora_down.weight": entry.down, f"{stem}.lora_up.weight": entry.up}
         if has_uniform_rank:
             tensors[f"{stem}.alpha"] = torch.tensor(float(len(entry.down)))
-    ranks = {str(len(entry.down)) for entry in concept.adapter.values()}
+    ranks = {str(len(entry.down)) for entry in _low_ranks(concept).values()}
     rank = ranks.pop() if len(ranks) == 1 else "Dynamic"  # as in networks/resize_lora.py
     fields = {"title": concept.name, "trigger_phrase": concept.trigger, "license": concept.licence}
     metadata = {
@@ -104,8 +104,8 @@ def to_diffusers(concept: Concept) -> Files:
     _check_exportable(concept)
     files: Files = {}
     if concept.adapter:
-        tensors = {f"{path}.lora_A.weight": entry.down for path, entry in concept.adapter.items()}
-        tensors |= {f"{path}.lora_B.weight": entry.up for path, entry in concept.adapter.items()}
+        tensors = {f"{path}.lora_A.weight": entry.down for path, entry in _low_ranks(concept).items()}
+        tensors |= {f"{path}.lora_B.weight": entry.up for path, entry in _low_ranks(concept).items()}
         files[LORA] = TensorFile(tensors, _lora_metadata(concept))
     if concept.weights:
         files[CUSTOM_DIFFUSION] = TensorFile(_custom_diffusion_tensors(concept), {})
@@ -130,6 +130,9 @@ def _check_exportable(concept: Concept) -> None:
     remedy = "which neither the kohya nor the diffusers format can hold; use the file written by costars"
     if not (concept.adapter or concept.tokens or concept.weights):
         raise ConceptError(f"{concept.source}: has no layers and no embeddings; train or import it again")
+    whole = next((path for path, entry in concept.adapter.items() if not isinstance(entry, LowRank)), None)
+    if whole is not None:
+        raise ConceptError(f"{concept.source}: has a whole change of {whole!r} ({concept.format}), {remedy}")
     if concept.per_layer and concept.tokens:
         raise ConceptError(f"{concept.source}: has per-layer embeddings (ED-LoRA), {remedy}")
     for path, weight in concept.weights.items():
@@ -138,6 +141,11 @@ def _check_exportable(concept: Concept) -> None:
                 f"{concept.source}: has the full weight of {path!r}, not a pair of cross-attention keys and values, "
                 f"{remedy}"
             )
+
+
+def _low_ranks(concept: Concept) -> dict[str, LowRank]:
+    """The layers of a concept that can be exported."""
+    return {path: entry for path, entry in concept.adapter.items() if isinstance(entry, LowRank)}
 
 
 def _other_of_pair(path: str) -> str:
@@ -165,7 +173,7 @@ def _lora_metadata(concept: Concept) -> dict[str, str]:
 
 def _ranks_by_part(concept: Concept) -> dict[str, int]:
     """Rank of each part; {} if a part has layers of several ranks."""
-    pairs = {(part, len(e.down)) for path, e in concept.adapter.items() for part in PARTS if path.startswith(part)}
+    pairs = {(part, len(e.down)) for path, e in _low_ranks(concept).items() for part in PARTS if path.startswith(part)}
     ranks = dict(sorted(pairs))
     return ranks if len(ranks) == len(pairs) else {}
 

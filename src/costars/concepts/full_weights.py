@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from costars.concepts.dialects import WEIGHTS
+from costars.concepts.dtypes import to_float
 from costars.concepts.keys import module_path
 from costars.errors import ConceptError
 
@@ -24,20 +24,21 @@ def is_full_weight(key: str) -> bool:
 
 
 def read_full_weights(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Read {module path: (out, in) or (out, in, kh, kw)} in float32.
+    """Read {module path: (out, in) or (out, in, kh, kw)} in the dtype of the file.
 
     Reads Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488) as diffusers writes it, and files of costars.
     Raises ConceptError for a tensor that is not a supported weight.
     """
     weights = {}
-    for key, tensor in tensors.items():
+    for key, stored in tensors.items():
         path = key.removeprefix(WEIGHTS) if key.startswith(WEIGHTS) else _module_path(key, source)
+        tensor = to_float(stored)
         if tensor.ndim not in _AXES or not tensor.isfinite().all():
             shape = tuple(tensor.shape)
             raise ConceptError(
                 f"{source}: {key!r} is not a finite weight of 2 or 4 axes (shape {shape}); fetch the file again"
             )
-        weights[path] = tensor.to(torch.float32)
+        weights[path] = tensor
     return weights
 
 

@@ -20,7 +20,7 @@ from costars.concepts.metadata import (
 from costars.errors import ConceptError
 from costars.files.magic import is_pickle
 from costars.files.safetensors_header import compute_sha256, read_header
-from costars.types import Concept
+from costars.types import Concept, LowRank
 
 MAX_KEYS = 3  # keys of tensors that are listed
 
@@ -69,7 +69,10 @@ def _concept_facts(concept: Concept) -> dict[str, Any]:
         "class_name": concept.class_name,
         "trigger": concept.trigger,
         "layers": dict(Counter(layer.partition(".")[0] for layer in concept.adapter)),
-        "ranks": sorted({len(entry.down) for entry in concept.adapter.values()}),
+        "ranks": sorted({len(entry.down) for entry in concept.adapter.values() if isinstance(entry, LowRank)}),
+        "whole_layers": sum(not isinstance(entry, LowRank) for entry in concept.adapter.values())
+        + len(concept.weights),
+        "notes": list(concept.notes),
         "words": {token: {part: list(t.shape) for part, t in parts.items()} for token, parts in concept.tokens.items()},
         "per_layer": concept.per_layer,
     }

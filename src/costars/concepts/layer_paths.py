@@ -6,29 +6,32 @@ import re
 
 from costars.model.families import FAMILIES
 
-# All components of the paths, most with underscores of their own: first of diffusers, then of the sgm UNet.
+# All components of the paths, most with underscores of their own: first of diffusers, then of the sgm UNet,
+# of norms, and of OpenCLIP.
 _COMPONENTS = (
     "down_blocks up_blocks mid_block attentions resnets downsamplers upsamplers transformer_blocks attn1 attn2 "
     "to_q to_k to_v to_out ff net proj proj_in proj_out conv conv1 conv2 conv_in conv_out conv_shortcut "
     "time_emb_proj time_embedding add_embedding linear_1 linear_2 "
     "text_model encoder layers self_attn q_proj k_proj v_proj out_proj mlp fc1 fc2 text_projection "
     "input_blocks middle_block output_blocks in_layers out_layers emb_layers skip_connection op out "
-    "time_embed label_emb"
+    "time_embed label_emb norm norm1 norm2 norm3 layer_norm1 layer_norm2 final_layer_norm conv_norm_out "
+    "transformer resblocks attn c_fc c_proj ln_1 ln_2"
 ).split()
 _COMPONENT = re.compile(rf"(?:{'|'.join(sorted(_COMPONENTS, key=len, reverse=True))}|\d+)(?=_|$)")
 
 UNET_LAYER = re.compile(
     r"""(?:(?:down|up)_blocks\.[0-3]|mid_block)\.
         (?: attentions\.\d+\.
-            (?: proj_in | proj_out
-              | transformer_blocks\.\d+\.(?:attn[12]\.(?:to_[qkv]|to_out\.0) | ff\.net\.(?:0\.proj|2)) )
-          | resnets\.\d+\.(?:conv1|conv2|conv_shortcut|time_emb_proj)
+            (?: proj_in | proj_out | norm
+              | transformer_blocks\.\d+\.(?:attn[12]\.(?:to_[qkv]|to_out\.0) | ff\.net\.(?:0\.proj|2) | norm[123]) )
+          | resnets\.\d+\.(?:conv1|conv2|conv_shortcut|time_emb_proj|norm[12])
           | (?:down|up)samplers\.0\.conv )
-      | conv_in | conv_out | (?:time|add)_embedding\.linear_[12]""",
+      | conv_in | conv_out | conv_norm_out | (?:time|add)_embedding\.linear_[12]""",
     re.VERBOSE,
 )
 TEXT_LAYER = re.compile(
-    r"text_model\.encoder\.layers\.\d+\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])|text_projection",
+    r"text_model\.encoder\.layers\.\d+\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12]|layer_norm[12])"
+    r"|text_model\.final_layer_norm|text_projection",
 )
 
 _LINEAR = re.compile(

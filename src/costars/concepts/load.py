@@ -10,12 +10,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from costars.concepts.base_model import check_base_model, detect_family
-from costars.concepts.dialects import TOKENS, detect_format
+from costars.concepts.adapter_options import read_options
+from costars.concepts.base_model import check_base_model, detect_family, input_widths
+from costars.concepts.dialects import CHANGES, TOKENS, detect_format
 from costars.concepts.full_weights import is_full_weight, read_full_weights
 from costars.concepts.keys import is_ignored
 from costars.concepts.lora import normalize_axes, read_adapter
-from costars.concepts.lora_alpha import read_scales
 from costars.concepts.metadata import parse_json_object, read_card_text
 from costars.concepts.textual_inversion import (
     has_named_tokens,
@@ -24,10 +24,12 @@ from costars.concepts.textual_inversion import (
     read_textual_inversion,
     read_tokens,
 )
+from costars.concepts.training_metadata import check_training_metadata
 from costars.concepts.unsupported import check_supported
+from costars.concepts.whole_changes import read_changes
 from costars.errors import ConceptError
 from costars.files.safetensors_header import compute_sha256, read_header
-from costars.types import Concept, LowRank
+from costars.types import Concept
 
 
 def load_concept(path: Path, name: str, source: str) -> Concept:
@@ -57,19 +59,22 @@ def to_concept(
 ) -> Concept:
     """Build a concept from the tensors and metadata of a file; see load_concept."""
     card = _parse_card(path, metadata)
-    scales = read_scales(metadata, tensors, path, source)
+    options = read_options(metadata, tensors, path, source)
+    notes = (*options.notes, *check_training_metadata(metadata, tensors, source))
     own_tokens = {key: tensor for key, tensor in tensors.items() if key.startswith(TOKENS)}
+    changes = {key: tensor for key, tensor in tensors.items() if key.startswith(CHANGES)}
     used = {key: tensor for key, tensor in tensors.items() if not is_ignored(key, tensor.numel())}
     full = {key: tensor for key, tensor in used.items() if is_full_weight(key)}
-    rest = {key: tensor for key, tensor in used.items() if key not in own_tokens and key not in full}
+    rest = {key: tensor for key, tensor in used.items() if key not in own_tokens | changes | full}
     is_inversion = len(rest) == len(tensors) and is_textual_inversion({k: tuple(t.shape) for k, t in rest.items()})
     per_layer = card.get("per_layer") is True
     tokens = read_textual_inversion(rest, name, source) if is_inversion else read_tokens(own_tokens, per_layer, source)
     weights = read_full_weights(full, source)
-    has_adapter = not is_inversion and (bool(rest) or not (own_tokens or weights))
-    adapter = read_adapter(rest, scales, source) if has_adapter else {}
-    shapes = {**adapter, **{p: LowRank(w, w) for p, w in weights.items()}}  # the family depends on the width of down
-    family = detect_family(card, metadata, shapes, tokens, source)
+    has_adapter = not is_inversion and (bool(rest) or not (own_tokens or weights or changes))
+    adapter = read_adapter(rest, options, source) if has_adapter else {}
+    adapter = {**adapter, **read_changes(changes, source)}
+    statement = detect_family(card, metadata, input_widths(adapter, weights), tokens, source)
+    family, notes = statement.family, (*notes, *statement.notes)
     trigger = read_card_text(card, "trigger", path.name) or " ".join(tokens)
     return Concept(
         name=name,
@@ -84,6 +89,7 @@ def to_concept(
         tokens={token: tokens[token] for token in sorted(tokens, key=trigger.find)},
         per_layer=per_layer,
         weights=weights,
+        notes=notes,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from costars.concepts import full_weights, textual_inversion
+from costars.concepts import full_weights, textual_inversion, whole_changes
 from costars.files.atomic import atomic_file
 from costars.types import Concept, LowRank
 
@@ -20,9 +20,12 @@ from costars.types import Concept, LowRank
 def write_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> None:
     """Write a concept losslessly: reading the file gives the same numbers. The write is atomic."""
     whole = textual_inversion.to_tensors(concept.tokens) | full_weights.to_tensors(concept.weights)
-    tensors = {key: to_smallest_dtype(tensor) for key, tensor in whole.items()}
+    tensors = {
+        key: to_smallest_dtype(tensor) for key, tensor in (whole | whole_changes.to_tensors(concept.adapter)).items()
+    }
     for path, entry in concept.adapter.items():
-        tensors |= {f"{path}.{name}": tensor for name, tensor in _lora_tensors(entry).items()}
+        if isinstance(entry, LowRank):
+            tensors |= {f"{path}.{name}": tensor for name, tensor in _lora_tensors(entry).items()}
     with atomic_file(target) as partial:
         save_file(tensors, partial, metadata={"format": "pt", "costars": json.dumps(card)})
 

@@ -13,6 +13,7 @@ LAYERS_PER_BLOCK = 2  # in SD 1.5, SD 2 and SDXL
 _BLOCK = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d{1,3})\.(?:(\d)\.)?(.+)")
 _OUTER_LAYERS: Mapping[str, str] = {
     "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
     "out.2": "conv_out",
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -20,7 +21,9 @@ _OUTER_LAYERS: Mapping[str, str] = {
     "label_emb.0.2": "add_embedding.linear_2",
 }
 _RESNET_LAYERS: Mapping[str, str] = {
+    "in_layers.0": "norm1",
     "in_layers.2": "conv1",
+    "out_layers.0": "norm2",
     "out_layers.3": "conv2",
     "emb_layers.1": "time_emb_proj",
     "skip_connection": "conv_shortcut",

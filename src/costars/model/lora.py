@@ -1,9 +1,10 @@
-"""LoRA adapters on a module, one for each row of a batch, removed when the block ends.
+"""Adapters on a module, one for each row of a batch, removed when the block ends.
 
 Every layer that an adapter changes gets a forward hook that adds up @ down @ x to its output: two matrix products for
 each run of rows that share a slice of the stacked adapters, the second one added in place. Rows of one adapter should
 be neighbours, so that the runs are few. One call serves rows without an adapter and rows with different ones
-(bench/adapters.py compares it with peft's mixed batch). Weights are not changed.
+(bench/adapters.py compares it with peft's mixed batch). Weights are not changed. A change of a whole weight has a hook
+of its own (full_change).
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 from torch.utils.hooks import RemovableHandle
 
 from costars.errors import ConceptError
+from costars.model.full_change import CHANGEABLE, FullLayer, check_parts
 from costars.model.text_encoder import TextEncoders
-from costars.types import Adapter, LowRank
+from costars.model.weight_rules import RuleError
+from costars.types import Adapter, Change, FullChange, LowRank, WeightRule
 
 # Layers of one attention module that may read the same input.
 QUERY_KEY_VALUE = {"to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj"}
@@ -51,6 +53,16 @@ class RowAdapters:
             self.active = False
             for projection in self.projections:
                 projection.clear()
+
+    def runs(self, x: Tensor, names: tuple[str, ...]) -> Sequence[RowRun]:
+        """The runs of rows of a call with input x that use one of these adapters; see group_rows."""
+        if not self.active:
+            return ()
+        rows = self.rows * len(x) if self.broadcast else self.rows
+        runs = group_rows(rows, names)
+        if runs and len(x) != len(rows):
+            raise ValueError(f"adapters are set for {len(rows)} rows, the call has {len(x)}")
+        return runs
 
 
 class RowRun(NamedTuple):
@@ -133,20 +145,15 @@ class _Layer:
         # accelerate's hook has the device of a layer whose weights are moved there only for its call.
         hook: Any = getattr(module, "_hf_hook", None)
         device = hook.execution_device if hook is not None and weight.is_meta else weight.device
-        self.down = torch.stack([_pad_rank(e.down, 0, rank) for e in entries.values()]).to(device, weight.dtype)
-        self.up = torch.stack([_pad_rank(e.up, 1, rank) for e in entries.values()]).to(device, weight.dtype)
+        factors = [_balance(e) if weight.dtype is torch.float16 else e for e in entries.values()]
+        self.down = torch.stack([_pad_rank(e.down, 0, rank) for e in factors]).to(device, weight.dtype)
+        self.up = torch.stack([_pad_rank(e.up, 1, rank) for e in factors]).to(device, weight.dtype)
         self.projection: _DownProjection | None = None
         self.part = 0
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if not self.state.active:
-            return output
-        x, rows = inputs[0], self.state.rows
-        if self.state.broadcast:
-            rows = rows * len(x)
-        runs = group_rows(rows, self.names)
-        if runs and len(x) != len(rows):
-            raise ValueError(f"adapters are set for {len(rows)} rows, the call has {len(x)}")
+        x = inputs[0]
+        runs = self.state.runs(x, self.names)
         if runs and self.projection is not None:
             for run, low in zip(runs, self.projection.project(x, runs, self.part), strict=True):
                 own = output[run.start : run.stop].view(run.last - run.first, -1, output.shape[-1])
@@ -187,6 +194,19 @@ def _share_projections(layers: Mapping[str, tuple[nn.Module, _Layer]]) -> list[_
     return projections
 
 
+def _balance(entry: LowRank) -> LowRank:
+    """The same change with factors of similar size in every rank, so that neither leaves the range of float16.
+
+    The factors are multiplied by powers of two: their product is exact.
+    """
+    rank = len(entry.down)
+    sizes = entry.down.reshape(rank, -1).abs().amax(1), entry.up.reshape(len(entry.up), rank, -1).abs().amax((0, 2))
+    ratio = torch.where(sizes[1] > 0, sizes[0] / sizes[1], 1.0)
+    shift = torch.where(ratio > 0, ratio, 1.0).log2().div(2).round().exp2()
+    axes = (slice(None), *[None] * (entry.down.ndim - 1))
+    return LowRank(entry.down / shift[axes], entry.up * shift[axes].transpose(0, 1))
+
+
 def _pad_rank(matrix: Tensor, axis: int, rank: int) -> Tensor:
     missing = rank - matrix.shape[axis]
     if not missing:
@@ -200,30 +220,39 @@ def _pad_rank(matrix: Tensor, axis: int, rank: int) -> Tensor:
 def one_adapter_per_row(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> Iterator[RowAdapters]:
     """Within the block each row of a call to the module can use its own adapter.
 
-    Entries under the prefix ("unet.") are used; they may change Linear and Conv2d layers. Raises ConceptError for a
-    layer that the module does not have, or has with another size.
+    Entries under the prefix ("unet.") are used; they may change linear layers and convolutions, and whole changes also
+    norms. Raises ConceptError for a layer that the module does not have, or has with another size.
     """
     modules = dict(module.named_modules())
     state = RowAdapters()
     layers: dict[str, tuple[nn.Module, _Layer]] = {}
+    whole: list[tuple[nn.Module, FullLayer]] = []
     handles: list[RemovableHandle] = []
     try:
         for path, entries in group_by_layer(module, prefix, adapters).items():
-            layers[path] = modules[path], _Layer(state, modules[path], entries)
+            low = {name: entry for name, entry in entries.items() if isinstance(entry, LowRank)}
+            full = {name: entry for name, entry in entries.items() if isinstance(entry, FullChange)}
+            if low:
+                layers[path] = modules[path], _Layer(state, modules[path], low)
+            if full:
+                whole.append((modules[path], FullLayer(state, modules[path], full)))
         state.projections = _share_projections(layers)
         handles += [adapted.register_forward_hook(layer) for adapted, layer in layers.values()]
+        handles += [adapted.register_forward_hook(layer) for adapted, layer in whole]
         yield state
     finally:
         for handle in handles:
             handle.remove()
         for _, layer in layers.values():
             layer.clear()
+        for _, changes in whole:
+            changes.clear()
         state.projections = []
 
 
-def group_by_layer(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> dict[str, dict[str, LowRank]]:
+def group_by_layer(module: nn.Module, prefix: str, adapters: Mapping[str, Adapter]) -> dict[str, dict[str, Change]]:
     """{layer: {adapter: entry}} of the entries under the prefix; raises ConceptError for one that does not fit."""
-    by_layer: dict[str, dict[str, LowRank]] = {}
+    by_layer: dict[str, dict[str, Change]] = {}
     for name, adapter in adapters.items():
         for path, entry in adapter.items():
             if path.startswith(prefix):
@@ -236,22 +265,23 @@ def group_by_layer(module: nn.Module, prefix: str, adapters: Mapping[str, Adapte
 
 def select_layers(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[Adapter, list[str]]:
     """Entries of an adapter whose layer is in modules {part: module}, and the paths of all others."""
-    selected: dict[str, LowRank] = {}
+    selected: dict[str, Change] = {}
     for part, module in modules.items():
         known = dict(module.named_modules())
         for path, entry in adapter.items():
-            module_path = _module_path(module, path.removeprefix(f"{part}."))
-            if path.startswith(f"{part}.") and isinstance(known.get(module_path), nn.Linear | nn.Conv2d):
+            layer = known.get(_module_path(module, path.removeprefix(f"{part}.")))
+            if path.startswith(f"{part}.") and isinstance(layer, _changeable(entry)):
                 selected[path] = entry
     return selected, [path for path in adapter if path not in selected]
 
 
 def subtract_base_weights(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module], source: str) -> Adapter:
-    """The differences of full weights {path: (out, in) or (out, in, kh, kw)} to the layers' own, as an exact adapter.
+    """The change from the layers' own weights to these {path: (out, in) or (out, in, kh, kw)}.
 
-    Raises ConceptError for a layer that is missing or has another size.
+    It is computed from the layer when the adapter is applied. Raises ConceptError for a layer that is missing or has
+    another size.
     """
-    adapter: dict[str, LowRank] = {}
+    adapter: dict[str, Change] = {}
     layers = {part: dict(module.named_modules()) for part, module in modules.items()}
     for path, weight in weights.items():
         part, _, module_path = path.partition(".")
@@ -262,18 +292,13 @@ def subtract_base_weights(weights: Mapping[str, Tensor], modules: Mapping[str, n
                 f"concept {source!r}: its weight {path!r} is {tuple(weight.shape)}, the model's is "
                 f"{size or 'missing'}; it was made for another base model; use a concept for this one, or set model"
             )
-        with align_module_device(layer):
-            change = weight - layer.weight.detach().to("cpu", torch.float32)
-        adapter[path] = _factorize_exactly(change)
+        adapter[path] = FullChange(((WeightRule("replacement", {"weight": weight}), 1.0),))
     return adapter
 
 
-def _factorize_exactly(change: Tensor) -> LowRank:
-    """An exact factorization: the change times an identity on its shorter side (for kernels, the output side)."""
-    rows, columns = change.shape[:2]
-    if change.ndim == 4:
-        return LowRank(change, torch.eye(rows)[:, :, None, None])
-    return LowRank(change, torch.eye(rows)) if columns > rows else LowRank(torch.eye(columns), change)
+def _changeable(entry: Change) -> tuple[type[nn.Module], ...]:
+    """The kinds of layers that an entry may change."""
+    return (nn.Linear, nn.Conv2d) if isinstance(entry, LowRank) else CHANGEABLE
 
 
 def _module_path(module: nn.Module, path: str) -> str:
@@ -281,19 +306,25 @@ def _module_path(module: nn.Module, path: str) -> str:
     return path if hasattr(module, "text_model") else path.removeprefix("text_model.")
 
 
-def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, LowRank]) -> None:
+def _check_fit(path: str, module: nn.Module | None, entries: Mapping[str, Change]) -> None:
+    remedy = "it was made for another base model; use a concept for this one, or set model"
     for name, entry in entries.items():
-        if not isinstance(module, nn.Linear | nn.Conv2d):
-            raise ConceptError(
-                f"concept {name!r} changes layer {path!r}, which this model does not have; it was made for another "
-                "base model; use a concept for this one, or set model"
-            )
-        out_size, in_size = module.weight.shape[:2]
-        fits = entry.down.shape[1:] == module.weight.shape[1:] and entry.up.shape[0] == out_size
+        if module is None or not isinstance(module, _changeable(entry)):
+            raise ConceptError(f"concept {name!r} changes layer {path!r}, which this model does not have; {remedy}")
+        if isinstance(entry, FullChange):
+            try:
+                check_parts(entry, module)
+            except RuleError as error:
+                raise ConceptError(f"concept {name!r}: layer {path!r} {error}; {remedy}") from None
+            continue
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        out_size, in_size = weight.shape[:2]
+        fits = entry.down.shape[1:] == weight.shape[1:] and entry.up.shape[0] == out_size
         if not fits or entry.up.ndim != entry.down.ndim:
             raise ConceptError(
                 f"concept {name!r}: layer {path!r} is {entry.down.shape[1]} -> {entry.up.shape[0]}, the model's is "
-                f"{in_size} -> {out_size}; it was made for another base model; use a concept for this one, or set model"
+                f"{in_size} -> {out_size}; {remedy}"
             )
 
 
@@ -311,13 +342,24 @@ def text_adapter(encoders: TextEncoders, adapter: Adapter) -> Iterator[None]:
 
 def scale_adapter(adapter: Adapter, weight: float) -> Adapter:
     """The adapter with its change multiplied by weight."""
-    return {path: LowRank(entry.down, entry.up * weight) for path, entry in adapter.items()}
+    return {path: _scale(entry, weight) for path, entry in adapter.items()}
+
+
+def _scale(entry: Change, weight: float) -> Change:
+    if isinstance(entry, LowRank):
+        return LowRank(entry.down, entry.up * weight)
+    return FullChange(tuple((part, scale * weight) for part, scale in entry.parts))
 
 
 def concatenate_adapters(adapters: Sequence[Adapter]) -> Adapter:
-    """One adapter whose change is the sum of all: their ranks are concatenated."""
-    out: dict[str, LowRank] = {}
+    """One adapter whose change is the sum of all: the ranks of a layer are concatenated, or its whole changes added."""
+    out: dict[str, Change] = {}
     for path in dict.fromkeys(path for adapter in adapters for path in adapter):
         entries = [adapter[path] for adapter in adapters if path in adapter]
-        out[path] = LowRank(torch.cat([e.down for e in entries]), torch.cat([e.up for e in entries], dim=1))
+        low = [entry for entry in entries if isinstance(entry, LowRank)]
+        if len(low) == len(entries):
+            out[path] = LowRank(torch.cat([e.down for e in low]), torch.cat([e.up for e in low], dim=1))
+        else:
+            parts = [e.parts if isinstance(e, FullChange) else ((e, 1.0),) for e in entries]
+            out[path] = FullChange(tuple(part for group in parts for part in group))
     return out

@@ -16,7 +16,7 @@ from costars.train.full_weights import trainable_weights
 from costars.train.lora_layers import TEXT_LAYERS, UNET_LAYERS, lora_layers, round_to_half, to_adapter
 from costars.train.recipe import Recipe
 from costars.train.task import TrainingTask
-from costars.types import Adapter, LearnedWords, LowRank
+from costars.types import Adapter, Change, LearnedWords
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Trainable:
 
     def adapter(self) -> Adapter:
         """The current LoRA layers, as a concept stores them."""
-        adapter: dict[str, LowRank] = {}
+        adapter: dict[str, Change] = {}
         for part, factors in self.lora.items():
             adapter.update(to_adapter(part, factors, self.lora_scale))
         return adapter
