@@ -27,6 +27,7 @@ from costars.concepts.textual_inversion import (
 from costars.concepts.unsupported import check_supported
 from costars.errors import ConceptError
 from costars.files.safetensors_header import compute_sha256, read_header
+from costars.scene.prompt_syntax import escape_brackets, unescape_brackets
 from costars.types import Concept, LowRank
 
 
@@ -70,7 +71,7 @@ def to_concept(
     adapter = read_adapter(rest, scales, source) if has_adapter else {}
     shapes = {**adapter, **{p: LowRank(w, w) for p, w in weights.items()}}  # the family depends on the width of down
     family = detect_family(card, metadata, shapes, tokens, source)
-    trigger = read_card_text(card, "trigger", path.name) or " ".join(tokens)
+    trigger = read_card_text(card, "trigger", path.name) or escape_brackets(" ".join(tokens))
     return Concept(
         name=name,
         class_name=read_card_text(card, "class_name", path.name),
@@ -81,7 +82,7 @@ def to_concept(
         sha256=sha256,
         licence=read_card_text(card, "licence", path.name),
         format="textual inversion" if is_inversion else detect_format(tensors),
-        tokens={token: tokens[token] for token in sorted(tokens, key=trigger.find)},
+        tokens={token: tokens[token] for token in sorted(tokens, key=unescape_brackets(trigger).find)},
         per_layer=per_layer,
         weights=weights,
     )
