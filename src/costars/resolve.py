@@ -16,6 +16,7 @@ from costars.model.schedulers import make_scheduler
 from costars.model.text_encoder import count_vectors
 from costars.resolved_scene import Member, ResolvedScene
 from costars.scene.defaults import fill_defaults
+from costars.scene.prompt_syntax import find_foreign_syntax, find_prompt_notes
 from costars.scene.scene import Scene
 from costars.segment.mask_files import check_mask_files
 from costars.types import Concept
@@ -40,6 +41,7 @@ def resolve_scene(
         if member.trigger:
             matched_concepts[name] = replace(matched_concepts[name], trigger=member.trigger)
     _check_nouns(scene, matched_concepts)
+    _check_triggers(scene, matched_concepts)
     size_px = scene.size or model.info.size_px
     model.latent_size(size_px)
     check_mask_files(scene.cast, size_px)
@@ -58,7 +60,7 @@ def resolve_scene(
         lowest_score=scene.lowest_score,
         options=scene.method,
         style=style,
-        notes=(*model.info.notes, *notes, *_triggerless_notes(members)),
+        notes=(*model.info.notes, *notes, *_triggerless_notes(members), *_prompt_notes(scene, members, prompt, style)),
         layer_counts=layer_counts,
     )
 
@@ -153,6 +155,14 @@ def _check_nouns(scene: Scene, concepts: Mapping[str, Concept]) -> None:
             )
 
 
+def _check_triggers(scene: Scene, concepts: Mapping[str, Concept]) -> None:
+    """Raises ConceptError for a trigger of a file that has syntax of other programs."""
+    for name in scene.cast:
+        concept = concepts[name]
+        if problem := find_foreign_syntax(concept.trigger):
+            raise ConceptError(f"concept {concept.source!r}: its trigger has {problem}; or set cast.{name}.trigger")
+
+
 def _check_prompts(
     scene: Scene, members: Mapping[str, Member], prompt: str, style: Concept | None, model: Model
 ) -> None:
@@ -170,6 +180,23 @@ def _check_prompts(
         raise SceneError(
             f"clip_skip {scene.clip_skip}: the model's text encoders have {deepest} layers; want 1 to {deepest}"
         )
+
+
+def _prompt_notes(scene: Scene, members: Mapping[str, Member], prompt: str, style: Concept | None) -> tuple[str, ...]:
+    """A note for everything in a prompt that is probably not read as it was meant."""
+    shared = frozenset(style.words if style else ())
+    found = {"prompt": find_prompt_notes(prompt, shared)}
+    found["negative_prompt"] = find_prompt_notes(scene.negative_prompt, shared)
+    for name, member in members.items():
+        own = shared | frozenset(member.concept.words)
+        if member.given_prompt or member.concept.trigger:
+            found[f"cast.{name}.prompt"] = find_prompt_notes(member.prompt, own)
+        found[f"cast.{name}.negative_prompt"] = find_prompt_notes(member.negative_prompt or "", own)
+    lines: dict[str, str] = {}  # {note: the first field that it is about}
+    for field, notes in found.items():
+        for note in notes:
+            lines.setdefault(note, field)
+    return tuple(f"{field}: {note}" for note, field in lines.items())
 
 
 def _triggerless_notes(members: Mapping[str, Member]) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ from costars.types import Concept, ControlNet
 class Member:
     """One member of the cast, resolved once.
 
-    noun is what it is to the base model, words how its own prompt calls it (trigger and noun), phrase what a
-    segmenter looks for; prompt is its own prompt, given_prompt whether the scene wrote it; negative_prompt is None
-    where the scene's holds.
+    noun is what it is to the base model; words are how its own prompt calls it (trigger and noun), written as in a
+    prompt, with emphasis and escapes; phrase is what a segmenter looks for; prompt is its own prompt, given_prompt
+    whether the scene wrote it; negative_prompt is None where the scene's holds.
     """
 
     name: str

@@ -121,14 +121,43 @@ def test_several_tokens_cannot_be_renamed(write, random, library, trigger):
     "name", ["", "../mine", "a/b", "a\\b", "/mine", "..", ".mine", "-mine", "a\nb", "x.safetensors", "a" * 101, "a:b"]
 )
 def test_invalid_name_is_rejected(kohya, library, name):
-    with pytest.raises(ConceptError, match=r"^--name .*: invalid name; use letters, digits"):
+    with pytest.raises(ConceptError, match=r"^--name .*: a name has letters of any language.*; use --name [\w-]+$"):
         import_concept(kohya(), library, ImportOptions(name=name))
     assert not library.exists()
 
 
-@pytest.mark.parametrize("name", ["mine", "Ana (v1.2) [final]", "ünï_côde-3"])
-def test_usual_file_names_are_valid(kohya, library, name):
+@pytest.mark.parametrize("name", ["mine", "2b", "ünï_côde-3", "अनु"])
+def test_names_of_any_language_are_valid(kohya, library, name):
     assert import_concept(kohya(), library, ImportOptions(name=name)).path == library / f"{name}.safetensors"
+
+
+def test_a_file_name_that_is_no_name_comes_with_a_suggestion(kohya, library):
+    path = kohya()
+    path = path.rename(path.with_name("Ana (v1.2) [final].safetensors"))
+    with pytest.raises(ConceptError, match=r"^--name 'Ana \(v1.2\) \[final\]': .*; use --name Ana__v1_2___final$"):
+        import_concept(path, library, ImportOptions())
+    assert import_concept(path, library, ImportOptions(name="Ana__v1_2___final")).concept.name == "Ana__v1_2___final"
+
+
+def test_a_trigger_is_kept_as_it_would_be_written_in_a_prompt(write, random, kohya, library):
+    options = ImportOptions(trigger=r"saber \(fate\)")
+    assert import_concept(kohya(), library, options).concept.trigger == r"saber \(fate\)"
+    path = write({"<a>": random(2, 768)})
+    renamed = import_concept(path, library, ImportOptions(name="weighted", trigger="(<b>:1.2)")).concept
+    assert renamed.trigger == "(<b>:1.2)" and list(renamed.tokens) == ["<b>"]
+    bracketed = import_concept(path, library, ImportOptions(name="bracketed", trigger=r"b\(x\)")).concept
+    assert bracketed.trigger == r"b\(x\)" and list(bracketed.tokens) == ["b(x)"]
+
+
+def test_a_class_or_trigger_that_a_scene_would_refuse_is_rejected(kohya, library):
+    for options, message in (
+        ({"class_name": " "}, "--class ' ' is blank; write a word"),
+        ({"trigger": "{ana}"}, "--trigger '{ana}' has a brace, which stands for a slot"),
+        ({"trigger": "<lora:ana:1> ana"}, "--trigger '<lora:ana:1> ana': '<lora:ana:1>' (a network or command"),
+    ):
+        with pytest.raises(ConceptError) as caught:
+            import_concept(kohya(), library, ImportOptions(**options))
+        assert str(caught.value).startswith(message) and not library.exists()
 
 
 def test_existing_concept_is_replaced_only_with_overwrite(kohya, library):
@@ -145,7 +174,8 @@ def test_existing_concept_is_replaced_only_with_overwrite(kohya, library):
 @pytest.mark.parametrize("field", ["class_name", "trigger", "licence"])
 @pytest.mark.parametrize("value", ["a\nb", "\x1b[2J", "a" * 501])
 def test_text_that_cannot_be_in_a_prompt_is_rejected(kohya, library, field, value):
-    with pytest.raises(ConceptError, match=f"invalid {field} .* in its card, expected") as caught:
+    message = f"invalid {field} .* in its card, expected|^--(class|trigger) .* (has a line break|has 501 characters)"
+    with pytest.raises(ConceptError, match=message) as caught:
         import_concept(kohya(), library, ImportOptions(**{field: value}))
     assert "\n" not in str(caught.value) and not library.exists()
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from costars.errors import SceneError
+from costars.errors import ConceptError, SceneError
 from costars.methods.omg.attention import limited_words
-from costars.methods.prompts import member_nouns, own_tokens, own_words, with_article
+from costars.methods.prompts import everyone_prompt, member_nouns, own_tokens, own_words, with_article, word_tokens
 from costars.model.prompt_weighting import parse_prompt
 from costars.resolve import resolve_scene
 from costars.scene.scene import parse_scene
@@ -113,15 +113,67 @@ def test_escaped_braces_are_not_slots(tiny, resolve):
     assert words == "dog" and len(tokens) < len(tiny.encoders[0].tokenizer("{rex} a dog").input_ids) - 3
 
 
-def test_brackets_in_triggers_are_not_emphasis(tiny, resolve):
-    saber = Concept("saber", "woman", "saber (fate)", "sdxl", {}, "saber", "0")
-    made = resolve(parse_scene({"prompt": "{saber} in the forest", "cast": {"saber": "saber"}}), {"saber": saber})
-    member = made.members["saber"]
-    assert member.prompt == r"a saber \(fate\) woman in the forest"
-    tokens = own_tokens(tiny.encoders[0].tokenizer, made, member, {})
-    assert len(tokens) == len(tiny.encoders[0].tokenizer("saber (fate) woman").input_ids) - 2
-    weights = parse_prompt(tiny.encoders[0].tokenizer, member.prompt).weights
-    assert bool((weights == 1).all())
+@pytest.mark.parametrize(
+    ("trigger", "prompt", "plain", "weighted"),
+    [
+        (r"saber \(fate\)", r"a saber \(fate\) woman in the forest", "saber (fate) woman", {}),
+        ("saber (fate)", "a saber (fate) woman in the forest", "saber fate woman", {1.1: "fate"}),
+        ("(ohwx:1.2)", "an (ohwx:1.2) woman in the forest", "ohwx woman", {1.2: "ohwx"}),
+        ("[ohwx], red hat", "an [ohwx], red hat woman in the forest", "ohwx, red hat woman", {1 / 1.1: "ohwx"}),
+        ("ohwx BREAK red", "an ohwx BREAK red woman in the forest", "ohwx red woman", {}),
+    ],
+)
+@pytest.mark.parametrize("typed", [True, False], ids=["scene", "file"])
+def test_a_trigger_is_read_as_a_prompt_is(tiny, resolve, typed, trigger, prompt, plain, weighted):
+    """In the member's prompt, in that of everyone, and where its words are looked for."""
+    concept = Concept("saber", "woman", "" if typed else trigger, "sdxl", {}, "saber", "0")
+    cast = {"saber": {"concept": "saber", **({"trigger": trigger} if typed else {})}}
+    made = resolve(parse_scene({"prompt": "{saber} in the forest", "cast": cast}), {"saber": concept})
+    member, tokenizer = made.members["saber"], tiny.encoders[0].tokenizer
+    assert member.prompt == everyone_prompt(made) == prompt
+    parsed = parse_prompt(tokenizer, member.prompt)
+    ids, weights = parsed.ids.flatten().tolist(), parsed.weights.flatten().tolist()
+    tokens = own_tokens(tokenizer, made, member, {})
+    assert [ids[i] for i in tokens] == tokenizer(plain).input_ids[1:-1]
+    changed = {
+        round(w, 6): tokenizer.decode([ids[i] for i, v in enumerate(weights) if v == w]) for w in {*weights} - {1}
+    }
+    assert {w: text.replace(" ", "") for w, text in changed.items()} == {round(w, 6): t for w, t in weighted.items()}
+
+
+def test_brackets_in_a_class_word_are_literal(tiny, resolve):
+    """A class is plain text, also where the layout looks for it."""
+    cast = {"a": {"concept": "ana", "class_name": "woman (tall)"}, "b": {"concept": "rex"}}
+    made = resolve(parse_scene({"prompt": "{a} and {b}", "cast": cast}), {"a": CONCEPTS["ana"], "b": CONCEPTS["rex"]})
+    assert made.prompt == r"a woman \(tall\) and a dog" and made.members["a"].words == r"zxa woman \(tall\)"
+    text = tiny.encode_text(made.prompt, ["woman (tall)"])
+    tokenizer = tiny.encoders[0].tokenizer
+    assert text.spans["woman (tall)"] == (tuple(word_tokens(tokenizer, made.prompt, ["woman (tall)"], {})),)
+    assert len(text.spans["woman (tall)"][0]) == len(tokenizer("woman (tall)").input_ids) - 2
+
+
+def test_a_learned_word_in_a_weighted_trigger_is_found(tiny, resolve):
+    words = {e.name: torch.zeros(2, e.module.config.hidden_size) for e in tiny.encoders}
+    toy = Concept("toy", "dog", "(<toy>:1.3)", "sdxl", {}, "toy", "0", tokens={"<toy>": words})
+    made = resolve(parse_scene({"prompt": "photo of {toy}", "cast": {"toy": "toy"}}), {"toy": toy})
+    assert made.members["toy"].prompt == "photo of a (<toy>:1.3) dog" and not made.notes
+    assert own_tokens(tiny.encoders[0].tokenizer, made, made.members["toy"], toy.words) == [4, 5, 6]
+
+
+def test_a_trigger_of_a_file_with_foreign_syntax_is_rejected_with_a_way_out(resolve):
+    loaded = Concept("ana", "woman", "<lora:ana:1> ana", "sdxl", {}, "ana.safetensors", "0")
+    made = {"prompt": "photo of {ana}", "cast": {"ana": {"concept": "ana"}}}
+    with pytest.raises(ConceptError, match=r"'ana.safetensors': its trigger has '<lora:ana:1>' .* cast.ana.trigger$"):
+        resolve(parse_scene(made), {"ana": loaded})
+    made["cast"]["ana"]["trigger"] = "ana"
+    assert resolve(parse_scene(made), {"ana": loaded}).members["ana"].prompt == "photo of an ana woman"
+
+
+def test_what_is_probably_a_mistake_in_a_prompt_is_noted_with_its_field(resolve):
+    cast = {"ana": {"concept": "ana", "negative_prompt": "(bad"}}
+    made = resolve(parse_scene({"prompt": "{ana} in a <meadow>", "cast": cast, "negative_prompt": "bad)"}))
+    fields = ["prompt", "negative_prompt", "cast.ana.negative_prompt"]
+    assert [note.split(":")[0] for note in made.notes] == fields
 
 
 def test_own_words_are_located_beside_a_learned_style_word(tiny, resolve):

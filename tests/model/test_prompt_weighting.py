@@ -1,35 +1,10 @@
 """Prompts as token ids: emphasis, positions of words, and limits."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from costars.errors import SceneError
-from costars.model.prompt_weighting import escape_brackets, parse_emphasis, parse_prompt
+from costars.model.prompt_weighting import parse_prompt
 from costars.model.text_encoder import find_word_spans
-
-
-@pytest.mark.parametrize(
-    ("prompt", "parts"),
-    [
-        ("a man", [("a man", 1.0)]),
-        ("a (man:1.5) here", [("a ", 1.0), ("man", 1.5), (" here", 1.0)]),
-        ("a (man)", [("a ", 1.0), ("man", 1.1)]),
-        ("a [man]", [("a ", 1.0), ("man", 1 / 1.1)]),
-        ("((man:2) here:0.5)", [("man", 1.0), (" here", 0.5)]),
-        (r"a \(man\)", [("a (man)", 1.0)]),
-        ("a (man", [("a (man", 1.0)]),
-        ("a man)", [("a man)", 1.0)]),
-        ("", []),
-    ],
-)
-def test_emphasis_is_parsed(prompt, parts):
-    assert parse_emphasis(prompt) == parts
-
-
-@given(st.text(alphabet="ab ()[]:1.\\", max_size=12))
-def test_escaped_text_has_no_emphasis(text):
-    assert parse_emphasis(escape_brackets(text)) == ([(text, 1.0)] if text else [])
 
 
 def test_long_prompt_is_split_between_words(tiny):

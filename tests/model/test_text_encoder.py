@@ -8,6 +8,7 @@ from costars.errors import SceneError
 from costars.model.hub import Source
 from costars.model.load import load_model
 from costars.model.lora import scale_adapter, text_adapter
+from costars.model.text_encoder import weight_features
 
 
 @pytest.mark.parametrize("prompt", ["photo of a man and a woman in the forest", "", "unknown wörds, 3!"])
@@ -66,12 +67,73 @@ def test_long_prompt_is_encoded_in_chunks(tiny):
     assert text.spans["man"] == (*((71 + i,) for i in range(5)), *((78 + i,) for i in range(5)))
 
 
-def test_emphasis_scales_words_and_keeps_the_mean(tiny):
-    plain, strong = (tiny.encode_text(p).tokens for p in ("a man in the forest", "a (man:1.5) in the forest"))
-    ratio = strong / plain
-    assert torch.allclose(strong.mean(), plain.mean(), atol=1e-6)
-    assert torch.allclose(ratio[0, 2], ratio[0, 0] * 1.5, rtol=1e-3)
-    assert torch.equal(tiny.encode_text("a (man:1.0) in the forest").tokens, plain)
+PLAIN, STRONG = "a man in the forest", "a (man:1.5) in the forest"
+
+
+def test_without_norm_a_weight_multiplies_its_own_word_and_changes_no_other(tiny):
+    """The default, as ComfyUI's and Forge's without normalization; the pooled embedding has no weights, as in A1111."""
+    plain, strong = tiny.encode_text(PLAIN), tiny.encode_text(STRONG)
+    others = [i for i in range(77) if i != 2]
+    assert torch.equal(strong.tokens[:, others], plain.tokens[:, others])
+    assert torch.equal(strong.tokens[:, 2], plain.tokens[:, 2] * 1.5) and torch.equal(strong.pooled, plain.pooled)
+    assert torch.equal(tiny.encode_text("a (man:1.0) in the forest").tokens, plain.tokens)
+
+
+def test_original_restores_the_mean_of_each_encoder(tiny):
+    plain, strong = (tiny.encode_text(p, emphasis="original").tokens for p in (PLAIN, STRONG))
+    for own, other in zip(strong.split(32, dim=-1), plain.split(32, dim=-1), strict=True):
+        factor = (own / other)[0, 0, 0]
+        assert torch.allclose(own.mean(), other.mean(), rtol=1e-3, atol=1e-6) and abs(factor - 1) > 1e-5
+        assert torch.allclose(own[:, 2], other[:, 2] * 1.5 * factor, rtol=1e-4)
+        assert torch.allclose(own[:, 3:], other[:, 3:] * factor, rtol=1e-4)
+
+
+def test_original_restores_each_encoder_as_if_it_were_alone():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(1, 77, d, generator=generator) + 0.3 for d in (8, 12))
+    weights = torch.ones(1, 77).index_fill(1, torch.tensor([2, 3]), 1.4)
+    both = weight_features(torch.cat([first, second], dim=-1), weights, [8, 12], restore_mean=True)
+    alone = [weight_features(each, weights, [each.shape[-1]], restore_mean=True) for each in (first, second)]
+    assert torch.allclose(both, torch.cat(alone, dim=-1), atol=1e-6)
+
+
+def test_a_mean_near_zero_does_not_blow_up_the_features():
+    """Features of both signs: the factor of the means alone would be 0.001 / 0.0002 = -5 or 1000."""
+    features = torch.ones(1, 77, 4) * torch.tensor([1.0, -1.0, 1.0, -1.0])
+    features[:, 2] += 0.02
+    for weight, word in ((2.0, 2), (0.001, 2), (-1.0, 2)):
+        weights = torch.ones(1, 77)
+        weights[0, word] = weight
+        ratio = weight_features(features, weights, [4], restore_mean=True)[0, 0] / features[0, 0]
+        assert bool((ratio >= 0.5).all()) and bool((ratio <= 2.0).all())
+
+
+def test_ignored_emphasis_leaves_weights_out_and_plain_text_has_none(tiny):
+    plain = tiny.encode_text(PLAIN).tokens
+    assert torch.equal(tiny.encode_text(STRONG, emphasis="ignore").tokens, plain)
+    literal = tiny.encode_text(r"a \(man:1.5\) in the forest")
+    assert torch.equal(tiny.encode_text(STRONG, emphasis="none").tokens, literal.tokens)
+    assert tiny.encode_text("salt AND (pepper", ["pepper"], emphasis="none").spans["pepper"]
+
+
+def test_break_begins_a_chunk_that_equals_the_text_alone(tiny):
+    text = tiny.encode_text("a man BREAK (a woman:1.2) in the forest", ["woman", "man a"])
+    first, second = tiny.encode_text("a man"), tiny.encode_text("(a woman:1.2) in the forest", ["woman"])
+    assert torch.allclose(text.tokens, torch.cat([first.tokens, second.tokens], dim=1), atol=1e-6)
+    assert torch.equal(text.pooled, first.pooled)
+    assert text.spans["woman"] == tuple(tuple(77 + i for i in span) for span in second.spans["woman"]) == ((79,),)
+
+
+def test_empty_negative_prompt_follows_the_checkpoint_as_in_diffusers(tiny, pipeline):
+    """The tiny checkpoint's model_index.json says force_zeros_for_empty_prompt, as that of SDXL does."""
+    _, negative, _, pooled = pipeline.encode_prompt("a man", negative_prompt=None)
+    assert tiny.info.force_zeros and not negative.any()
+    zeros = tiny.encode_negative()
+    assert torch.equal(zeros.tokens, negative) and torch.equal(zeros.pooled, pooled)
+    encoded = tiny.encode_negative(force_zeros=False)
+    assert torch.equal(encoded.tokens, tiny.encode_text("").tokens) and encoded.tokens.any() and encoded.pooled.any()
+    written = tiny.encode_negative("blurry", force_zeros=True)
+    assert torch.equal(written.tokens, tiny.encode_text("blurry").tokens)
 
 
 def learned(tiny, vectors=2, layers=1, seed=0):

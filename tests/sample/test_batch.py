@@ -1,13 +1,16 @@
 """The rows of a call: a text beside a longer one, and rows that a ControlNet does not touch, are as they were alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from costars.model.families import attention_layers, cross_layer_index
 from costars.model.offload import MicroBatcher
 from costars.sample.attention_processor import stock_attention
-from costars.sample.batch import locate_tokens, make_batch
+from costars.sample.batch import make_batch
 from costars.sample.row_predictor import RowPredictor
+from costars.sample.word_maps import RecordWordMaps
 from costars.types import ControlNet, DenoisingPath
 
 SIZE = (64, 64)
@@ -25,26 +28,46 @@ def predictor(model, paths, controls=(), rule=None):
     )
 
 
-def noise(model, paths, controls=(), progress=0.0):
-    rows = predictor(model, paths, controls)
+def noise(model, paths, controls=(), progress=0.0, rule=None):
+    rows = predictor(model, paths, controls, rule)
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=model.dtype)
     with torch.no_grad():
         return rows.predict(rows.batch.latents(latent, 0), torch.tensor(500), 0, progress)
 
 
 def test_a_text_beside_a_longer_one_is_read_as_if_it_stood_alone(tiny_double):
-    short = DenoisingPath("short", tiny_double.encode_text("a man in the forest"))
-    longer = DenoisingPath("longer", tiny_double.encode_text(" ".join(["a"] * 100)))
-    longest = DenoisingPath("longest", tiny_double.encode_text(" ".join(["a"] * 200)))
-    together = noise(tiny_double, [short, longer, longest])
-    for row, path in zip(together, (short, longer, longest), strict=True):
-        assert torch.allclose(row, noise(tiny_double, [path])[0], atol=1e-9)
+    """For the model's own processors, and for a rule."""
+    prompts = ("a man in the forest", " ".join(["a"] * 100), " BREAK ".join(["man"] * 5))
+    paths = [DenoisingPath(prompt, tiny_double.encode_text(prompt)) for prompt in prompts]
+    for rule in (None, stock_attention):
+        together = noise(tiny_double, paths, rule=rule)
+        for row, path in zip(together, paths, strict=True):
+            assert torch.allclose(row, noise(tiny_double, [path])[0], atol=1e-9)
 
 
-def test_the_words_of_a_short_text_are_found_in_every_copy(tiny):
-    short, longer = tiny.encode_text("a man"), tiny.encode_text(" ".join(["a"] * 100))
-    assert locate_tokens([DenoisingPath("short", short)], short, [2]) == [2]
-    assert locate_tokens([DenoisingPath("short", short, longer)], short, [2, 3]) == [2, 3, 79, 80]
+def test_texts_are_padded_to_the_longest(tiny):
+    """Not to their least common multiple: 5, 7 and 8 chunks would be 280, with 1 to 8 it would be 840."""
+    paths = [DenoisingPath(str(n), tiny.encode_text(" BREAK ".join(["a"] * n))) for n in (5, 7, 8)]
+    conditioning = make_batch(tiny, paths, SIZE).conditioning
+    assert conditioning.tokens.shape == (3, 8 * 77, 64) and conditioning.lengths == (5 * 77, 7 * 77, 8 * 77)
+    assert conditioning.mask.sum(dim=1).tolist() == [5 * 77, 7 * 77, 8 * 77]
+    assert not conditioning.tokens[0, 5 * 77 :].any() and conditioning.rows(slice(1, 3)).lengths == (7 * 77, 8 * 77)
+
+
+def test_texts_of_one_length_have_no_mask(tiny):
+    text = tiny.encode_text("a man")
+    conditioning = make_batch(tiny, [DenoisingPath("a", text, text)], SIZE).conditioning
+    assert conditioning.mask is None and conditioning.lengths == ()
+
+
+def test_word_maps_of_a_padded_text_are_those_of_the_text_alone(tiny_double):
+    text, longer = tiny_double.encode_text("a man in the forest"), tiny_double.encode_text(" ".join(["a"] * 100))
+    maps = []
+    for path in (DenoisingPath("alone", text), DenoisingPath("padded", text, longer)):
+        record = RecordWordMaps(row=0, columns={"man": [2]}, size=(8, 8), text_tokens=77)
+        noise(tiny_double, [path], rule=record)
+        maps.append(torch.from_numpy(record.means()["man"]))
+    assert torch.allclose(*maps, atol=1e-6) and float(maps[0].mean()) > 0.005
 
 
 def brighter(sample, t, tokens, images, scale, added_cond_kwargs, return_dict):
@@ -70,6 +93,24 @@ def test_a_control_acts_on_its_own_rows_alone(tiny_double, paths):
     changed = (free - held).abs().flatten(1).max(dim=1).values > 1e-6
     assert changed.tolist() == [True, True, False, False]
     assert torch.allclose(free[[2, 3]], held[[2, 3]], atol=1e-9)
+
+
+def mean_of_text(sample, t, tokens, images, scale, added_cond_kwargs, return_dict):
+    """Stands for a ControlNet that reads all tokens of each row."""
+    down, middle = brighter(sample, t, tokens, images, scale, added_cond_kwargs, return_dict)
+    means = tokens.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+    return [each * means for each in down], middle * means
+
+
+def test_a_control_reads_a_padded_text_as_if_it_stood_alone(tiny_double):
+    texts = [tiny_double.encode_text(prompt) for prompt in ("a man", " ".join(["a"] * 100), "a woman")]
+    path, other = DenoisingPath("global", *texts[:2], controlled=True), DenoisingPath("a", texts[2])
+    held = [replace(control(), net=mean_of_text)]
+    together = noise(tiny_double, [path, other], held)
+    for row, text in zip(together[:2], texts, strict=False):
+        alone = noise(tiny_double, [DenoisingPath("global", text, controlled=True)], held)[0]
+        assert torch.allclose(row, alone, atol=1e-9)
+    assert torch.allclose(together[2], noise(tiny_double, [other])[0], atol=1e-9)
 
 
 def test_controls_are_added_up(tiny_double, paths):

@@ -20,6 +20,7 @@ from costars.concepts.base_model import CROSS_ATTENTION_COUNTS
 from costars.concepts.dialects import TOKENS
 from costars.errors import ConceptError
 from costars.files.safetensors_header import MAX_SIZE
+from costars.scene.prompt_syntax import escape_brackets
 
 _ADAPTERS = ("unet", "text_encoder", "text_encoder_2")
 _EMBEDDINGS: Mapping[str, str] = {"new_concept_embedding": "text_encoder", "new_concept_embedding_2": "text_encoder_2"}
@@ -46,7 +47,7 @@ def read_edlora(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         known = " or ".join(map(str, CROSS_ATTENTION_COUNTS))
         raise ConceptError(f"{path.name}: embeddings for {sorted(counts)} layers, expected {known}; use another file")
     family = CROSS_ATTENTION_COUNTS[counts.pop()]
-    return tensors, {"trigger": " ".join(tokens), "family": family, "per_layer": True}
+    return tensors, {"trigger": escape_brackets(" ".join(tokens)), "family": family, "per_layer": True}
 
 
 def _load_params(path: Path) -> Mapping[str, Any]:

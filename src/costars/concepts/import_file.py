@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from costars.concepts.saving import write_concept
 from costars.errors import ConceptError
 from costars.files.magic import is_pickle
 from costars.files.safetensors_header import compute_sha256, read_header
+from costars.scene.names import NAME_RULE, find_words_problem, is_name, normalize_name, suggest_name
+from costars.scene.prompt_syntax import find_foreign_syntax, to_plain_text
 from costars.types import Concept
-
-_NAME = re.compile(r"\w[\w .+,()\[\]-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +53,7 @@ def import_concept(path: Path, library: Path, options: ImportOptions) -> ImportR
     name exists and `overwrite` is false.
     """
     name = _check_name(options.name if options.name is not None else path.stem)
+    _check_words(options)
     target = library / f"{name}.safetensors"
     if target.exists() and not options.overwrite:
         raise ConceptError(f"{name!r} is already in your library; choose another --name, or use --replace")
@@ -77,11 +77,19 @@ def read_pickle(path: Path) -> tuple[Concept, dict[str, Any], list[str]]:
 
 
 def _check_name(name: str) -> str:
-    if not _NAME.fullmatch(name) or name.endswith(".safetensors"):
-        raise ConceptError(
-            f"--name {name[:110]!r}: invalid name; use letters, digits, spaces and .+,()[]-_ (at most 100 characters)"
-        )
+    name = normalize_name(name)
+    if not is_name(name):
+        raise ConceptError(f"--name {name[:110]!r}: {NAME_RULE}; use --name {suggest_name(name)}")
     return name
+
+
+def _check_words(options: ImportOptions) -> None:
+    """Raises ConceptError for a class or trigger that a scene would refuse."""
+    for option, words in (("--class", options.class_name), ("--trigger", options.trigger)):
+        if words and (problem := find_words_problem(words)):
+            raise ConceptError(f"{option} {words[:60]!r} {problem}")
+    if options.trigger and (problem := find_foreign_syntax(options.trigger)):
+        raise ConceptError(f"--trigger {options.trigger[:60]!r}: {problem}")
 
 
 def _complete_card(card: dict[str, Any], concept: Concept, name: str, path: Path) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def _read_file(path: Path) -> tuple[Concept, dict[str, Any], tuple[str, ...]]:
     sidecar = read_sidecar(path)
     card = {"licence": read_licence(metadata, sidecar)} | read_card(path)
     triggers = read_triggers(metadata, sidecar)
-    if len(triggers) == 1 and not concept.trigger:
+    if len(triggers) == 1 and not concept.trigger and not find_foreign_syntax(triggers[0]):
         card["trigger"] = triggers[0]
     return concept, card, (*triggers, *(tag for tag in read_frequent_tags(metadata) if tag not in triggers))
 
@@ -123,10 +131,11 @@ def _add_embedding(concept: Concept, inversion: Concept) -> Concept:
 
 
 def _rename_token(concept: Concept, trigger: str | None) -> Concept:
-    """The concept with its only token renamed to the trigger, because prompts contain the trigger."""
-    if trigger is None or not concept.tokens or all(token in trigger.split() for token in concept.tokens):
+    """The concept with its only token renamed to the trigger's words, because prompts contain the trigger."""
+    words = "" if trigger is None else to_plain_text(trigger)
+    if trigger is None or not concept.tokens or all(token in words.split() for token in concept.tokens):
         return concept
-    if len(concept.tokens) > 1 or len(trigger.split()) != 1:
+    if len(concept.tokens) > 1 or len(words.split()) != 1:
         tokens = " ".join(concept.tokens)
         raise ConceptError(f"--trigger {trigger[:60]!r}: must contain the learned tokens {tokens!r}")
-    return replace(concept, tokens={trigger: next(iter(concept.tokens.values()))})
+    return replace(concept, tokens={words: next(iter(concept.tokens.values()))})

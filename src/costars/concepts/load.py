@@ -29,6 +29,7 @@ from costars.concepts.unsupported import check_supported
 from costars.concepts.whole_changes import read_changes
 from costars.errors import ConceptError
 from costars.files.safetensors_header import compute_sha256, read_header
+from costars.scene.prompt_syntax import escape_brackets, unescape_brackets
 from costars.types import Concept
 
 
@@ -75,7 +76,7 @@ def to_concept(
     adapter = {**adapter, **read_changes(changes, source)}
     statement = detect_family(card, metadata, input_widths(adapter, weights), tokens, source)
     family, notes = statement.family, (*notes, *statement.notes)
-    trigger = read_card_text(card, "trigger", path.name) or " ".join(tokens)
+    trigger = read_card_text(card, "trigger", path.name) or escape_brackets(" ".join(tokens))
     return Concept(
         name=name,
         class_name=read_card_text(card, "class_name", path.name),
@@ -86,7 +87,7 @@ def to_concept(
         sha256=sha256,
         licence=read_card_text(card, "licence", path.name),
         format="textual inversion" if is_inversion else detect_format(tensors),
-        tokens={token: tokens[token] for token in sorted(tokens, key=trigger.find)},
+        tokens={token: tokens[token] for token in sorted(tokens, key=unescape_brackets(trigger).find)},
         per_layer=per_layer,
         weights=weights,
         notes=notes,

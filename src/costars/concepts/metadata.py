@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from costars.errors import ConceptError
+from costars.scene.names import find_words_problem
 
 MAX_SIDECAR_BYTES = 10_000_000
 MAX_TEXT = 500  # characters of one value
@@ -37,10 +38,11 @@ def parse_json_object(text: str, origin: str) -> dict[str, Any]:
 def read_card_text(card: Mapping[str, Any], key: str, file_name: str) -> str:
     """A text of the card, "" if absent. Raises ConceptError if it cannot be part of a prompt."""
     value = card.get(key, "")
-    if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_TEXT:
+    is_text = isinstance(value, str) and value.isprintable() and len(value) <= MAX_TEXT
+    if not is_text or (value and key in ("class_name", "trigger") and find_words_problem(value)):
         raise ConceptError(
             f"{file_name}: invalid {key} {str(value)[:40]!r} in its card, expected one printable line of at most "
-            f"{MAX_TEXT} characters; import the file with another"
+            f"{MAX_TEXT} characters without braces; import the file with another"
         )
     return value
 

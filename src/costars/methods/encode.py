@@ -31,16 +31,20 @@ def encode_prompt(
     resolved: ResolvedScene, prompt: str, words: Sequence[str] = (), learned: LearnedWords = NO_LEARNED_WORDS
 ) -> Text:
     """A prompt in the model's text encoders, with the positions of these words and the embeddings of learned ones."""
-    return resolved.model.encode_text(prompt, words, resolved.scene.clip_skip, learned)
+    scene = resolved.scene
+    return resolved.model.encode_text(prompt, words, scene.clip_skip, learned, scene.emphasis)
 
 
 def encode_negative(
     resolved: ResolvedScene, prompt: str | None = None, learned: LearnedWords = NO_LEARNED_WORDS
 ) -> Text | None:
     """The encoded negative prompt (the scene's unless given); None without guidance."""
-    if resolved.scene.guidance_scale <= 1:
+    scene = resolved.scene
+    if scene.guidance_scale <= 1:
         return None
-    return encode_prompt(resolved, resolved.scene.negative_prompt if prompt is None else prompt, learned=learned)
+    negative = scene.negative_prompt if prompt is None else prompt
+    zeros = scene.force_zeros_for_empty_prompt
+    return resolved.model.encode_negative(negative, scene.clip_skip, learned, scene.emphasis, zeros)
 
 
 def learned_words(resolved: ResolvedScene, *members: Member) -> LearnedWords:

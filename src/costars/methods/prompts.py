@@ -8,16 +8,17 @@ from string import Formatter
 from transformers import CLIPTokenizer
 
 from costars.errors import SceneError
-from costars.model.prompt_weighting import escape_brackets
 from costars.model.text_encoder import find_word_spans
 from costars.resolved_scene import Member, ResolvedScene
+from costars.scene.prompt_syntax import escape_brackets, to_plain_text
 from costars.scene.scene import Scene
 from costars.types import Concept, LearnedWords
 
 
 def with_article(noun: str) -> str:
-    """The noun with "a" or "an"."""
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+    """The noun with "a" or "an"; brackets and escapes before it do not count."""
+    first = noun.lstrip("([\\")[:1].lower()
+    return f"{'an' if first and first in 'aeiou' else 'a'} {noun}"
 
 
 def member_nouns(scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, str]:
@@ -26,8 +27,8 @@ def member_nouns(scene: Scene, concepts: Mapping[str, Concept]) -> dict[str, str
 
 
 def own_words(concept: Concept, noun: str) -> str:
-    """How a prompt calls a concept: its trigger and its noun."""
-    return f"{concept.trigger} {noun}".strip()
+    """How a prompt calls a concept, written as in a prompt: its trigger, which may have emphasis, and its noun."""
+    return f"{concept.trigger} {escape_brackets(noun)}".strip()
 
 
 def global_prompt(scene: Scene, nouns: Mapping[str, str]) -> str:
@@ -41,12 +42,12 @@ def member_prompt(scene: Scene, member: str, nouns: Mapping[str, str], words: st
     if given is not None:
         return given
     slots = {name: with_article(escape_brackets(noun)) for name, noun in nouns.items()}
-    return scene.prompt.format_map(slots | {member: with_article(escape_brackets(words))})
+    return scene.prompt.format_map(slots | {member: with_article(words)})
 
 
 def everyone_prompt(resolved: ResolvedScene) -> str:
     """Every slot as "a <trigger> <noun>": one prompt for all adapters at once."""
-    slots = {name: with_article(escape_brackets(member.words)) for name, member in resolved.members.items()}
+    slots = {name: with_article(member.words) for name, member in resolved.members.items()}
     return resolved.scene.prompt.format_map(slots)
 
 
@@ -67,15 +68,16 @@ def own_tokens(tokenizer: CLIPTokenizer, resolved: ResolvedScene, member: Member
         remedy = "write them there" if given else f"write {{{member.name}}} as a word of its own"
         where = f"cast.{member.name}.prompt" if given else "prompt"
         raise SceneError(
-            f"{where}: {member.prompt!r} does not contain {member.words!r}, so these words cannot be limited to "
-            f"{member.name}'s mask; {remedy}, or set method.own_words_share=0"
+            f"{where}: {member.prompt!r} does not contain {to_plain_text(member.words)!r}, so these words cannot be "
+            f"limited to {member.name}'s mask; {remedy}, or set method.own_words_share=0"
         )
     return tokens
 
 
 def word_tokens(tokenizer: CLIPTokenizer, prompt: str, nouns: Iterable[str], learned: LearnedWords) -> list[int]:
-    """Token positions of every occurrence of these words in a prompt, in ascending order."""
-    return sorted({i for noun in nouns for span in find_word_spans(tokenizer, prompt, noun, learned) for i in span})
+    """Token positions of every occurrence of these nouns in a prompt, in ascending order."""
+    words = [escape_brackets(noun) for noun in nouns]
+    return sorted({i for word in words for span in find_word_spans(tokenizer, prompt, word, learned) for i in span})
 
 
 def _prompt_before(scene: Scene, member: str, nouns: Mapping[str, str]) -> str:

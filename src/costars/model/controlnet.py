@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +75,43 @@ def control_residuals(
     Empty if no control is active.
     """
     active = [c for c in controls if c.start <= progress < c.end]
-    rows = torch.tensor([i for i, is_guided in enumerate(guided) if is_guided], device=sample.device)
-    if not active or not len(rows):
+    if not active:
         return {}
-    own = conditioning.rows(rows)
+    residuals: list[Tensor] = []
+    for length, indices in _group_by_length(guided, conditioning).items():
+        rows = torch.tensor(indices, device=sample.device)
+        own = conditioning.rows(rows)
+        tokens = own.tokens[:, :length]  # a ControlNet takes no mask for padded text
+        found = _add_controls(active, sample[rows], t, replace(own, tokens=tokens))
+        scattered = [_scatter_rows(value, rows, len(sample)) for value in found]
+        residuals = [a + b for a, b in zip(residuals, scattered, strict=True)] if residuals else scattered
+    if not residuals:
+        return {}
+    *down, middle = residuals
+    return {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": middle}
+
+
+def _group_by_length(guided: Sequence[bool], conditioning: Conditioning) -> dict[int, list[int]]:
+    """{number of tokens: the guided rows with a text of this length}."""
+    groups: dict[int, list[int]] = {}
+    for i, is_guided in enumerate(guided):
+        if is_guided:
+            length = conditioning.lengths[i] if conditioning.lengths else conditioning.tokens.shape[1]
+            groups.setdefault(length, []).append(i)
+    return groups
+
+
+def _add_controls(active: Sequence[ControlNet], sample: Tensor, t: Tensor, own: Conditioning) -> list[Tensor]:
+    """The sum of the residuals of all controls."""
     residuals: list[Tensor] = []
     for control in active:
-        images = control.image.expand(len(rows), -1, -1, -1)
+        images = control.image.expand(len(sample), -1, -1, -1)
         down, middle = control.net(
-            sample[rows], t, own.tokens, images, control.scale, added_cond_kwargs=own.added, return_dict=False
+            sample, t, own.tokens, images, control.scale, added_cond_kwargs=own.added, return_dict=False
         )
         found = [*down, middle]
         residuals = [a + b for a, b in zip(residuals, found, strict=True)] if residuals else found
-    *down, middle = (_scatter_rows(value, rows, len(sample)) for value in residuals)
-    return {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": middle}
+    return residuals
 
 
 def _scatter_rows(value: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -44,7 +44,8 @@ class Family:
     text_width is the size of a token that cross-attention reads; cross_layers is the number of cross-attention layers.
     prediction is what the released checkpoints predict, None where releases differ. linear_projections says whether
     proj_in and proj_out of a transformer block are linear layers (else 1 x 1 convolutions). recipes names the family
-    whose training recipes apply.
+    whose training recipes apply. force_zeros says that the features of an empty negative prompt are zeros where a
+    checkpoint does not say otherwise (the default of diffusers' pipeline).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Family:
     prediction: str | None
     linear_projections: bool
     recipes: str
+    force_zeros: bool = False
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -122,6 +124,7 @@ SDXL = Family(
     prediction="epsilon",
     linear_projections=True,
     recipes="sdxl",
+    force_zeros=True,
 )
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (SD15, SD2, SDXL)}
 KNOWN_TITLES = "SD 1.5, SD 2 or SDXL"  # for error messages

@@ -25,6 +25,7 @@ from costars.model.families import UNET, VAE, Family
 from costars.model.file_kinds import check_channels
 from costars.model.hub import Source
 from costars.model.model import Model, ModelInfo
+from costars.model.model_index import reads_force_zeros
 from costars.model.offload import Offload, choose_tier, count_weight_bytes
 from costars.model.single_file import CONFIGS, check_all_read, map_part
 from costars.model.text_encoder import TextEncoder, TextEncoders
@@ -166,6 +167,7 @@ def _describe(
         latent_channels=int(unet.config["in_channels"]),
         segmenter=segmenter,
         parts_sha256=_hash_other_parts(source, parts.family),
+        force_zeros=reads_force_zeros(source.config if source.path.is_file() else source.path, parts.family),
         notes=(*parts.notes, *size_notes),
     )
 

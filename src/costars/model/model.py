@@ -16,7 +16,7 @@ from torch import Tensor
 from costars.errors import ModelError, SceneError
 from costars.model.offload import Offload
 from costars.model.predict import make_size_ids
-from costars.model.text_encoder import NO_LEARNED_WORDS, TextEncoders, encode_text
+from costars.model.text_encoder import NO_LEARNED_WORDS, Emphasis, TextEncoders, encode_text, zero_features
 from costars.model.vae_latents import scale_latents, unscale_latents
 from costars.types import ControlNet, LearnedWords, Text
 
@@ -27,6 +27,7 @@ class ModelInfo:
 
     name is the scene's name for it; family is a key of `families.FAMILIES`; sha256 is of the UNet's weight file;
     cell_px is the side of a latent cell in px; parts_sha256 {"model.vae": ...} are of the other weight files;
+    force_zeros says that the features of an empty negative prompt are zeros (diffusers' force_zeros_for_empty_prompt);
     notes are lines for the user about what the files do not state.
     """
 
@@ -38,6 +39,7 @@ class ModelInfo:
     latent_channels: int
     segmenter: str
     parts_sha256: Mapping[str, str] = field(default_factory=dict)
+    force_zeros: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -78,10 +80,24 @@ class Model:
         words: Sequence[str] = (),
         clip_skip: int | None = None,
         learned: LearnedWords = NO_LEARNED_WORDS,
+        emphasis: Emphasis = "no_norm",
     ) -> Text:
         """Encode a prompt with these learned words, and find the token positions of words (see `encode_text`)."""
         with self.text_encoders_on_device():
-            return encode_text(self.encoders, prompt, words, self.device, clip_skip, learned)
+            return encode_text(self.encoders, prompt, words, self.device, clip_skip, learned, emphasis)
+
+    def encode_negative(
+        self,
+        prompt: str = "",
+        clip_skip: int | None = None,
+        learned: LearnedWords = NO_LEARNED_WORDS,
+        emphasis: Emphasis = "no_norm",
+        force_zeros: bool | None = None,
+    ) -> Text:
+        """Encode a negative prompt; an empty one has zeros for features if force_zeros, by default as the files say."""
+        text = self.encode_text(prompt, (), clip_skip, learned, emphasis)
+        zeros = self.info.force_zeros if force_zeros is None else force_zeros
+        return zero_features(text) if zeros and not prompt.strip() else text
 
     def with_max_rows(self, max_rows: int) -> Model:
         """The same model with another limit on the rows of one UNet call."""
@@ -106,7 +122,7 @@ class Model:
         return torch.randn(shape, generator=generator, dtype=torch.float32).to(self.device, self.latent_dtype)
 
     def size_ids(self, size_px: tuple[int, int]) -> Tensor:
-        """(1, 6) size ids of an uncropped picture of (width, height) px (see `predict.make_size_ids`)."""
+        """(1, 6) float32 size ids of an uncropped picture of (width, height) px (see `predict.make_size_ids`)."""
         width, height = size_px
         return make_size_ids((height, width), (0, 0), (height, width))[None].to(self.device)
 

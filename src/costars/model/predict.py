@@ -21,18 +21,23 @@ class Conditioning:
     """What the network reads beside the noisy latent and the timestep.
 
     tokens are (r, t, d). pooled (r, d) and size_ids (r, 6) or (1, 6) are read together; families whose text encoders
-    give no pooled embedding (pooled is None) read neither.
+    give no pooled embedding (pooled is None) read neither. Where texts are of several lengths, lengths has the number
+    of tokens of each row, and mask (r, t) is 1 on them and 0 on the padding after them.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     size_ids: Tensor | None = None
+    lengths: tuple[int, ...] = ()
+    mask: Tensor | None = None
 
     def rows(self, index: slice | Tensor) -> Conditioning:
         """The conditioning of these rows."""
         pooled = None if self.pooled is None else self.pooled[index]
         size_ids = None if self.size_ids is None else self.size_ids.expand(len(self.tokens), -1)[index]
-        return Conditioning(self.tokens[index], pooled, size_ids)
+        mask = None if self.mask is None else self.mask[index]
+        lengths = self.lengths[index] if isinstance(index, slice) else ()  # an index on a device is not waited for
+        return Conditioning(self.tokens[index], pooled, size_ids, lengths, mask)
 
     @property
     def added(self) -> dict[str, Tensor] | None:
@@ -55,7 +60,8 @@ def predict_noise(
     t is one timestep or (r,); residuals are the additions of ControlNets (`controlnet.control_residuals`).
     """
     tokens, added = conditioning.tokens, conditioning.added
-    predicted: Tensor = unet(sample, t, tokens, added_cond_kwargs=added, **residuals).sample
+    masked = {} if conditioning.mask is None else {"encoder_attention_mask": conditioning.mask}
+    predicted: Tensor = unet(sample, t, tokens, added_cond_kwargs=added, **masked, **residuals).sample
     return predicted
 
 
@@ -68,6 +74,8 @@ def join_pooled(embeddings: Iterable[Tensor | None]) -> Tensor | None:
 def make_size_ids(original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> Tensor:
     """(6,) float32: original (height, width), crop (top, left), target (height, width) in px.
 
+    They stay float32 in a model of half precision: the UNet embeds them as sines and cosines of up to one radian per
+    px, and bfloat16 rounds 1023 px to 1024.
     Podell et al. 2023, arXiv 2307.01952, section 2.2.
     """
     return torch.tensor([*original, *crop, *target], dtype=torch.float32)

@@ -1,8 +1,7 @@
 """Prompts as token ids with weights: emphasis, long prompts and learned words.
 
-Emphasis follows AUTOMATIC1111 and ComfyUI: (word:1.2) sets a weight, (word) multiplies it by 1.1 and [word] divides it
-by 1.1. Brackets nest, and \\( is a literal bracket. A prompt longer than the text encoder's context is split into
-chunks.
+The syntax is that of `scene.prompt_syntax`. A prompt longer than the text encoder's context is split into chunks
+between words (AUTOMATIC1111 goes back to the last comma), and at each BREAK.
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from costars.errors import SceneError
+from costars.scene.prompt_syntax import Weighted, parse_emphasis, parse_sections
 
 T = TypeVar("T", int, float)
 NO_VECTORS: Mapping[str, int] = MappingProxyType({})
-BRACKET_FACTOR = 1.1  # of one pair of brackets, in AUTOMATIC1111 and ComfyUI
 MAX_CHUNKS = 8  # 600 tokens; a longer prompt was probably pasted by mistake
-_PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?\d*\.?\d+)\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
 
 
 @dataclass(frozen=True)
@@ -49,60 +47,29 @@ class ParsedPrompt:
         return tuple(tuple(p for p, _ in self.tokens[i : i + len(word_ids)]) for i in found)
 
 
-def parse_emphasis(prompt: str) -> list[tuple[str, float]]:
-    """The prompt as (text, weight) parts; unmatched brackets are literal."""
-    parts: list[tuple[str, float]] = []
-    open_at: list[tuple[str, int]] = []
-    for match in _PIECE.finditer(prompt):
-        piece, weight = match.group(0), match.group(1)
-        if piece in ("(", "["):
-            open_at.append((piece, len(parts)))
-            parts.append((piece, 1.0))  # literal, unless its partner is found
-        elif open_at and (weight is not None or piece == ")") and open_at[-1][0] == "(":
-            _close_bracket(parts, open_at.pop()[1], BRACKET_FACTOR if weight is None else float(weight))
-        elif open_at and piece == "]" and open_at[-1][0] == "[":
-            _close_bracket(parts, open_at.pop()[1], 1 / BRACKET_FACTOR)
-        else:
-            parts.append((piece[1:] if len(piece) == 2 and piece[0] == "\\" else piece, 1.0))
-    return _merge_equal_weights(parts)
-
-
-def escape_brackets(text: str) -> str:
-    """The text with brackets escaped, so that they are read as literal brackets."""
-    return re.sub(r"([\\()\[\]])", r"\\\1", text)
-
-
-def _close_bracket(parts: list[tuple[str, float]], start: int, factor: float) -> None:
-    parts[start:] = [(text, weight * factor) for text, weight in parts[start + 1 :]]
-
-
-def _merge_equal_weights(parts: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    merged: list[tuple[str, float]] = []
-    for text, weight in parts:
-        if merged and merged[-1][1] == weight:
-            merged[-1] = (merged[-1][0] + text, weight)
-        else:
-            merged.append((text, weight))
-    return merged
-
-
 def tokenize_words(tokenizer: CLIPTokenizer, words: str, vectors: Mapping[str, int] = NO_VECTORS) -> tuple[int, ...]:
-    """The token ids of these words; the ids of learned words lie beyond the vocabulary."""
-    return tuple(i for word in _iterate_words(tokenizer, [(words, 1.0)], vectors) for i, _ in word)
+    """The token ids of words that are written as in a prompt; the ids of learned words lie beyond the vocabulary."""
+    return tuple(i for word in _iterate_words(tokenizer, parse_emphasis(words), vectors) for i, _ in word)
 
 
-def parse_prompt(tokenizer: CLIPTokenizer, prompt: str, vectors: Mapping[str, int] = NO_VECTORS) -> ParsedPrompt:
+def parse_prompt(
+    tokenizer: CLIPTokenizer, prompt: str, vectors: Mapping[str, int] = NO_VECTORS, *, plain: bool = False
+) -> ParsedPrompt:
     """The prompt in as many chunks as it needs, split between words, each padded to the encoder's context.
 
-    vectors is {learned word: number of its vectors}. Raises SceneError if the prompt needs more than MAX_CHUNKS chunks.
+    vectors is {learned word: number of its vectors}; with plain all characters are literal. Raises SceneError if the
+    prompt needs more than MAX_CHUNKS chunks, and for syntax that is not supported.
     """
     length, known = tokenizer.model_max_length, len(tokenizer)
-    words = _iterate_words(tokenizer, parse_emphasis(prompt), vectors)
-    chunks = list(_split_chunks(words, length - 2)) or [[]]
+    sections = [[(prompt, 1.0)]] if plain else parse_sections(prompt)
+    chunks = list[list[tuple[int, float]]]()
+    for section in sections:
+        chunks += list(_split_chunks(_iterate_words(tokenizer, section, vectors), length - 2)) or [[]]
     if len(chunks) > MAX_CHUNKS:
+        breaks = f" in {len(chunks)} chunks" if len(sections) > 1 else ""
+        limit = f"{MAX_CHUNKS} chunks" if breaks else f"{MAX_CHUNKS * (length - 2)}"
         raise SceneError(
-            f"prompt has {sum(map(len, chunks))} tokens; the limit is {MAX_CHUNKS * (length - 2)}; "
-            f"shorten {prompt[:60]!r}..."
+            f"prompt has {sum(map(len, chunks))} tokens{breaks}; the limit is {limit}; shorten {prompt[:60]!r}..."
         )
     ids, weights, tokens = [], [], []
     for k, chunk in enumerate(chunks):
@@ -120,7 +87,7 @@ def _pad(values: list[T], filler: T, length: int) -> list[T]:
 
 
 def _iterate_words(
-    tokenizer: CLIPTokenizer, parts: list[tuple[str, float]], vectors: Mapping[str, int]
+    tokenizer: CLIPTokenizer, parts: list[Weighted], vectors: Mapping[str, int]
 ) -> Iterator[list[tuple[int, float]]]:
     """The (id, weight) of each word's tokens."""
     first_ids = dict(zip(vectors, accumulate(vectors.values(), initial=len(tokenizer)), strict=False))

@@ -16,6 +16,8 @@ from costars.types import Plan
 LAYOUT_FIELDS = (
     "prompt",
     "negative_prompt",
+    "emphasis",
+    "force_zeros_for_empty_prompt",
     "size",
     "seed",
     "steps",

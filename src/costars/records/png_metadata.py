@@ -18,6 +18,8 @@ from costars.scene.files import map_paths
 from costars.scene.scene import Scene
 from costars.types import Picture, RegionError
 
+EMPHASIS_NAMES = {"original": "Original", "no_norm": "No norm", "ignore": "Ignore"}  # AUTOMATIC1111's
+
 
 def write_picture(picture: Picture, out: str | Path) -> None:
     """Write picture.png with its scene inside, layout.png, masks/NAME.png, sheet.png and result.json.
@@ -100,7 +102,8 @@ def parameters(picture: Picture) -> str:
     width, height = picture.image.size
     lines.append(
         f"Steps: {scene.steps}, Sampler: {sampler}, CFG scale: {scene.guidance_scale}, Seed: {scene.seed}, "
-        f"Size: {width}x{height}, Model hash: {picture.versions['model_sha256'][:10]}, "
+        f"Size: {width}x{height}, Emphasis: {EMPHASIS_NAMES[scene.emphasis]}, "
+        f"Model hash: {picture.versions['model_sha256'][:10]}, "
         f"Model: {Path(scene.model).name}, Version: costars {picture.versions['costars']}"
     )
     return "\n".join(lines)

@@ -64,7 +64,8 @@ class _Processor:
         else:
             key, value = self._text_key_value(attn, encoder_hidden_states)
         context = AttentionContext(self.layer, cross, call.progress, call.rows, call.step)
-        out = self.rule(attend, query, key, value, context).transpose(1, 2).flatten(2)
+        masked = attend if attention_mask is None else _hide_padding(attention_mask)
+        out = self.rule(masked, query, key, value, context).transpose(1, 2).flatten(2)
         projected: Tensor = attn.to_out[1](attn.to_out[0](out))
         return projected if attn.rescale_output_factor == 1 else projected / attn.rescale_output_factor
 
@@ -83,6 +84,16 @@ class _Processor:
         """(rows, l * t, d) to the (rows, t, d) that this cross-attention layer reads."""
         each = tokens.shape[1] // self.call.layers
         return tokens[:, self.number * each : (self.number + 1) * each]
+
+
+def _hide_padding(mask: Tensor) -> Attend:
+    """Attention with the bias (rows, 1, k tokens) of diffusers' encoder_attention_mask added to every bias."""
+
+    def masked(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        padding = mask[:, None].to(query)
+        return attend(query, key, value, padding if bias is None else bias + padding)
+
+    return masked
 
 
 def _split_heads(attn: Attention, x: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from costars.model.model import Model
 from costars.model.predict import Conditioning, join_pooled
@@ -27,7 +27,8 @@ class Row:
 class Batch:
     """All rows with their conditioning, whose tokens are (r, l * t, d).
 
-    Each of l cross-attention layers reads its own t tokens; with l = 1 all read the same.
+    Each of l cross-attention layers reads its own t tokens; with l = 1 all read the same. t is the length of the
+    longest text; the others are padded with zeros, which the conditioning's mask hides from attention.
     """
 
     rows: Sequence[Row]
@@ -65,23 +66,16 @@ def conditional_rows(paths: Sequence[DenoisingPath]) -> list[int]:
     return [i for i, row in enumerate(make_rows(paths)) if row.conditional]
 
 
-def locate_tokens(paths: Sequence[DenoisingPath], text: Text, positions: Sequence[int]) -> list[int]:
-    """Positions of these tokens of a text in the rows of a batch: once, or repeated beside a longer text."""
-    own = text.tokens.shape[1]
-    return [first + p for first in range(0, _row_length(paths), own) for p in positions]
-
-
-def _row_length(paths: Sequence[DenoisingPath]) -> int:
-    """Tokens of each row: a length that every text fits into a whole number of times."""
-    return math.lcm(*(r.text.tokens.shape[1] for r in make_rows(paths)))
-
-
 def make_batch(model: Model, paths: Sequence[DenoisingPath], size_px: tuple[int, int]) -> Batch:
     """The batch of these paths for a picture of (width, height)."""
-    rows, length = make_rows(paths), _row_length(paths)
-    # Attention to a repeated text equals attention to the text itself.
-    repeated = [r.text.tokens.repeat(1, length // r.text.tokens.shape[1], 1) for r in rows]
-    layers = max(len(tokens) for tokens in repeated)
-    tokens = torch.stack([tokens.expand(layers, -1, -1) for tokens in repeated]).flatten(1, 2)
+    rows = make_rows(paths)
+    texts = [row.text.tokens for row in rows]
+    layers, lengths = max(len(tokens) for tokens in texts), tuple(tokens.shape[1] for tokens in texts)
+    padded = [pad(tokens, (0, 0, 0, max(lengths) - tokens.shape[1])) for tokens in texts]
+    tokens = torch.stack([tokens.expand(layers, -1, -1) for tokens in padded]).flatten(1, 2)
     pooled = join_pooled(r.text.pooled for r in rows)
-    return Batch(rows, Conditioning(tokens, pooled, model.size_ids(size_px)), layers)
+    conditioning = Conditioning(tokens, pooled, model.size_ids(size_px))
+    if len({*lengths}) > 1:
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        conditioning = replace(conditioning, lengths=lengths, mask=mask.to(tokens))
+    return Batch(rows, conditioning, layers)

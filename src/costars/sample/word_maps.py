@@ -27,6 +27,7 @@ class RecordWordMaps:
     attention-based localisation does (Hertz et al. 2022, arXiv 2208.01626, section 3). With tokens, only layers
     with this number of queries count, without the middle block. With standardize, layers of at least a quarter of
     the cells count, each map with mean 0 and deviation 1, because layers differ in the strength of their attention.
+    text_tokens is the length of the row's text, where it is padded to that of a longer one.
     """
 
     row: int
@@ -34,6 +35,7 @@ class RecordWordMaps:
     size: tuple[int, int]
     tokens: int | None = None
     standardize: bool = False
+    text_tokens: int | None = None
     totals: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     words: list[str] = field(init=False)
@@ -47,7 +49,7 @@ class RecordWordMaps:
         has_row = context.rows.start <= self.row < context.rows.stop
         if context.cross and self.words and has_row and self._counts(query.shape[2], context.layer):
             row = self.row - context.rows.start
-            self._record(context.layer, query[row], key[row])
+            self._record(context.layer, query[row], key[row, :, : self.text_tokens])
         return attend(query, key, value)
 
     def _counts(self, tokens: int, layer: str) -> bool:

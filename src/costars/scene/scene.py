@@ -10,13 +10,14 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from costars.catalog import METHODS, method_options
 from costars.errors import SceneError, nearest
+from costars.scene.names import NAME_RULE, Words, is_name, normalize_name
 from costars.scene.options import BY_PHRASE, SEGMENTER_KINDS, Checkpoint, Control, Segmenter, Style
+from costars.scene.prompt_syntax import find_foreign_syntax
 from costars.scene.value import MethodOptions, Unit, Value
 
 Side = Annotated[int, Field(ge=64, le=8192)]  # px
 Point = tuple[Unit, Unit]
 Rectangle = tuple[Unit, Unit, Unit, Unit]
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 # As AUTOMATIC1111's prompts name one.
 _LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>", re.IGNORECASE)
 
@@ -60,11 +61,11 @@ class CastMember(Value):
     """One of your own characters or objects, and optionally its place and prompt."""
 
     concept: str = Field(description="builtin/NAME, a name in your library, or a .safetensors file")
-    class_name: str | None = Field(None, description="what the layout draws, default: the concept's own class")
+    class_name: Words | None = Field(None, description="what the layout draws, default: the concept's own class")
     prompt: str | None = Field(None, description="the member's own prompt, default: derived from the scene's")
     negative_prompt: str | None = Field(None, description="default: the scene's")
-    trigger: str | None = Field(
-        None, min_length=1, description="words that call the concept in a prompt, default: those of its file"
+    trigger: Words | None = Field(
+        None, description="words that call the concept, as written in a prompt; default: those of its file"
     )
     weight: float = Field(1.0, ge=0.0, le=4.0, description="scale of the concept's adapter")
     where: Annotated[Literal["left", "right"] | Rectangle | Point | str | None, BeforeValidator(_parse_place)] = Field(
@@ -72,8 +73,8 @@ class CastMember(Value):
         description="left, right, a point (x, y) that it is nearest to, a box (left, top, right, bottom), both in "
         "[0, 1], or a .png mask file",
     )
-    segment_phrase: str | None = Field(
-        None, min_length=1, description="what a segmenter by phrase looks for, default: the class name"
+    segment_phrase: Words | None = Field(
+        None, description="what a segmenter by phrase looks for, default: the class name"
     )
     depth: int | None = Field(
         None,
@@ -103,6 +104,16 @@ class Scene(Value):
         description="who fills each slot; up to any number; a concept alone may stand for {concept: ...}"
     )
     negative_prompt: str = ""
+    emphasis: Literal["original", "no_norm", "ignore"] = Field(
+        "no_norm",
+        description="how (word:1.2) acts: no_norm multiplies the word's features; original also restores the mean of "
+        "each text encoder, which changes all words (A1111's default); ignore leaves weights out",
+    )
+    force_zeros_for_empty_prompt: bool | None = Field(
+        None,
+        description="whether an empty negative prompt is zeros; false encodes it (OMG); "
+        "default: as the checkpoint's model_index.json says, true for an SDXL file without one",
+    )
     model: str = Field(
         BUILTIN,
         description="builtin, a diffusers folder, a .safetensors checkpoint, or a hub id org/name[@revision]; "
@@ -159,6 +170,29 @@ class Scene(Value):
                 )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _compose_accents(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data, cast = dict(data), data.get("cast")
+        if isinstance(data.get("prompt"), str):
+            data["prompt"] = normalize_name(data["prompt"])
+        if isinstance(cast, dict):
+            data["cast"] = {normalize_name(name) if isinstance(name, str) else name: v for name, v in cast.items()}
+        return data
+
+    @model_validator(mode="after")
+    def _check_prompt_syntax(self) -> Scene:
+        prompts = {"prompt": self.prompt, "negative_prompt": self.negative_prompt}
+        for name, member in self.cast.items():
+            fields = {"prompt": member.prompt, "negative_prompt": member.negative_prompt, "trigger": member.trigger}
+            prompts |= {f"cast.{name}.{field}": text for field, text in fields.items() if text}
+        for field, prompt in prompts.items():
+            if problem := find_foreign_syntax(prompt):
+                raise ValueError(f"{field}: {problem}")
+        return self
+
     @model_validator(mode="after")
     def _check_phrases_are_used(self) -> Scene:
         named = [name for name, member in self.cast.items() if member.segment_phrase]
@@ -198,11 +232,8 @@ class Scene(Value):
         except ValueError as error:
             raise ValueError(f"prompt {self.prompt!r}: {error}; write slots as {{name}}") from None
         for name, form, conversion in parsed:
-            if form or conversion or not _NAME.fullmatch(name or ""):
-                raise ValueError(
-                    f"prompt {self.prompt!r}: a slot is a name in braces, of letters, digits, - and _, "
-                    f"beginning with a letter; {name!r} is not"
-                )
+            if form or conversion or not is_name(name or ""):
+                raise ValueError(f"prompt {self.prompt!r}: a slot is a name in braces, {name!r} is none; {NAME_RULE}")
         return [str(name) for name, _, _ in parsed]
 
 

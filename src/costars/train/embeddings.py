@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from costars.errors import TrainError
-from costars.model.prompt_weighting import ParsedPrompt, escape_brackets, parse_prompt
+from costars.model.prompt_weighting import ParsedPrompt, parse_prompt
 from costars.model.text_encoder import TextEncoder, TextEncoders, encode_ids
 from costars.types import LearnedWords
 
@@ -72,13 +72,13 @@ class TokenizedCaptions:
 def tokenize_captions(
     encoders: TextEncoders, captions: Sequence[str], vectors_per_word: Mapping[str, int], layers: int = 1
 ) -> TokenizedCaptions:
-    """Tokenize captions with learned words of so many vectors; brackets are plain text.
+    """Tokenize captions with learned words of so many vectors; captions are plain text, without emphasis.
 
     Raises TrainError for a caption that is too long.
     """
     by_encoder = []
     for encoder in encoders:
-        prompts = [parse_prompt(encoder.tokenizer, escape_brackets(caption), vectors_per_word) for caption in captions]
+        prompts = [parse_prompt(encoder.tokenizer, caption, vectors_per_word, plain=True) for caption in captions]
         for caption, prompt in zip(captions, prompts, strict=True):
             if len(prompt.ids) > 1:
                 limit = encoder.tokenizer.model_max_length - 2

@@ -1,6 +1,7 @@
 """Encoding examples in buckets and drawing batches of them."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,13 @@ def test_size_ids_hold_the_original_size_and_crop(small):
     assert bucket.size_ids.tolist() == [[64, 128, 0, 32, 64, 64]]
     (bucket,) = encode_examples(small, [example], max_aspect_ratio=1.0, size_conditioning=False).buckets
     assert bucket.size_ids.tolist() == [[64, 64, 0, 0, 64, 64]]
+
+
+def test_size_ids_are_not_rounded_in_half_precision(small):
+    """bfloat16 has no odd numbers above 256."""
+    half = replace(small, dtype=torch.bfloat16)
+    (bucket,) = encode_examples(half, [make_example(1023, 769)], max_aspect_ratio=1.0).buckets
+    assert bucket.size_ids.dtype == torch.float32 and bucket.size_ids[0, :2].tolist() == [769, 1023]
 
 
 def test_examples_without_a_mask_get_ones_if_others_have_one(small):

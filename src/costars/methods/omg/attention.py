@@ -15,7 +15,7 @@ from costars.methods.prompts import own_tokens, word_tokens
 from costars.resolved_scene import ResolvedScene
 from costars.sample.attention_cache import CacheCross, CachedAttention, UseCachedCross
 from costars.sample.attention_rules import ReplaceAttention, TokenMask, TokenReach, chain_rules
-from costars.sample.batch import conditional_rows, locate_tokens
+from costars.sample.batch import conditional_rows
 from costars.types import AttentionRule, DenoisingPath
 
 
@@ -112,7 +112,7 @@ def stage2_rule(
     members = {i: p for i, p in numbered if p.replay is None and not p.controlled}
     reaches = dict[int, list[TokenReach]]()
     for (i, path), part in zip(members.items(), shares, strict=True) if words else ():
-        own, others = (locate_tokens(paths, path.text, tokens) for tokens in words[path.name])
+        own, others = words[path.name]
         each = [(own, part, options.own_words_share), (others, 1 - part, options.other_words_share)]
         reaches[i] = [TokenReach(tokens, of, share) for tokens, of, share in each if tokens and share]
     if any(reaches.values()):

@@ -33,7 +33,6 @@ from costars.model.offload import MicroBatcher
 from costars.model.schedulers import count_warmup_steps
 from costars.resolved_scene import ResolvedScene
 from costars.sample.attention_rules import chain_rules
-from costars.sample.batch import locate_tokens
 from costars.sample.decode import decode_latent
 from costars.sample.loop import Sampler, denoise
 from costars.sample.mask_blending import add_global_share, blend_noise, make_cell_masks
@@ -56,7 +55,14 @@ def draw_layout(resolved: ResolvedScene) -> Generator[Step, None, Layout]:
     latents, rows = [sampler.noise(model)], 0
     tokens = word_map_tokens(sampler.size_px)
     size = model.latent_size(sampler.size_px)
-    words = RecordWordMaps(row=0, columns=_word_columns(path), size=size, tokens=tokens, standardize=tokens is None)
+    words = RecordWordMaps(
+        row=0,
+        columns=_word_columns(path),
+        size=size,
+        tokens=tokens,
+        standardize=tokens is None,
+        text_tokens=path.text.tokens.shape[1],
+    )
     of = len(sampler.timesteps)
     start, state = first_step(resolved.start, of), None
     cache = attention_cache(resolved, start, of)
@@ -188,11 +194,7 @@ def _check_max_rows(resolved: ResolvedScene) -> None:
 
 def _word_columns(path: DenoisingPath) -> dict[str, list[int]]:
     """Token positions of each occurrence of a word, under "word 0", "word 1", ..."""
-    return {
-        f"{word} {i}": locate_tokens([path], path.text, span)
-        for word, spans in path.text.spans.items()
-        for i, span in enumerate(spans)
-    }
+    return {f"{word} {i}": [*span] for word, spans in path.text.spans.items() for i, span in enumerate(spans)}
 
 
 class _Continuation(NamedTuple):

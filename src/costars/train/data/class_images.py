@@ -13,7 +13,6 @@ from accelerate import PartialState
 from torch import Tensor
 
 from costars.model.model import Model
-from costars.model.prompt_weighting import escape_brackets
 from costars.model.text_encoder import NO_LEARNED_WORDS
 from costars.sample.loop import denoise, prepare_sampler
 from costars.train.checkpoint import load_checkpoint, save_checkpoint
@@ -27,13 +26,17 @@ INFERENCE_STEPS = 30
 GUIDANCE_SCALE = 5.0
 
 
-def sample_latent(model: Model, prompt: str, seed: int, learned: LearnedWords = NO_LEARNED_WORDS) -> Tensor:
-    """Sample the latent (1, c, h, w) of one image from the model in its current state, trainable layers included."""
+def sample_latent(model: Model, caption: str, seed: int, learned: LearnedWords = NO_LEARNED_WORDS) -> Tensor:
+    """Sample the latent (1, c, h, w) of one image from the model in its current state, trainable layers included.
+
+    The caption is plain text.
+    """
     size_px = model.info.size_px
     sampler = prepare_sampler(model.scheduler, INFERENCE_STEPS, model.device, size_px, GUIDANCE_SCALE, seed=seed)
     # Trainable parameters are float32 even if the model is in half precision.
     with torch.autocast(model.device.type, model.dtype, enabled=model.dtype in (torch.bfloat16, torch.float16)):
-        path = DenoisingPath("global", model.encode_text(prompt, learned=learned), model.encode_text(""))
+        text = model.encode_text(caption, learned=learned, emphasis="none")
+        path = DenoisingPath("global", text, model.encode_negative())
         *_, step = denoise(model, sampler.noise(model), [path], sampler)
     return step.latent
 
@@ -53,7 +56,7 @@ def generate_class_latents(
         for i in range(count):
             key = f"{i}"
             if key not in latents:
-                latents[key] = sample_latent(model, escape_brackets(prompts[i % len(prompts)]), seed + i).float().cpu()
+                latents[key] = sample_latent(model, prompts[i % len(prompts)], seed + i).float().cpu()
             yield latents[key].to(model.device)
     finally:
         if cache is not None and PartialState().is_main_process:

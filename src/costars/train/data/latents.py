@@ -74,7 +74,7 @@ def encode_examples(
                 captions.append(i)
                 size_ids.append(ids)
                 masks.append(_mask_tensor(cropped))
-        stacked_ids = torch.stack(size_ids).to(model.device, model.dtype)
+        stacked_ids = torch.stack(size_ids).to(model.device)
         stacked_masks = torch.stack(masks) if with_masks else None
         buckets.append(Batch(torch.cat(latents), tuple(captions), stacked_ids, stacked_masks))
     return LatentDataset(buckets)

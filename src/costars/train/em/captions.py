@@ -10,6 +10,7 @@ from torch import Tensor
 
 from costars.model.prompt_weighting import tokenize_words
 from costars.model.text_encoder import TextEncoders
+from costars.scene.prompt_syntax import escape_brackets
 from costars.train.attention_maps import Columns
 from costars.train.em.group_images import GroupImage
 from costars.train.embeddings import TokenizedCaptions, tokenize_captions
@@ -46,7 +47,7 @@ class GroupCaptions:
 
 def tokenize_group_captions(task: TrainingTask, images: Sequence[GroupImage], em: EmConfig) -> GroupCaptions:
     """Tokenize the captions of all non-empty subsets of each image's concepts."""
-    encoders, phrases = task.model.encoders, {s.name: f"{s.trigger} {s.class_name}" for s in task.subjects}
+    encoders, phrases = task.model.encoders, {s.name: f"{s.trigger_text} {s.class_name}" for s in task.subjects}
     captions = {
         names: make_caption(names, phrases, em.caption_template, image.background)
         for image in images
@@ -57,7 +58,7 @@ def tokenize_group_captions(task: TrainingTask, images: Sequence[GroupImage], em
     return GroupCaptions(
         tokenize_captions(encoders, [*captions.values()], vectors),
         {names: index for index, names in enumerate(captions)},
-        {name: tokenize_words(tokenizer, phrase, vectors) for name, phrase in phrases.items()},
+        {name: tokenize_words(tokenizer, escape_brackets(phrase), vectors) for name, phrase in phrases.items()},
     )
 
 
