@@ -10,6 +10,7 @@ from typing import Any
 from costars.concepts.dialects import PARTS, PEFT
 from costars.concepts.metadata import parse_json_object
 from costars.errors import ConceptError
+from costars.files.regular_file import read_bytes
 
 PEFT_OPTIONS = "adapter_config.json"
 MAX_ALPHA = 1e6
@@ -39,7 +40,7 @@ def read_scales(
 
 def _read_peft_options(path: Path) -> dict[str, Any]:
     """peft's own options, repeated for each part."""
-    options = parse_json_object(path.read_text(encoding="utf-8", errors="replace"), path.name)
+    options = parse_json_object(read_bytes(path).decode("utf-8", errors="replace"), path.name)
     kind = str(options.get("peft_type", "LORA"))
     if kind != "LORA":
         raise ConceptError(f"{path.name}: peft_type {kind[:20]!r} is not supported; use LORA")

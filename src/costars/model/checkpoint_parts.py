@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 import torch
 from transformers import CLIPTokenizer
 
-from costars.errors import ModelError
+from costars.errors import ModelError, ReadError
+from costars.files.regular_file import is_there
 from costars.files.safetensors_header import compute_sha256
 from costars.model.components import find_weights_problem, load_component
+from costars.model.config_values import read_config
 from costars.model.families import TEXT_ENCODER_2, UNET, VAE, Family, detect_family
 from costars.model.hub import Source
 from costars.model.single_file import (
@@ -96,8 +97,7 @@ def prediction_config(prediction: str | None) -> dict[str, str]:
 
 
 def _read_scheduler_config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    return config
+    return read_config(folder / "scheduler" / "scheduler_config.json")
 
 
 def _check_folder(folder: Path, name: str) -> Family:
@@ -109,8 +109,8 @@ def _check_folder(folder: Path, name: str) -> Family:
             "or a hub id"
         )
     try:
-        listed = dict(json.loads(index.read_text()))
-    except (ValueError, TypeError):
+        listed = read_config(index)
+    except ReadError:
         raise ModelError(f"model {name!r}: its model_index.json is damaged; download it again") from None
     family = detect_family(listed, None if TEXT_ENCODER_2 in listed else _read_text_width(folder))
     missing = [part for part in family.folders if part not in listed or not (folder / part).is_dir()]
@@ -124,5 +124,5 @@ def _check_folder(folder: Path, name: str) -> Family:
 
 def _read_text_width(folder: Path) -> int | None:
     config = folder / UNET / "config.json"
-    width: int | None = json.loads(config.read_text()).get("cross_attention_dim") if config.is_file() else None
-    return width
+    width = read_config(config).get("cross_attention_dim") if is_there(config) else None
+    return width if isinstance(width, int) else None

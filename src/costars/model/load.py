@@ -18,6 +18,7 @@ from costars.errors import ModelError
 from costars.files.safetensors_header import compute_sha256, read_header
 from costars.model.checkpoint_parts import CheckpointParts, open_folder, open_single_file, prediction_config
 from costars.model.components import load_component
+from costars.model.config_values import check_files, check_values
 from costars.model.families import UNET, VAE, Family
 from costars.model.hub import Source
 from costars.model.model import Model, ModelInfo
@@ -44,10 +45,13 @@ def load_model(
         raise ModelError(f"model {source.name!r}: is a folder with its own configuration; leave checkpoint.config out")
     remedy = "download it again" if source.config is None else "download it again, or give another checkpoint.config"
     with _one_line_errors(f"model {source.name!r}", remedy):
+        for folder in (source.path, source.vae, source.config):
+            check_files(folder)
         parts = open_single_file(source, dtype) if in_one_file else open_folder(source, dtype)
         unet, vae = parts.load_module(UNet2DConditionModel, UNET), _load_vae(source, parts, dtype)
         encoders = _load_text_encoders(parts)
         scheduler = _make_scheduler(parts.scheduler | prediction_config(source.prediction))
+        check_values(unet, vae, encoders, scheduler)
         info = _describe(source, parts, unet, vae, segmenter)
     if dtype == torch.float16 and vae.config["force_upcast"]:
         vae = vae.to(torch.float32)  # SDXL's VAE overflows in float16; its configuration states this

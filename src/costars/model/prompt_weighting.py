@@ -24,7 +24,9 @@ T = TypeVar("T", int, float)
 NO_VECTORS: Mapping[str, int] = MappingProxyType({})
 BRACKET_FACTOR = 1.1  # of one pair of brackets, in AUTOMATIC1111 and ComfyUI
 MAX_CHUNKS = 8  # 600 tokens; a longer prompt was probably pasted by mistake
-_PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?\d*\.?\d+)\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
+# Possessive: linear time for a text of many digits or spaces.
+_PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*+([+-]?(?:\d++(?:\.\d++)?|\.\d++))\s*+\)|\)|\]|[^\\()\[\]:]++|:|\\")
+MAX_BRACKETS = 100  # open at once; the time to weight a prompt grows with this number
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,17 @@ class ParsedPrompt:
 
 
 def parse_emphasis(prompt: str) -> list[tuple[str, float]]:
-    """The prompt as (text, weight) parts; unmatched brackets are literal."""
+    """The prompt as (text, weight) parts; unmatched brackets are literal.
+
+    Raises SceneError if more than MAX_BRACKETS are open at once.
+    """
     parts: list[tuple[str, float]] = []
     open_at: list[tuple[str, int]] = []
     for match in _PIECE.finditer(prompt):
         piece, weight = match.group(0), match.group(1)
         if piece in ("(", "["):
+            if len(open_at) == MAX_BRACKETS:
+                raise SceneError(f"prompt {prompt[:60]!r}...: more than {MAX_BRACKETS} open brackets; close some")
             open_at.append((piece, len(parts)))
             parts.append((piece, 1.0))  # literal, unless its partner is found
         elif open_at and (weight is not None or piece == ")") and open_at[-1][0] == "(":
@@ -97,6 +104,7 @@ def parse_prompt(tokenizer: CLIPTokenizer, prompt: str, vectors: Mapping[str, in
     vectors is {learned word: number of its vectors}. Raises SceneError if the prompt needs more than MAX_CHUNKS chunks.
     """
     length, known = tokenizer.model_max_length, len(tokenizer)
+    assert length > 2, "checked when the model is loaded: start and end tokens alone fill two"
     words = _iterate_words(tokenizer, parse_emphasis(prompt), vectors)
     chunks = list(_split_chunks(words, length - 2)) or [[]]
     if len(chunks) > MAX_CHUNKS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,8 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from costars.errors import ModelError
+from costars.errors import ModelError, ReadError
+from costars.files.regular_file import is_there
 from costars.files.safetensors_header import read_header
+from costars.model.config_values import read_config
 from costars.model.families import KNOWN_TITLES, SDXL, TEXT_ENCODER, TEXT_ENCODER_2, Family, detect_family
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -88,9 +89,9 @@ def check_config(folder: Path, parts: Sequence[str]) -> None:
     """Raises ModelError unless the folder has the configuration of these parts and of the scheduler."""
     for file in (*(f"{part}/config.json" for part in parts), "scheduler/scheduler_config.json"):
         try:
-            json.loads((folder / file).read_text())
-        except (OSError, ValueError) as error:
-            problem = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+            read_config(folder / file)
+        except ReadError:
+            problem = "cannot be read" if is_there(folder / file) else "is missing"
             raise ModelError(
                 f"checkpoint.config {str(folder)!r}: {file} {problem}; give the .json files of a whole diffusers "
                 "folder, or leave checkpoint.config out"
@@ -101,7 +102,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a configuration folder; with CLIP's vocabulary if the folder has none."""
     if (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file():
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config = read_config(folder / "tokenizer_config.json")
     vocabulary, merges = _clip_vocabulary()
     return CLIPTokenizer(
         vocab=vocabulary, merges=merges, pad_token=config["pad_token"], model_max_length=config["model_max_length"]
