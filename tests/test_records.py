@@ -1,14 +1,15 @@
 """Files: plans and pictures come back as they were, whole or not at all."""
 
 import json
+import shutil
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from costars.errors import SceneError
 from costars.files.output_folder import check_output_folder
@@ -107,6 +108,12 @@ def break_json(folder, **changes):
     (folder / "plan.json").write_text(json.dumps(facts | changes))
 
 
+def break_tensors(folder, **changes):
+    """Change tensors of a plan; None removes one."""
+    tensors = load_file(folder / "layout.safetensors") | changes
+    save_file({k: v for k, v in tensors.items() if v is not None}, folder / "layout.safetensors")
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -118,7 +125,30 @@ def break_json(folder, **changes):
         (lambda f: (f / "plan.json").write_text("{"), "not a readable plan"),
         (lambda f: (f / "plan.json").write_text("[]"), "not a readable plan"),
         (lambda f: break_json(f, regions=[]), "regions are of [], the cast is ['a', 'b']"),
-        (lambda f: break_json(f, regions=[{"name": "a"}]), "not a readable plan"),
+        (
+            lambda f: break_json(f, regions=[{"name": "a"}]),
+            "not a readable plan (regions.0.class_name: Field required)",
+        ),
+        (lambda f: break_json(f, regions="x"), "not a readable plan (regions: Input should be a valid list)"),
+        (lambda f: break_json(f, scene=3), "not a readable plan (scene: Input should be a valid dictionary)"),
+        (lambda f: break_json(f, layout={"prompt": 3}), "not a readable plan (layout.prompt: "),
+        (lambda f: break_json(f, seconds={"layout": "x"}), "not a readable plan (seconds.layout: "),
+        (lambda f: break_json(f, layout_sha256="0" * 64), "is not the one that plan.json was written with"),
+        (lambda f: Image.new("RGB", (64, 64)).save(f / "layout.png"), "is not the one that plan.json was written with"),
+        (
+            lambda f: break_tensors(f, latents=torch.zeros(11, 4, 8, 8)),
+            "is not the one that plan.json was written with",
+        ),
+        (lambda f: break_tensors(f, latents=torch.full((11, 4, 8, 8), torch.nan)), "is not of finite numbers"),
+        (lambda f: break_tensors(f, latents=torch.zeros(11, 4, 8, 8, dtype=torch.int32)), "is not of finite numbers"),
+        (
+            lambda f: break_tensors(f, latents=torch.zeros(11, 4, 8)),
+            "'latents' is (11, 4, 8), want (steps + 1, channels",
+        ),
+        (lambda f: break_tensors(f, latents=None), "layout.safetensors has no latents"),
+        (lambda f: break_tensors(f, more=torch.zeros(2, 2)), "'more' is not part of a layout"),
+        (lambda f: break_tensors(f, **{"map/man 0": torch.zeros(2)}), "'map/man 0' is (2,), want (height, width)"),
+        (lambda f: (f / "layout.safetensors").write_bytes((f / "layout.safetensors").read_bytes()[:-4]), "truncated"),
         (lambda f: Image.new("L", (32, 32), 255).save(f / "masks" / "a.png"), "masks/a.png: is 32 x 32 px; save"),
         (lambda f: Image.new("RGB", (64, 64), "red").save(f / "masks" / "a.png"), "masks/a.png: has colours or an al"),
         (lambda f: (f / "masks" / "a.png").write_text("text"), "px without alpha, white where a is"),
@@ -293,7 +323,7 @@ def test_a_stop_while_files_are_replaced_leaves_a_folder_that_is_still_ours(pict
         if target.name == "result.json":
             raise KeyboardInterrupt
         moved.append(target)
-        Path(source).rename(target)
+        shutil.move(source, target)
 
     monkeypatch.setattr("costars.files.output_folder.os.replace", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -301,7 +331,7 @@ def test_a_stop_while_files_are_replaced_leaves_a_folder_that_is_still_ours(pict
     assert len(moved) == 5 and (tmp_path / "out" / "result.json").read_bytes() == before
     monkeypatch.undo()
     write_picture(picture, tmp_path / "out")
-    assert not list((tmp_path / "out").glob(".part*"))
+    assert not list((tmp_path / "out").glob(".costars*"))
 
 
 def test_a_record_that_names_files_elsewhere_loses_none_of_them(picture, tmp_path):

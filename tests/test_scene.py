@@ -1,6 +1,7 @@
 """The scene: what a person writes is read exactly, or one line says what is wrong."""
 
 import json
+import time
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from costars.errors import SceneError, nearest
 from costars.methods.multi_lora.options import MultiLora
 from costars.methods.omg.options import TwoStage
 from costars.scene.defaults import fill_defaults
-from costars.scene.files import load_scene, with_settings
+from costars.scene.files import anchor_paths, load_scene, with_settings
 from costars.scene.scene import CastMember, parse_scene
 
 DATA = {"prompt": "{ana} in front of {bo}", "cast": {"ana": {"concept": "builtin/ana"}, "bo": {"concept": "bo"}}}
@@ -134,12 +135,12 @@ def test_a_scene_may_be_yaml_toml_or_json(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("scene.yaml", b"{", "not valid yaml"),
-        ("scene.json", b"{", "not valid json"),
-        ("scene.toml", b"= 3", "not valid toml"),
-        ("scene.yaml", b"\xff\xfe\xff", "not valid yaml"),
-        ("scene.yaml", b"[" * 3_000, "not valid yaml"),
-        ("scene.json", b"[" * 100_000, "not valid json"),
+        ("scene.yaml", b"{", "not valid YAML"),
+        ("scene.json", b"{", "not valid JSON"),
+        ("scene.toml", b"= 3", "not valid TOML"),
+        ("scene.yaml", b"\xff\xfe\xff", "is not UTF-8 text (byte 0xff at position 0); save it as UTF-8"),
+        ("scene.yaml", b"[" * 3_000, "not valid YAML"),
+        ("scene.json", b"[" * 100_000, "not valid JSON: nested more than 50 deep"),
         ("scene.txt", b"", "a scene is a .yaml, .toml or .json file, or a .png that costars wrote"),
         ("scene.png", b"no picture", "cannot be read as a picture"),
         ("gone.yaml", None, "cannot be read (No such file or directory); check the path"),
@@ -345,3 +346,38 @@ def test_another_segmenter_brings_its_own_threshold():
 def test_a_control_that_never_acts_is_refused():
     with pytest.raises(SceneError, match=r"start 0\.8 is not before end 0\.2, so it would never act"):
         parse_scene(DATA | {"controls": [{"model": "m", "image": "i", "start": 0.8, "end": 0.2}]})
+
+
+@pytest.mark.parametrize(
+    "text", ["<lora:" * 3_000, "<lora:" + "a" * 15_000, "<lora:a" + ":b" * 7_000, "<lora:a:" * 2_000]
+)
+def test_time_to_look_for_loras_is_linear(make_scene, text):
+    began = time.process_time()
+    make_scene(negative_prompt=text)
+    assert time.process_time() - began < 1
+
+
+def test_prompt_of_any_length_is_refused_at_once(make_scene):
+    with pytest.raises(SceneError, match="prompt of 30000 characters, at most 20000 are read; shorten it"):
+        make_scene(negative_prompt="a" * 30_000)
+
+
+def test_a_cast_of_thousands_is_checked_in_linear_time(make_scene):
+    names = [f"a{i}" for i in range(3_000)]
+    began = time.process_time()
+    make_scene(prompt=" ".join(f"{{{name}}}" for name in names), cast=dict.fromkeys(names, "char_a"))
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("changes", [{"model": "~nobody-here/m"}, {"cast": {"a": "~nobody-here/a.safetensors"}}])
+def test_home_of_an_unknown_user_is_refused(make_scene, tmp_path, changes):
+    changes = changes | ({"prompt": "{a}"} if "cast" in changes else {})
+    with pytest.raises(SceneError, match="no such user's home folder"):
+        anchor_paths(make_scene(**changes), tmp_path)
+
+
+def test_file_name_that_is_not_utf8_cannot_be_stored(make_scene, tmp_path):
+    scene = make_scene(cast={"a": {"concept": "a.safetensors"}}, prompt="{a}")
+    folder = tmp_path / "caf\udce9"
+    with pytest.raises(SceneError, match="is not valid Unicode; rename the file or folder: scenes are stored as UTF-8"):
+        anchor_paths(scene, folder)

@@ -32,3 +32,22 @@ def test_invalid_value_is_reported_with_its_variable(monkeypatch, name, value, m
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=message):
         machine_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("COSTARS_LIBRARY", "", "COSTARS_LIBRARY='': want the path of a folder; correct or unset it"),
+        ("COSTARS_LIBRARY", "~nobody-here/x", "COSTARS_LIBRARY='~nobody-here/x': no such user's home folder"),
+        ("COSTARS_CONCEPT_FOLDERS", "/a:~nobody-here/x", "no such user's home folder"),
+    ],
+)
+def test_folder_that_cannot_be_meant_is_refused(monkeypatch, name, value, message):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=message):
+        machine_settings()
+
+
+def test_library_may_be_below_the_home_folder(monkeypatch):
+    monkeypatch.setenv("COSTARS_LIBRARY", "~/concepts")
+    assert machine_settings().library == Path.home() / "concepts"

@@ -6,6 +6,7 @@ CostarsError                 base class; exit code 2 on the command line
 ├── ModelError               a checkpoint is missing, damaged, or of an unsupported family
 ├── SettingsError            a machine setting has an invalid value
 ├── TrainError               a training run cannot start with its data and settings, or failed
+├── ReadError                a file cannot be read, or is not what its name says
 └── RegionError              the layout does not show the cast; carries the layout and what was found
 
 Each message is one line: what is wrong, the value, what is allowed and what to do next. RegionError is in types.
@@ -42,12 +43,27 @@ class TrainError(CostarsError):
     """A training run cannot start with its data and settings, or failed."""
 
 
+class ReadError(CostarsError):
+    """A file cannot be read, or is not what its name says: which one (origin), why (reason), and what to do (remedy).
+
+    Readers raise it; callers that know what the file was wanted for raise their own error with its reason.
+    """
+
+    def __init__(self, origin: object, reason: str, remedy: str = "check the path") -> None:
+        super().__init__(f"{origin}: {reason}; {remedy}")
+        self.origin, self.reason, self.remedy = str(origin), reason, remedy
+
+
+MOST_NAMES = 40  # known names that a message lists
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown name: "did you mean 'ana'? known: ana, bo"."""
     names = sorted(known)
     close = get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    return f"{hint}known: {', '.join(names) if names else 'none'}"
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{hint}known: {', '.join(names[:MOST_NAMES]) if names else 'none'}{more}"
 
 
 # What torch and its libraries write where memory ran out and the exception's type does not say so: c10's allocators,

@@ -17,7 +17,7 @@ from costars.scene.scene import Scene
 from costars.studio import Studio
 from costars.train.config import TrainConfig
 from costars.train.loop import Progress
-from costars.train.output_files import check_files, locate_files
+from costars.train.output_files import TrainingFiles, check_files, hold_work_folder, locate_files
 from costars.train.results import TrainingResult
 from costars.train.session import Message, run_session
 from costars.types import Picture, Plan, RegionError, Step
@@ -104,13 +104,27 @@ def run_training(job: TrainJob, studio: Studio) -> Generator[Progress | Message 
     trained, and for files that would be overwritten.
     """
     files = locate_files(job.config, studio.settings.library, job.out, job.work)
+    with hold_work_folder(files):
+        yield from _train(job, studio, files)
+
+
+def _train(
+    job: TrainJob, studio: Studio, files: TrainingFiles
+) -> Generator[Progress | Message | TrainingResult, None, None]:
     check_files(files, resume=job.resume, replace=job.replace)
     if files.checkpoint.exists() and not job.resume:
         yield Message(f"{files.checkpoint}: checkpoint of an unfinished run is discarded")
     task = studio.prepare_training(job.config).checked()
     yield from (Message(line) for line in task.skipped)
     headline = f"training {job.config.recipe} in {task.recipe.precision} on {task.model.device}"
-    session = run_session(task, files, resume=job.resume, sheet_every=job.sheet_every, tensorboard=job.tensorboard)
+    session = run_session(
+        task,
+        files,
+        resume=job.resume,
+        replace=job.replace,
+        sheet_every=job.sheet_every,
+        tensorboard=job.tensorboard,
+    )
     with closing(session):
         for event in session:
             if headline and isinstance(event, Progress):  # not before an error of the first step

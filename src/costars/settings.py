@@ -10,7 +10,8 @@ from platformdirs import user_data_path
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from costars.errors import SettingsError
+from costars.errors import ReadError, SettingsError
+from costars.files.regular_file import expand_user
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -19,7 +20,22 @@ Memory = Literal["auto", "full", "offload", "sequential"]
 
 def _split_folders(folders: object) -> object:
     """Split a list of folders, separated as in PATH; ~ is the home folder."""
-    return [Path(f).expanduser() for f in folders.split(os.pathsep) if f] if isinstance(folders, str) else folders
+    return [_expand(f) for f in folders.split(os.pathsep) if f] if isinstance(folders, str) else folders
+
+
+def _expand(folder: object) -> object:
+    """A folder with ~ replaced. Raises ValueError for an empty name, which would be the working folder."""
+    if not isinstance(folder, str | Path):
+        return folder
+    if not str(folder) or "\0" in str(folder):
+        raise ValueError("want the path of a folder")
+    try:
+        return expand_user(folder)
+    except ReadError as error:
+        raise ValueError(error.reason) from None
+
+
+Folder = Annotated[Path, BeforeValidator(_expand)]
 
 
 class Settings(BaseSettings):
@@ -31,9 +47,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="COSTARS_", frozen=True, extra="forbid")
 
-    library: Path = user_data_path("costars") / "concepts"
+    library: Folder = user_data_path("costars") / "concepts"
     concept_folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_folders)] = ()
-    builtin: Path = Path(__file__).parent / "builtin" / "weights"
+    builtin: Folder = Path(__file__).parent / "builtin" / "weights"
     device: Device = "auto"
     dtype: Dtype = "auto"
     max_rows: int = Field(0, ge=0)
@@ -48,4 +64,5 @@ def machine_settings(**given: object) -> Settings:
     except ValidationError as error:
         problem = error.errors()[0]
         name = "COSTARS_" + "_".join(str(part) for part in problem["loc"]).upper()
-        raise SettingsError(f"{name}={problem['input']!r}: {problem['msg']}; correct or unset it") from None
+        message = problem["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name}={problem['input']!r}: {message}; correct or unset it") from None

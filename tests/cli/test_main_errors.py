@@ -1,6 +1,7 @@
 """An invalid request is one line on stderr and exit code 2, and no file is written."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -206,3 +207,84 @@ def test_interrupt_during_imports_is_reported_in_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 130 and capsys.readouterr().err == "costars: stopped\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("render", "scene.yaml", "--out", ""),
+        ("plan", "scene.yaml", "--out="),
+        ("render", "", "--out", "x"),
+        ("train", "lora", "--images", ""),
+        ("train", "lora", "--work", "", "--images", "x"),
+        ("concepts", "export", "char_a", "--format", "kohya", "--out", ""),
+        ("concepts", "merge", "char_a", "--model", "x", "--captions", "x", "--out", ""),
+    ],
+)
+def test_empty_path_is_not_the_working_folder(expect_error, folder, words):
+    before = sorted(folder.iterdir())
+    expect_error(*words, message="is empty; give a path")
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["x[/y]", "[bold]", "caf\udce9", "a\tb"])
+def test_any_folder_name_is_printed_as_it_is(cli, folder, name):
+    code, out, err = cli("plan", "scene.yaml", "--out", name, "--set", "steps=1")
+    assert (code, out.encode("utf-8", "surrogateescape")) == (0, os.fsencode(f"{name}/plan.json\n")), err
+    assert (folder / name / "plan.json").is_file()
+
+
+def test_error_of_any_text_is_one_short_line(expect_error, cli, folder):
+    expect_error("render", "a\nb\x1b[2J\udcff.yaml", "--out", "x", message="a b\\x1b[2J")
+    code, _, err = cli("render", "scene.yaml", "--out", "x", "--set", f"seed={'x' * 50_000}")
+    assert code == 2 and err.count("\n") == 1 and len(err) < 2_100
+
+
+def test_full_disk_is_named_with_the_folder(expect_error, folder, full_disk, monkeypatch):
+    monkeypatch.setattr("costars.records.plan.write_masks", full_disk)
+    expect_error(
+        "plan", "scene.yaml", "--out", "out", "--set", "steps=1", message="out: No space left on device; check"
+    )
+    assert not (folder / "out").exists()
+
+
+def test_export_on_a_full_disk_leaves_the_earlier_one(cli, expect_error, folder, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    words = ("concepts", "export", "char_a", "--format", "kohya", "--out", "a.safetensors")
+    assert cli(*words)[0] == 0
+    before = (folder / "a.safetensors").read_bytes()
+    monkeypatch.setattr("costars.files.tensors.save_file", full)
+    expect_error(*words, "--replace", message="a.safetensors: No space left on device; check the disk and the folder")
+    assert (folder / "a.safetensors").read_bytes() == before
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_second_training_of_one_name_is_refused_while_the_first_runs(expect_error, images, work):
+    from costars.files.temporary import locked_folder
+
+    work.mkdir(parents=True)
+    words = ("train", "lora", "--images", "mia", "--name", "mia", "--class", "woman", "--model", "tiny-sdxl")
+    with locked_folder(work):
+        expect_error(*words, message=f"--work {work}: another training is using it; wait for it, or choose another")
+
+
+def test_concept_that_appears_during_a_training_is_kept(cli, images, library, work, monkeypatch):
+    from costars.train import session
+
+    write = session.write_concepts
+
+    def late(*arguments, **options):
+        (library / "mia.safetensors").write_bytes(b"another run's")
+        write(*arguments, **options)
+
+    monkeypatch.setattr(session, "write_concepts", late)
+    words = ("train", "lora", "--images", "mia", "--name", "mia", "--class", "woman", "--model", "tiny-sdxl")
+    short = ("steps=1", "rank=2", "alpha=2", "gradient_checkpointing=false", "max_aspect_ratio=1")
+    code, _, err = cli(*words, *(word for setting in short for word in ("--set", setting)))
+    assert code == 2 and "mia.safetensors: File exists; the checkpoint" in err and "--resume --replace" in err
+    assert (library / "mia.safetensors").read_bytes() == b"another run's"
+    assert (work / "checkpoint.safetensors").is_file()

@@ -81,7 +81,7 @@ def test_checkpoint_is_kept_if_the_concept_cannot_be_written(cli, expect_error, 
 
     checkpoint = work / "checkpoint.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr("costars.concepts.saving.save_file", torn)
+        patch.setattr("costars.concepts.saving.save_tensors", torn)
         code, out, err = cli(*WORD)
     message = f"the checkpoint {checkpoint} is kept; free disk space or choose another --out, then use --resume"
     assert (code, out) == (2, "") and err.splitlines()[-1].endswith(message), err
@@ -95,7 +95,7 @@ def test_checkpoint_is_kept_if_the_concept_cannot_be_written(cli, expect_error, 
 
 
 def test_interrupt_on_a_full_disk_reports_the_checkpoint(cli, work, interrupt_step_2, monkeypatch, full_disk):
-    monkeypatch.setattr("costars.train.checkpoint.save_file", full_disk)
+    monkeypatch.setattr("costars.train.checkpoint.save_tensors", full_disk)
     code, _, err = cli(*WORD)
     message = f"{work / 'checkpoint.safetensors'}: cannot be written (No space left on device)"
     assert (code, err.splitlines()[-2:]) == (130, [message, "costars: stopped"])

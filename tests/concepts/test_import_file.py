@@ -198,7 +198,7 @@ def test_interrupted_import_leaves_the_library_unchanged(kohya, library, monkeyp
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saving, "save_file", interrupt)
+    monkeypatch.setattr(saving, "save_tensors", interrupt)
     with pytest.raises(KeyboardInterrupt):
         import_concept(kohya(), library, ImportOptions(class_name="woman", overwrite=True))
     assert [(p.name, p.read_bytes()) for p in library.iterdir()] == [("mine.safetensors", before)]

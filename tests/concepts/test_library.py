@@ -151,3 +151,21 @@ def test_extra_folders_are_searched_recursively_and_higher_files_first(library, 
     assert hidden == ("zoe", tmp_path / "loras" / "people" / "zoe.safetensors", tmp_path / "loras" / "zoe.safetensors")
     with pytest.raises(ConceptError, match="costars only reads; delete the file there"):
         recursive.remove("kim")
+
+
+@pytest.mark.parametrize("which", ["library", "loras"])
+def test_library_that_cannot_be_read_is_not_an_empty_one(library, tmp_path, which):
+    (tmp_path / "file").touch()
+    folders = {"library": library.user_folder, "loras": tmp_path / "loras", which: tmp_path / "file"}
+    unreadable = Library(library.builtin_folder, folders["library"], (folders["loras"],))
+    with pytest.raises(ConceptError, match=r"file: the folder of concepts cannot be read \(Not a directory\); correct"):
+        list(unreadable.files())
+
+
+def test_folder_without_permission_is_told(library, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", denied)
+    with pytest.raises(ConceptError, match=r"the folder of concepts cannot be read \(Permission denied\)"):
+        library.find("mia")

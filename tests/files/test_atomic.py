@@ -1,5 +1,7 @@
 """Files and folders are written completely, or the old content stays."""
 
+import errno
+
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
@@ -87,7 +89,7 @@ def test_failed_write_leaves_the_old_files(names, target, tmp_path, monkeypatch)
         if len(written) % len(names) == 0:
             raise OSError("disk full")
 
-    monkeypatch.setattr("costars.files.atomic.save_file", fail_on_the_last_file)
+    monkeypatch.setattr("costars.files.atomic.save_tensors", fail_on_the_last_file)
     before = sorted(tmp_path.rglob("*"))
     for out in (target, target.with_stem("new")):
         with pytest.raises(OSError, match="disk full"):
@@ -95,13 +97,54 @@ def test_failed_write_leaves_the_old_files(names, target, tmp_path, monkeypatch)
     assert sorted(tmp_path.rglob("*")) == before and {read_text(path) for path in paths} == {"old"}
 
 
-def test_old_folder_is_restored_if_the_move_fails(tmp_path, monkeypatch):
+def test_folders_are_exchanged_also_where_the_file_system_cannot(tmp_path, monkeypatch):
+    monkeypatch.setattr("costars.files.atomic.exchange", lambda one, other: False)
     paths = write(tmp_path / "mia", TWO)
+    assert write(tmp_path / "mia", TWO, "new", overwrite=True) == paths
+    assert {read_text(path) for path in paths} == {"new"} and list(tmp_path.iterdir()) == [tmp_path / "mia"]
 
-    def fail(*_):
-        raise OSError("gone")
 
-    monkeypatch.setattr("pathlib.Path.replace", fail)
+def test_old_folder_is_restored_if_the_move_fails(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    paths = write(tmp_path / "mia", TWO)
+    rename = Path.rename
+
+    def fail(path, target):
+        if "costars-" in str(path):
+            raise OSError("gone")
+        return rename(path, target)
+
+    monkeypatch.setattr("costars.files.atomic.exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match="gone"):
         write(tmp_path / "mia", TWO, "new", overwrite=True)
     assert {read_text(path) for path in paths} == {"old"} and list(tmp_path.iterdir()) == [tmp_path / "mia"]
+
+
+def test_a_name_is_given_once_also_without_hard_links(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError(errno.EPERM, "not supported")
+
+    for links in (True, False):
+        if not links:
+            monkeypatch.setattr("os.link", no_links)
+        target = tmp_path / f"{links}.txt"
+        with atomic_file(target, replace=False) as first:
+            first.write_text("first")
+            with pytest.raises(FileExistsError), atomic_file(target, replace=False) as second:
+                second.write_text("second")
+                target.touch()
+            target.unlink()
+        assert target.read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["False.txt", "True.txt"]
+
+
+def test_full_disk_is_named_with_the_target(tmp_path):
+    problem = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for error in (problem, OSError(errno.ENOSPC, "No space left on device")):
+        with pytest.raises(OSError, match="No space left") as caught, atomic_file(tmp_path / "deep" / "a") as partial:
+            partial.touch()
+            raise error
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "deep" / "a"))
+    assert list(tmp_path.iterdir()) == []

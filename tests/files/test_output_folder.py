@@ -1,11 +1,20 @@
 """Output folders are written completely or not at all, and foreign files are never replaced."""
 
 import json
+import os
 
 import pytest
 
 from costars.errors import SceneError
-from costars.files.output_folder import atomic_folder, check_output_folder, check_writable, list_previous_files
+from costars.files.output_folder import (
+    COMMITTED,
+    MANIFEST,
+    atomic_folder,
+    check_output_folder,
+    check_writable,
+    list_previous_files,
+    reading,
+)
 
 
 def write_record(folder, name="plan.json", regions=("a",)):
@@ -78,3 +87,85 @@ def test_path_below_a_file_is_not_writable(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SceneError, match=r"--save .*deep: .*file is not a writable folder; choose another"):
         check_writable(tmp_path / "file" / "deep", "--save")
+
+
+@pytest.mark.parametrize(
+    "name", ["masks", "masks/a.png", "picture.png", "result.json", "layout.safetensors", "missing", COMMITTED]
+)
+@pytest.mark.parametrize("is_dangling", [False, True])
+def test_link_in_the_folder_is_refused_and_its_target_is_kept(tmp_path, name, is_dangling):
+    """A record can name any mask, so masks/ must not lead elsewhere."""
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine.mkdir()
+    (mine / "a.png").write_bytes(b"mine")
+    write_record(out, "result.json")
+    if (out / name).is_dir():
+        (out / name / "a.png").unlink()
+        (out / name).rmdir()
+    (out / name).unlink(missing_ok=True)
+    target = mine if name in ("masks", "missing", COMMITTED) else mine / "a.png"
+    (out / name).symlink_to(tmp_path / "gone" if is_dangling else target)
+    with pytest.raises(SceneError, match=f"--out .*out: its {name} is a link; remove it, or choose another folder"):
+        check_output_folder(out, "picture")
+    with pytest.raises(SceneError, match="is a link"), atomic_folder(out) as folder:
+        write_record(folder, "result.json", regions=())
+    assert (mine / "a.png").read_bytes() == b"mine" and len(list(mine.iterdir())) == 1
+    assert not (tmp_path / "gone").exists()
+
+
+def test_output_folder_itself_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    with atomic_folder(tmp_path / "out") as folder:
+        write_record(folder)
+    assert list_names(tmp_path / "disk") == {"plan.json", "masks/a.png"}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_name_that_is_not_a_file_is_refused(tmp_path, kind):
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "result.json")
+    else:
+        (tmp_path / "result.json").mkdir()
+    with pytest.raises(SceneError, match=r"its result\.json is not a file; remove it"):
+        check_output_folder(tmp_path, "picture")
+
+
+@pytest.mark.parametrize("names", [["../a.png"], ["/a.png"], ["masks/../../a.png"], ["masks/deep/a.png"], 3, None])
+def test_crafted_rest_of_a_run_moves_nothing_out_of_the_folder(tmp_path, names):
+    committed = tmp_path / "out" / COMMITTED
+    (committed / "masks").mkdir(parents=True)
+    (committed / "masks" / "a.png").write_bytes(b"theirs")
+    if names is not None:
+        (committed / MANIFEST).write_text(json.dumps(names))
+    with (
+        pytest.raises(SceneError, match="the rest of an interrupted run is damaged; remove it"),
+        reading(tmp_path / "out"),
+    ):
+        pass
+    assert list_names(tmp_path / "out") == {f"{COMMITTED}/masks/a.png"} | (
+        set() if names is None else {f"{COMMITTED}/{MANIFEST}"}
+    )
+
+
+def test_rest_of_a_run_with_a_linked_folder_is_refused(tmp_path):
+    committed, mine = tmp_path / "out" / COMMITTED, tmp_path / "mine"
+    mine.mkdir()
+    (mine / "a.png").write_bytes(b"mine")
+    committed.mkdir(parents=True)
+    (committed / "masks").symlink_to(mine)
+    (committed / MANIFEST).write_text(json.dumps(["masks/a.png"]))
+    with pytest.raises(SceneError, match="is a link"), reading(tmp_path / "out"):
+        pass
+    assert (mine / "a.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "record",
+    ['{"regions": [{"name": 3}]}', '{"regions": [{"name": "a\\u0000"}]}', "[" * 5_000, '{"regions": {"a": 1}}'],
+)
+def test_crafted_record_is_no_record(tmp_path, record):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").touch()
+    (tmp_path / "result.json").write_text(record)
+    assert list_previous_files(tmp_path) in ([], [tmp_path / "result.json"])

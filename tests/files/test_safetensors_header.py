@@ -113,9 +113,11 @@ def test_header_of_640_bytes_is_not_taken_for_a_pickle(tmp_path):
     assert read_header(path).tensors == {}
 
 
-@pytest.mark.parametrize("name", ["gone.safetensors", "."])
-def test_missing_file_is_rejected(tmp_path, name):
-    with pytest.raises(ConceptError, match=r"/.*: no such file; check the path"):
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gone.safetensors", "no such file; check the path"), (".", "is a folder, not a file")]
+)
+def test_missing_file_is_rejected(tmp_path, name, reason):
+    with pytest.raises(ConceptError, match=f"/.*: {reason}"):
         read_header(tmp_path / name)
 
 

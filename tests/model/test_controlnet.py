@@ -38,7 +38,7 @@ def test_control_image_is_resized_to_the_scene(tiny, tmp_path):
 def test_unreadable_control_image_is_rejected(tiny, tmp_path):
     (tmp_path / "pose.png").write_text("no picture")
     for name in ("pose.png", "gone.png"):
-        with pytest.raises(SceneError, match=f"controls.image '.*{name}': cannot be read as a picture; check the path"):
+        with pytest.raises(SceneError, match=f"controls.image '.*{name}': cannot be read"):
             load_control_image(str(tmp_path / name), (64, 32), tiny)
 
 

@@ -1,5 +1,7 @@
 """Prompts as token ids: emphasis, positions of words, and limits."""
 
+import time
+
 import pytest
 
 from costars.errors import SceneError
@@ -37,3 +39,16 @@ def test_word_spans_finds_every_occurrence(tiny, prompt, word, count):
 def test_too_long_prompt_is_rejected(tiny):
     with pytest.raises(SceneError, match=r"prompt has 601 tokens; the limit is 600; shorten 'a a a"):
         tiny.encode_text(" ".join(["a"] * 601))
+
+
+@pytest.mark.parametrize("text", [":" + "1" * 20_000, ": " + " " * 20_000, "a" * 20_000, ":1" * 10_000, "\\" * 20_000])
+def test_time_to_parse_a_prompt_is_linear(text):
+    began = time.process_time()
+    assert "".join(part for part, _ in parse_emphasis(text)).replace("\\", "") == text.replace("\\", "")
+    assert time.process_time() - began < 1
+
+
+def test_open_brackets_are_limited():
+    assert parse_emphasis("(" * 100 + "a" + ")" * 100)[0][0] == "a"
+    with pytest.raises(SceneError, match="more than 100 open brackets; close some"):
+        parse_emphasis("(" * 101)

@@ -54,7 +54,7 @@ def test_missing_or_unreadable_mask_is_rejected(tmp_path):
     with pytest.raises(SceneError, match=r"where: '.*gone.png' is not left, .* or a mask file \(.*gone.png: not found"):
         check_mask_files({"ana": member(tmp_path / "gone.png")}, SIZE)
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(SceneError, match=r"text.png: not an image"):
+    with pytest.raises(SceneError, match=r"text.png: not a picture in PNG"):
         check_mask_files({"ana": member(tmp_path / "text.png")}, SIZE)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from costars.cli.console import print_line
+from costars.cli.console import parse_path, print_line, to_line
 from costars.errors import ConceptError
+from costars.files.regular_file import read_text
 
 if TYPE_CHECKING:
     from costars.concepts.import_file import ImportResult
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 concepts_app = typer.Typer(help="List, inspect, import, export, merge and remove concepts.", no_args_is_help=True)
 
 NameOrFile = Annotated[str, typer.Argument(help="builtin/NAME, a name in your library, or a file")]
-ConceptFile = Annotated[Path, typer.Argument(help=".safetensors file, or .pth file of an ED-LoRA")]
+ConceptFile = Annotated[Path, typer.Argument(parser=parse_path, help=".safetensors file, or .pth file of an ED-LoRA")]
 
 
 @concepts_app.command("list")
@@ -32,17 +33,17 @@ def list_concepts() -> None:
         try:
             card = read_card(path if name.startswith(BUILTIN) else check_link(path))
         except ConceptError as error:
-            typer.echo(f"{name:<20} damaged: {error}")
+            typer.echo(f"{_printable(name):<20} damaged: {to_line(str(error))}")
             continue
         class_name = _printable(str(card.get("class_name") or "?"))
-        typer.echo(f"{name:<20} {class_name:<8} {path.stat().st_size // 1024} kB")
+        typer.echo(f"{_printable(name):<20} {class_name:<8} {path.stat().st_size // 1024} kB")
     for name, path, used in library.hidden_files():
-        typer.echo(f"{name:<20} hidden: {path} is not used, {used} has the same name")
+        typer.echo(f"{_printable(name):<20} hidden: {to_line(f'{path} is not used, {used} has the same name')}")
 
 
 def _printable(text: str) -> str:
     """The text without control characters: it comes from a file and goes to a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
 @concepts_app.command("show")
@@ -82,7 +83,9 @@ def import_file(
     class_name: Annotated[str | None, typer.Option("--class", help="class word, e.g. woman")] = None,
     trigger: Annotated[str | None, typer.Option(help="word for the concept in prompts")] = None,
     licence: Annotated[str | None, typer.Option(help="licence of the file")] = None,
-    words: Annotated[Path | None, typer.Option(help="textual inversion that belongs to the file")] = None,
+    words: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="textual inversion that belongs to the file")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="replace a concept of the same name")] = False,
 ) -> None:
     """Check a file and add it to your library; print its name."""
@@ -115,7 +118,7 @@ def _print_import(result: ImportResult) -> None:
 def export_file(
     name: NameOrFile,
     format_name: Annotated[str, typer.Option("--format", help="kohya (LoRA only) or diffusers")],
-    out: Annotated[Path, typer.Option(help="NAME.safetensors for a LoRA, otherwise a folder")],
+    out: Annotated[Path, typer.Option(parser=parse_path, help="NAME.safetensors for a LoRA, otherwise a folder")],
     replace: Annotated[bool, typer.Option("--replace", help="replace existing files")] = False,
 ) -> None:
     """Write a concept in a format of other programs; print the paths of its files."""
@@ -131,8 +134,10 @@ def export_file(
 def merge_files(
     names: Annotated[list[str], typer.Argument(help="concepts that custom-diffusion trained on one model")],
     model: Annotated[str, typer.Option(help="that model: builtin, a folder, a file or a hub id")],
-    captions: Annotated[Path, typer.Option(help="text file with one caption per line; their images hardly change")],
-    out: Annotated[Path, typer.Option(help="folder for the NAME.safetensors files")],
+    captions: Annotated[
+        Path, typer.Option(parser=parse_path, help="text file with one caption per line; their images hardly change")
+    ],
+    out: Annotated[Path, typer.Option(parser=parse_path, help="folder for the NAME.safetensors files")],
     replace: Annotated[bool, typer.Option("--replace", help="replace existing files")] = False,
 ) -> None:
     """Merge concepts into one set of keys and values, so that one prompt can use them all; print the paths."""
@@ -142,7 +147,7 @@ def merge_files(
     from costars.studio import open_studio
     from costars.train.merge_custom_diffusion import merge_concepts
 
-    others = [line.strip() for line in captions.read_text(errors="replace").splitlines() if line.strip()]
+    others = [line.strip() for line in read_text(captions).splitlines() if line.strip()]
     if not others:
         raise ConceptError(f"--captions {captions}: no caption; write one per line, such as 'a cat on a chair'")
     targets = _merge_targets(names, out, replace)

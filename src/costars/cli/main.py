@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from costars.cli.concepts import concepts_app
-from costars.cli.console import console, print_line
+from costars.cli.console import console, parse_path, print_line, to_line, write_any_path
 from costars.cli.train import train
 from costars.errors import CostarsError, SceneError, ran_out_of_memory
 from costars.scene.files import load_scene, with_settings
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(concepts_app, name="concepts")
 STOPPED = 130  # exit code of Ctrl-C
+CLOSED_PIPE = 141  # of a program whose output nobody reads any more
 
 
 def _print_version(requested: bool) -> None:
@@ -48,7 +50,7 @@ def common(
     """Put several of your own characters into one picture, each with its own identity."""
 
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="folder to write into")]
+Out = Annotated[Path, typer.Option("--out", "-o", parser=parse_path, help="folder to write into")]
 Settings = Annotated[list[str], typer.Option("--set", help="key=value, e.g. seed=3 or cast.ana.weight=0.8")]
 Seed = Annotated[int | None, typer.Option(help="seed of the layout; default: the scene's")]
 Retries = Annotated[int, typer.Option(min=0, help="number of further seeds to try if a member is missing")]
@@ -63,7 +65,9 @@ Offline = Annotated[bool | None, typer.Option("--offline", help="download nothin
 
 @app.command()
 def plan(
-    scene_file: Annotated[Path, typer.Argument(metavar="SCENE", help=".yaml, .toml, .json or a costars .png")],
+    scene_file: Annotated[
+        Path, typer.Argument(parser=parse_path, metavar="SCENE", help=".yaml, .toml, .json or a costars .png")
+    ],
     out: Out,
     set_: Settings = [],  # noqa: B006
     seed: Seed = None,
@@ -94,7 +98,8 @@ def plan(
 @app.command()
 def render(
     source: Annotated[
-        Path, typer.Argument(metavar="SCENE|PLAN|PICTURE.png", help="scene file, plan folder or picture")
+        Path,
+        typer.Argument(parser=parse_path, metavar="SCENE|PLAN|PICTURE.png", help="scene file, plan folder or picture"),
     ],
     out: Out,
     set_: Settings = [],  # noqa: B006
@@ -147,6 +152,9 @@ def _render_jobs(source: Path, out: Path, settings: list[str], seed: int | None,
 
     scenes = scene.each()
     folders = [out / str(one.seed) if len(scenes) > 1 else out for one in scenes]
+    for folder in folders if len(scenes) > 1 else ():
+        if folder.is_symlink():
+            raise SceneError(f"--out {out}: its {folder.name} is a link; remove it, or choose another folder")
     return [RenderJob(scene=one, out=folder, retries=retries) for one, folder in zip(scenes, folders, strict=True)]
 
 
@@ -223,6 +231,7 @@ def _run(job: PlanJob | RenderJob, studio: Studio) -> Any:
 
 def main() -> None:
     """Run the command line; errors of costars and wrong options become one line and exit code 2."""
+    write_any_path()
     try:
         code = app(standalone_mode=False)
         if code == STOPPED:  # typer caught Ctrl-C
@@ -231,6 +240,9 @@ def main() -> None:
         code = _fail(str(error), 2)
     except typer.exceptions.TyperException as error:
         code = _fail(f"{_message(error) or 'no command was given'}; see costars --help", 2)
+    except BrokenPipeError:  # the reader of stdout has ended, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = CLOSED_PIPE
     except OSError as error:
         code = _fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the disk and the folder", 2)
     except (MemoryError, RuntimeError) as error:
@@ -248,5 +260,5 @@ def _message(error: typer.exceptions.TyperException) -> str:
 
 
 def _fail(line: str, code: int) -> int:
-    print(f"costars: {line}", file=sys.stderr)
+    print(f"costars: {to_line(line)}", file=sys.stderr)
     return code

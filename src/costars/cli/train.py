@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBars
 
-from costars.cli.console import console, print_line
-from costars.errors import TrainError
+from costars.cli.console import console, parse_path, print_line
+from costars.errors import ReadError, TrainError
+from costars.files.plain_data import parse_yaml, read_data
 from costars.settings import Device, Dtype
 
 if TYPE_CHECKING:
@@ -31,25 +31,34 @@ IS_MAIN = int(os.environ.get("RANK", "0")) == 0  # only the first of several pro
 
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|CONFIG.yaml", help="lora, dreambooth, ..., or a file")],
-    images: Annotated[Path | None, typer.Option(help="folder of images with captions and masks")] = None,
+    images: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="folder of images with captions and masks")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="name of the concept in scenes")] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="class word, e.g. woman")] = None,
     concept: Annotated[list[str], typer.Option(help="NAME=CLASS, once for each concept in the same images")] = [],  # noqa: B006
     background: Annotated[str | None, typer.Option(help="NAME=CLASS of the images' background (em)")] = None,
-    class_images: Annotated[Path | None, typer.Option(help="folder of class images; default: generated")] = None,
+    class_images: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="folder of class images; default: generated")
+    ] = None,
     trigger: Annotated[str | None, typer.Option(help="word for the concept in captions; default: its name")] = None,
     model: Annotated[str | None, typer.Option(help="builtin, a folder, a file or a hub id")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="NAME.safetensors; default: your library")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", parser=parse_path, help="NAME.safetensors; default: your library")
+    ] = None,
     set_: Annotated[list[str], typer.Option("--set", help="key=value of the recipe, e.g. steps=500")] = [],  # noqa: B006
     captioner: Annotated[str | None, typer.Option(help="model that captions images without a caption")] = None,
     add_trigger: Annotated[bool, typer.Option("--add-trigger", help="insert the trigger into captions")] = False,
     work: Annotated[
-        Path | None, typer.Option(help="folder of checkpoint and previews; default: beside your library")
+        Path | None,
+        typer.Option(parser=parse_path, help="folder of checkpoint and previews; default: beside your library"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue from the checkpoint")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="replace a concept of the same name")] = False,
     sheet_every: Annotated[int, typer.Option(min=0, help="steps between preview sheets, 0: at the end")] = 0,
-    tensorboard: Annotated[Path | None, typer.Option(help="folder for the loss curve of TensorBoard")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="folder for the loss curve of TensorBoard")
+    ] = None,
     device: Annotated[Device | None, typer.Option(help="device to train on")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="number format of frozen weights")] = None,
 ) -> None:
@@ -164,11 +173,9 @@ def _parse_concept(text: str, option: str, example: str) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise TrainError(f"{path}: cannot be read ({error.strerror}); give a recipe or a .yaml file") from None
-    except yaml.YAMLError as error:
-        raise TrainError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file") from None
+        data = read_data(path)
+    except ReadError as error:
+        raise TrainError(f"{path}: {error.reason}; {error.remedy}, or give a recipe") from None
     if not isinstance(data, dict) or not isinstance(data.get("settings") or {}, dict):
         found = f"settings: {data['settings']!r}" if isinstance(data, dict) else type(data).__name__
         raise TrainError(f"{path}: contains {found}, want keys and values: recipe, name, class and images")
@@ -182,7 +189,9 @@ def _parse_settings(options: list[str]) -> dict[str, Any]:
         if not (key and equals):
             raise TrainError(f"--set {option!r}: want key=value, e.g. steps=500")
         try:
-            settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise TrainError(f"--set {option!r}: {value!r} is not a number, word or true; e.g. steps=500") from None
+            settings[key] = parse_yaml(value, "--set")
+        except ReadError as error:
+            raise TrainError(
+                f"--set {option!r}: {value!r} is not a number, word or true ({error.reason}); e.g. steps=500"
+            ) from None
     return settings

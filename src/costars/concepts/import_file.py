@@ -10,8 +10,9 @@ from typing import Any
 from costars.concepts.edlora import read_edlora
 from costars.concepts.load import load_concept, read_card, to_concept
 from costars.concepts.metadata import read_card_text, read_frequent_tags, read_licence, read_sidecar, read_triggers
-from costars.concepts.saving import write_concept
+from costars.concepts.saving import save_concept
 from costars.errors import ConceptError
+from costars.files.atomic import atomic_file
 from costars.files.magic import is_pickle
 from costars.files.safetensors_header import compute_sha256, read_header
 from costars.scene.names import NAME_RULE, find_words_problem, is_name, normalize_name, suggest_name
@@ -56,7 +57,7 @@ def import_concept(path: Path, library: Path, options: ImportOptions) -> ImportR
     _check_words(options)
     target = library / f"{name}.safetensors"
     if target.exists() and not options.overwrite:
-        raise ConceptError(f"{name!r} is already in your library; choose another --name, or use --replace")
+        raise _taken(name)
     concept, card, hints = _read_file(path)
     if options.embedding is not None:
         embedding = options.embedding
@@ -64,9 +65,18 @@ def import_concept(path: Path, library: Path, options: ImportOptions) -> ImportR
     given = {"class_name": options.class_name, "trigger": options.trigger, "licence": options.licence}
     card |= {key: value for key, value in given.items() if value is not None}
     concept = _rename_token(concept, options.trigger)
-    write_concept(concept, _complete_card(card, concept, name, path), target)
-    loaded = load_concept(target, name, name)
+    card = _complete_card(card, concept, name, path)
+    try:
+        with atomic_file(target, replace=options.overwrite) as partial:
+            save_concept(concept, card, partial)
+            loaded = load_concept(partial, name, name)  # what is written is what is read, also beside other imports
+    except FileExistsError:
+        raise _taken(name) from None
     return ImportResult(loaded, target, () if loaded.trigger else hints)
+
+
+def _taken(name: str) -> ConceptError:
+    return ConceptError(f"{name!r} is already in your library; choose another --name, or use --replace")
 
 
 def read_pickle(path: Path) -> tuple[Concept, dict[str, Any], list[str]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from costars.concepts.load import load_concept
 from costars.errors import ConceptError, nearest
+from costars.files.regular_file import expand_user
 from costars.types import Concept
 
-BUILTIN, PATTERN = "builtin/", "*.safetensors"
+BUILTIN, SUFFIX = "builtin/", ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Library:
 
     def _all_files(self) -> Iterator[tuple[str, Path]]:
         for prefix, folder in ((BUILTIN, self.builtin_folder), ("", self.user_folder)):
-            yield from ((prefix + path.stem, path) for path in _sort_files(folder.glob(PATTERN)))
+            yield from ((prefix + path.stem, path) for path in _list_files(folder))
         for folder in self.extra_folders:
-            yield from ((path.stem, path) for path in _sort_files(folder.rglob(PATTERN)))
+            yield from ((path.stem, path) for path in _list_files(folder, recursive=True))
 
     def find(self, concept: str) -> Path:
         """Find the file of a concept, given its name or the path of a .safetensors file.
@@ -56,7 +58,7 @@ class Library:
         if concept in known:
             return known[concept] if concept.startswith(BUILTIN) else check_link(known[concept])
         if concept.endswith(".safetensors"):
-            return Path(concept).expanduser()
+            return expand_user(concept)
         if BUILTIN + concept in known:
             raise ConceptError(f"no concept {concept!r} in your library; the shipped one is {BUILTIN + concept!r}")
         raise ConceptError(
@@ -84,10 +86,25 @@ class Library:
         raise ConceptError(f"no concept {name!r} in your library; {nearest(name, own)}")
 
 
-def _sort_files(paths: Iterable[Path]) -> list[Path]:
-    """Sort by depth, then by path, without the files ._NAME that macOS adds."""
-    visible = (path for path in paths if not path.name.startswith("."))
-    return sorted(visible, key=lambda path: (len(path.parts), path))
+def _list_files(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The concept files of a folder by depth, then by path, without the files ._NAME that macOS adds.
+
+    A folder that does not exist is empty. Raises ConceptError for one that cannot be read: its concepts are not gone.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise ConceptError(
+                f"{error.filename or folder}: the folder of concepts cannot be read ({error.strerror}); "
+                "correct its permissions, or COSTARS_LIBRARY or COSTARS_CONCEPT_FOLDERS"
+            )
+
+    paths: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        if not recursive:
+            folders.clear()
+        paths += [Path(place) / name for name in names if name.endswith(SUFFIX) and not name.startswith(".")]
+    return sorted(paths, key=lambda path: (len(path.parts), path))
 
 
 def check_link(path: Path) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from costars.errors import ConceptError
+from costars.errors import ConceptError, ReadError
+from costars.files.plain_data import parse_foreign_json
+from costars.files.regular_file import read_bytes
 from costars.scene.names import find_words_problem
 
 MAX_SIDECAR_BYTES = 10_000_000
@@ -27,8 +28,8 @@ SIDECARS: Mapping[str, Mapping[str, str]] = {
 def parse_json_object(text: str, origin: str) -> dict[str, Any]:
     """Parse a JSON object. Raises ConceptError that names its origin if it is anything else."""
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
+        parsed = parse_foreign_json(text, origin)
+    except ReadError:
         parsed = None
     if not isinstance(parsed, dict):
         raise ConceptError(f"{origin} is not a JSON object; fetch the file again")
@@ -50,8 +51,8 @@ def read_card_text(card: Mapping[str, Any], key: str, file_name: str) -> str:
 def read_frequent_tags(metadata: Mapping[str, str], count: int = 5) -> list[str]:
     """The most frequent tags of the training images (kohya's ss_tag_frequency); they may include the trigger."""
     try:
-        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
-    except (ValueError, RecursionError):
+        folders = parse_foreign_json(metadata.get("ss_tag_frequency", "{}"), "ss_tag_frequency")
+    except ReadError:
         return []
     totals: Counter[str] = Counter()
     for tags in folders.values() if isinstance(folders, dict) else ():
@@ -82,7 +83,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
             continue
         if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
             raise ConceptError(f"{sidecar.name}: larger than {MAX_SIDECAR_BYTES} bytes; move it away")
-        content = parse_json_object(sidecar.read_text(encoding="utf-8", errors="replace"), sidecar.name)
+        text = read_bytes(sidecar, MAX_SIDECAR_BYTES).decode("utf-8", errors="replace")
+        content = parse_json_object(text, sidecar.name)
         facts = {name: value for name, key in keys.items() if (value := _look_up(content, key))}
         return {"file": sidecar.name, **facts}
     return {}

@@ -9,16 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from costars.concepts import full_weights, textual_inversion, whole_changes
 from costars.files.atomic import atomic_file
+from costars.files.tensors import save_tensors
 from costars.types import Concept, LowRank
 
 
-def write_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> None:
-    """Write a concept losslessly: reading the file gives the same numbers. The write is atomic."""
+def write_concept(concept: Concept, card: Mapping[str, Any], target: Path, *, replace: bool = True) -> None:
+    """Write a concept atomically and losslessly: reading the file gives the same numbers.
+
+    Without `replace` an existing target raises FileExistsError.
+    """
+    with atomic_file(target, replace=replace) as partial:
+        save_concept(concept, card, partial)
+
+
+def save_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> None:
+    """Write a concept's file."""
     whole = textual_inversion.to_tensors(concept.tokens) | full_weights.to_tensors(concept.weights)
     tensors = {
         key: to_smallest_dtype(tensor) for key, tensor in (whole | whole_changes.to_tensors(concept.adapter)).items()
@@ -26,8 +35,7 @@ def write_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> No
     for path, entry in concept.adapter.items():
         if isinstance(entry, LowRank):
             tensors |= {f"{path}.{name}": tensor for name, tensor in _lora_tensors(entry).items()}
-    with atomic_file(target) as partial:
-        save_file(tensors, partial, metadata={"format": "pt", "costars": json.dumps(card)})
+    save_tensors(tensors, target, {"format": "pt", "costars": json.dumps(card)})
 
 
 def to_smallest_dtype(tensor: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from costars.errors import CostarsError
+from costars.errors import CostarsError, ReadError
+from costars.files.regular_file import open_regular
 
 _USE_SAFETENSORS = "use its .safetensors version; only an ED-LoRA .pth can be converted, by costars concepts import"
 # First bytes -> (what the file is, what to do).
@@ -35,9 +36,10 @@ def check_magic(path: Path, first_bytes: bytes, error: type[CostarsError]) -> No
 
 def is_pickle(path: Path) -> bool:
     """Whether a file starts like a torch pickle, whatever its name is."""
-    if not path.is_file():
+    try:
+        with open_regular(path) as file:
+            first_bytes = file.read(9)
+    except (ReadError, OSError):  # who reads the file says why
         return False
-    with path.open("rb") as file:
-        first_bytes = file.read(9)
     # A .safetensors header of 640 bytes also starts with b"\x80"; the bytes that follow tell them apart.
     return first_bytes.startswith(PICKLES) and not first_bytes.endswith(b"\0\0\0\0{")

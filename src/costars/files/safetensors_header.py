@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from costars.errors import ConceptError, CostarsError
+from costars.errors import ConceptError, CostarsError, ReadError
 from costars.files.magic import check_magic
+from costars.files.regular_file import is_there, open_regular
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
 MAX_TENSORS = 20_000  # an SDXL LoCon of every layer has about 3,000
@@ -52,32 +54,34 @@ class _DamagedError(ValueError):
 
 def read_header(path: Path, error: type[CostarsError] = ConceptError) -> Header:
     """Read and check the header of a .safetensors file. Raises `error` if the file is missing or damaged."""
-    if not path.is_file():
-        raise error(f"{path}: no such file; check the path")
     try:
-        text, data_bytes = _read_json(path, error)
+        if not is_there(path):
+            raise error(f"{path}: no such file; check the path")
+        with open_regular(path) as file:
+            text, data_bytes = _read_json(path, file, error)
         return _to_header(_parse(text), data_bytes)
+    except ReadError as problem:
+        raise error(str(problem)) from None
     except (_DamagedError, OSError) as problem:
         what = problem.strerror if isinstance(problem, OSError) else problem
         raise error(f"{path.name}: not a readable .safetensors file ({what}); fetch it again") from None
 
 
-def _read_json(path: Path, error: type[CostarsError]) -> tuple[bytes, int]:
+def _read_json(path: Path, file: BinaryIO, error: type[CostarsError]) -> tuple[bytes, int]:
     """(JSON text of the header, number of bytes after it)."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first_bytes = file.read(64)
-        length = int.from_bytes(first_bytes[:8], "little")
-        if length > min(MAX_HEADER_BYTES, size - 8) or first_bytes[8:9] != b"{":
-            check_magic(path, first_bytes, error)
-        if size < 10:
-            raise _DamagedError(f"it has {size} bytes" if size else "it is empty")
-        if length > MAX_HEADER_BYTES:
-            raise _DamagedError(f"header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed")
-        if length > size - 8:
-            raise _DamagedError(f"truncated: header of {length} bytes, {size - 8} are present")
-        file.seek(8)
-        return file.read(length), size - 8 - length
+    size = os.fstat(file.fileno()).st_size
+    first_bytes = file.read(64)
+    length = int.from_bytes(first_bytes[:8], "little")
+    if length > min(MAX_HEADER_BYTES, size - 8) or first_bytes[8:9] != b"{":
+        check_magic(path, first_bytes, error)
+    if size < 10:
+        raise _DamagedError(f"it has {size} bytes" if size else "it is empty")
+    if length > MAX_HEADER_BYTES:
+        raise _DamagedError(f"header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed")
+    if length > size - 8:
+        raise _DamagedError(f"truncated: header of {length} bytes, {size - 8} are present")
+    file.seek(8)
+    return file.read(length), size - 8 - length
 
 
 def _parse(text: bytes) -> dict[str, Any]:
@@ -142,10 +146,13 @@ def _are_sizes(value: Any) -> bool:
 
 
 def compute_sha256(*paths: Path) -> str:
-    """SHA-256 in hexadecimal of files read one after the other; a folder means its .safetensors files by name."""
+    """SHA-256 in hexadecimal of files read one after the other; a folder means its .safetensors files by name.
+
+    Raises ReadError for a file that cannot be read.
+    """
     digest = hashlib.sha256()
     for path in paths:
         for file_path in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-            with file_path.open("rb") as file:
+            with open_regular(file_path) as file:
                 hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()

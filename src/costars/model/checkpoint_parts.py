@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTokenizer
 
-from costars.errors import ModelError
+from costars.errors import ModelError, ReadError
+from costars.files.regular_file import is_there
 from costars.files.safetensors_header import compute_sha256
 from costars.model.checkpoint_file import CheckpointFile, open_checkpoint_file
 from costars.model.checkpoint_keys import part_prefixes
@@ -21,6 +21,7 @@ from costars.model.checkpoint_statements import StatedFile, Statements, read_sta
 from costars.model.clip_tokenizer import load_tokenizer
 from costars.model.components import find_weights_problem, load_component
 from costars.model.config_rules import check_configs
+from costars.model.config_values import read_config
 from costars.model.families import SCHEDULER, TEXT_ENCODER_2, UNET, VAE, Family, detect_family
 from costars.model.file_kinds import check_channels, check_model_index
 from costars.model.hub import Source
@@ -133,9 +134,9 @@ def read_configs(folder: Path, parts: Sequence[str], what: str, advice: str) -> 
     for part in (*parts, SCHEDULER):
         file = f"{part}/{'scheduler_config' if part == SCHEDULER else 'config'}.json"
         try:
-            configs[part] = dict(json.loads((folder / file).read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            problem = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+            configs[part] = read_config(folder / file)
+        except ReadError:
+            problem = "cannot be read" if is_there(folder / file) else "is missing"
             raise ModelError(f"{what}: {file} {problem}; {advice}") from None
     return configs
 
@@ -201,8 +202,8 @@ def _check_folder(folder: Path, what: str) -> tuple[Family, tuple[str, ...]]:
             f"{what}: no model_index.json there; want 'builtin', a diffusers folder, a .safetensors file or a hub id"
         )
     try:
-        listed = dict(json.loads(index.read_text()))
-    except (OSError, ValueError, TypeError):
+        listed = read_config(index)
+    except ReadError:
         raise ModelError(f"{what}: its model_index.json is damaged; download it again") from None
     present = {part for part, classes in listed.items() if isinstance(classes, list) and all(classes)}
     notes = check_model_index(listed, present, what)
@@ -217,8 +218,6 @@ def _check_folder(folder: Path, what: str) -> tuple[Family, tuple[str, ...]]:
 
 
 def _read_text_width(folder: Path) -> int | None:
-    try:
-        width = json.loads((folder / UNET / "config.json").read_text()).get("cross_attention_dim")
-    except (OSError, ValueError, AttributeError):
-        return None
+    config = folder / UNET / "config.json"
+    width = read_config(config).get("cross_attention_dim") if is_there(config) else None
     return width if isinstance(width, int) else None

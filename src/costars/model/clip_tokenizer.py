@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from transformers import CLIPTokenizer
+
+from costars.model.config_values import read_config
 
 _MERGES = Path(__file__).parent / "configs" / "clip_merges.txt.gz"
 
@@ -17,7 +18,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a configuration folder; with CLIP's vocabulary if the folder has none."""
     if (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file():
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config = read_config(folder / "tokenizer_config.json")
     vocabulary, merges = _clip_vocabulary()
     return CLIPTokenizer(
         vocab=vocabulary, merges=merges, pad_token=config["pad_token"], model_max_length=config["model_max_length"]

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import ControlNetModel
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from costars.errors import ModelError, SceneError
+from costars.errors import ModelError, ReadError, SceneError
+from costars.files.pictures import load_picture
+from costars.files.regular_file import expand_user
 from costars.images.masks import same_aspect_ratio
 from costars.model.components import load_component
 from costars.model.model import Model
@@ -48,15 +50,15 @@ def check_controlnet(net: ControlNetModel, name: str, model: Model) -> None:
 def load_control_image(name: str, size_px: tuple[int, int], model: Model) -> Tensor:
     """(1, 3, h px, w px) in [0, 1], resized to the size of the picture. Raises SceneError if it cannot be read."""
     try:
-        with Image.open(Path(name).expanduser()) as image:
-            if not same_aspect_ratio(image.size, size_px):
-                raise SceneError(
-                    f"controls.image {name!r}: is {image.width} x {image.height} px, but the picture is {size_px[0]} x "
-                    f"{size_px[1]} px; give one of the same aspect ratio"
-                )
-            resized = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS)
-    except (OSError, UnidentifiedImageError):
-        raise SceneError(f"controls.image {name!r}: cannot be read as a picture; check the path") from None
+        image = load_picture(expand_user(name))
+    except ReadError as error:
+        raise SceneError(f"controls.image {name!r}: cannot be read ({error.reason}); {error.remedy}") from None
+    if not same_aspect_ratio(image.size, size_px):
+        raise SceneError(
+            f"controls.image {name!r}: is {image.width} x {image.height} px, but the picture is {size_px[0]} x "
+            f"{size_px[1]} px; give one of the same aspect ratio"
+        )
+    resized = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float().div(255)
     return pixels.to(model.device, model.dtype)
 

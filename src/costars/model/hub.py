@@ -11,6 +11,7 @@ from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from costars.errors import ModelError
+from costars.files.regular_file import expand_user, is_there
 from costars.model.components import list_unused_weights
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -43,8 +44,8 @@ def locate(name: str, *, offline: bool, what: str = "model", patterns: Sequence[
 
     A hub id is org/name or org/name@revision. what names the setting in errors. Raises ModelError if nothing is found.
     """
-    path = Path(name).expanduser()
-    if path.exists():
+    path = expand_user(name)
+    if is_there(path):
         return path
     if not is_hub_id(name):
         raise ModelError(

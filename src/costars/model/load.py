@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from costars.model.checkpoint_keys import VAE_PREFIXES
 from costars.model.checkpoint_parts import CheckpointParts, open_folder, open_single_file
 from costars.model.components import load_component
 from costars.model.config_rules import check_vae_config
+from costars.model.config_values import check_files, check_values, read_config
 from costars.model.families import UNET, VAE, Family
 from costars.model.file_kinds import check_channels
 from costars.model.hub import Source
@@ -49,11 +49,14 @@ def load_model(
         raise ModelError(f"{what}: is a folder with its own configuration; leave checkpoint.config out")
     remedy = "download it again" if source.config is None else "download it again, or give another checkpoint.config"
     with _one_line_errors(what, remedy):
+        for folder in (source.path, source.vae, source.config):
+            check_files(folder)
         parts = open_single_file(source, dtype) if in_one_file else open_folder(source, dtype)
         unet, vae = parts.load_module(UNET), _load_vae(source, parts, dtype)
         check_channels(int(unet.config["in_channels"]), int(vae.config["latent_channels"]), what)
         encoders = _load_text_encoders(parts, what)
         scheduler = _make_scheduler(parts.scheduler)
+        check_values(unet, vae, encoders, scheduler)
         info = _describe(source, parts, unet, vae, segmenter)
     if dtype == torch.float16 and vae.config["force_upcast"]:
         vae = vae.to(torch.float32)  # SDXL's VAE overflows in float16; its configuration states this
@@ -134,7 +137,7 @@ def _load_vae(source: Source, parts: CheckpointParts, dtype: torch.dtype) -> Aut
     with _one_line_errors(what, "want the folder of a diffusers VAE, or its .safetensors file"):
         if path.is_dir():
             if (path / "config.json").is_file():
-                check_vae_config(json.loads((path / "config.json").read_text()), what)
+                check_vae_config(read_config(path / "config.json"), what)
             return load_component(AutoencoderKL, path, dtype)
         file = open_checkpoint_file(path, what, ConceptError)  # without ModelError, so that the error names the field
         part = map_part(file, VAE, AutoencoderKL, source.config or CONFIGS / parts.family.name, VAE_PREFIXES)

@@ -61,6 +61,7 @@ def parse_prompt(
     prompt needs more than MAX_CHUNKS chunks, and for syntax that is not supported.
     """
     length, known = tokenizer.model_max_length, len(tokenizer)
+    assert length > 2, "checked when the model is loaded: start and end tokens alone fill two"
     sections = [[(prompt, 1.0)]] if plain else parse_sections(prompt)
     chunks = list[list[tuple[int, float]]]()
     for section in sections:

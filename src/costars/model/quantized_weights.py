@@ -63,7 +63,7 @@ def check_marker(key: str, marker: Tensor, what: str) -> None:
         return
     try:
         found = json.loads(bytes(marker.tolist()))["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         found = "unreadable"
     if found not in _FORMATS:
         raise ModelError(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
-from torch import from_numpy
+from pydantic import BaseModel, Field, ValidationError
 
-from costars.errors import SceneError
-from costars.files.output_folder import atomic_folder
+from costars.errors import ReadError, SceneError
+from costars.files.output_folder import MAX_RECORD_BYTES, atomic_folder, is_interrupted, reading
+from costars.files.plain_data import read_json
+from costars.records.layout_files import hash_layout, read_layout, write_layout
 from costars.records.layout_inputs import check_layout_inputs, layout_inputs
 from costars.records.regions import hash_masks, read_region, region_facts, round_seconds, write_masks
 from costars.scene.files import anchor_paths
 from costars.scene.scene import parse_scene
-from costars.types import Layout, Plan
+from costars.types import Plan
 
 
 def write_plan(plan: Plan, out: Path) -> None:
@@ -29,47 +29,71 @@ def write_plan(plan: Plan, out: Path) -> None:
         "scene": scene,
         "layout": {"prompt": layout.prompt, "rows": layout.rows, "layout_inputs": layout_inputs(parse_scene(scene))},
         "regions": [region_facts(name, region) for name, region in plan.regions.items()],
+        "layout_sha256": hash_layout(layout),
         "masks_sha256": hash_masks(plan.regions),
         "seconds": round_seconds(plan.seconds),
     }
-    maps = {f"map/{word}": from_numpy(array) for word, array in layout.maps.items()}
     with atomic_folder(out) as folder:
         (folder / "plan.json").write_text(json.dumps(facts, indent=2) + "\n")
-        layout.image.save(folder / "layout.png")
-        (folder / "layout.safetensors").write_bytes(save_tensors({"latents": layout.latents.cpu(), **maps}))
+        write_layout(layout, folder)
         write_masks(plan.regions, folder)
 
 
 def read_plan(folder: Path) -> Plan:
     """Read a plan from its folder; its masks, depths and scene may have been edited.
 
-    Raises SceneError if a file is missing, damaged, or the masks are not the cast's.
+    Raises SceneError if a file is missing, damaged or another plan's, or the masks are not the cast's.
     """
-    if not (folder / "plan.json").is_file():
+    if not (folder / "plan.json").is_file() and not is_interrupted(folder):
         picture = folder / "picture.png"
         hint = f"to draw its picture again, render {picture}" if picture.is_file() else "make one with costars plan"
         raise SceneError(f"{folder}: has no plan.json; {hint}")
-    try:
-        facts = json.loads((folder / "plan.json").read_text())
-        scene = parse_scene(facts["scene"], f"{folder.name}/plan.json")
-        with safe_open(folder / "layout.safetensors", framework="pt") as file:  # type: ignore[no-untyped-call]
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        with Image.open(folder / "layout.png") as image:
-            layout = Layout(
-                image=image.convert("RGB"),
-                latents=tensors.pop("latents"),
-                maps={key.removeprefix("map/"): t.numpy() for key, t in tensors.items()},
-                prompt=facts["layout"]["prompt"],
-                rows=facts["layout"]["rows"],
+    with reading(folder):
+        try:
+            facts = _Facts.model_validate(read_json(folder / "plan.json", MAX_RECORD_BYTES))
+            layout = read_layout(folder, facts.layout.prompt, facts.layout.rows)
+            if hash_layout(layout) != facts.layout_sha256:
+                raise ReadError(
+                    folder, "layout.safetensors or layout.png is not the one that plan.json was written with"
+                )
+        except ReadError as error:
+            raise SceneError(f"{folder}: not a readable plan ({error}); plan the scene again") from None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"]))
+            raise SceneError(
+                f"{folder}: not a readable plan ({place}: {problem['msg']}); plan the scene again"
+            ) from None
+        scene = parse_scene(facts.scene, f"{folder.name}/plan.json")
+        if {region.name for region in facts.regions} != set(scene.cast) or len(facts.regions) != len(scene.cast):
+            raise SceneError(
+                f"{folder.name}/plan.json: regions are of {sorted(region.name for region in facts.regions)}, the cast "
+                f"is {sorted(scene.cast)}; plan the scene again"
             )
-        regions = {r["name"]: read_region(folder, r, layout.image.size) for r in facts["regions"]}
-        before, seconds = facts["layout"]["layout_inputs"], dict(facts["seconds"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise SceneError(f"{folder}: not a readable plan ({error}); plan the scene again") from None
-    if set(regions) != set(scene.cast):
-        raise SceneError(
-            f"{folder.name}/plan.json: regions are of {sorted(regions)}, the cast is {sorted(scene.cast)}; "
-            "plan the scene again"
-        )
-    check_layout_inputs(before, scene, f"{folder.name}/plan.json: ")
-    return Plan(scene, layout, regions, seconds, edited=facts.get("masks_sha256") != hash_masks(regions))
+        regions = {r.name: read_region(folder, r.model_dump(), layout.image.size) for r in facts.regions}
+    check_layout_inputs(facts.layout.layout_inputs, scene, f"{folder.name}/plan.json: ")
+    return Plan(scene, layout, regions, facts.seconds, edited=facts.masks_sha256 != hash_masks(regions))
+
+
+class _RegionFacts(BaseModel):
+    name: str
+    class_name: str
+    score: float
+    depth: int = Field(ge=0)
+
+
+class _LayoutFacts(BaseModel):
+    prompt: str
+    rows: int = Field(ge=0)
+    layout_inputs: dict[str, Any]
+
+
+class _Facts(BaseModel):
+    """What plan.json must have."""
+
+    scene: dict[str, Any]
+    layout: _LayoutFacts
+    regions: list[_RegionFacts]
+    layout_sha256: str
+    masks_sha256: str
+    seconds: dict[str, float]

@@ -115,5 +115,5 @@ def dump(scene: Scene) -> dict[str, Any]:
 
 
 def _without_folders(value: str) -> str:
-    path = Path(value).expanduser()
-    return path.name if path.is_absolute() else value
+    is_absolute = value.startswith("~") or Path(value).is_absolute()
+    return Path(value).name if is_absolute else value

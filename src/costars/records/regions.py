@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from costars.errors import SceneError
+from costars.errors import ReadError, SceneError
+from costars.files.pictures import load_picture
 from costars.images.masks import to_grey_levels
 from costars.types import Region
 
@@ -40,12 +41,12 @@ def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -
     path = folder / "masks" / f"{Path(facts['name']).name}.png"
     want = f"save it as a grey .png of {size[0]} x {size[1]} px without alpha, white where {facts['name']} is"
     try:
-        with Image.open(path) as image:
-            if image.size != size:
-                raise SceneError(f"{path}: is {image.width} x {image.height} px; {want}")
-            mask = to_grey_levels(image)
-    except OSError as error:
-        raise SceneError(f"{path}: {error.strerror or 'cannot be read as a picture'}; {want}") from None
+        image = load_picture(path)
+        if image.size != size:
+            raise SceneError(f"{path}: is {image.width} x {image.height} px; {want}")
+        mask = to_grey_levels(image)
+    except ReadError as error:
+        raise SceneError(f"{path}: {error.reason}; {want}") from None
     except ValueError as error:
         raise SceneError(f"{path}: {error}; {want}") from None
     return Region(str(facts["class_name"]), mask, float(facts["score"]), int(facts["depth"]))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from costars.errors import SceneError, nearest
+from costars.errors import ReadError, SceneError, nearest
+from costars.files.plain_data import PARSERS, check_values, parse_json, parse_yaml, read_data
+from costars.files.regular_file import expand_user, is_there
 from costars.scene.defaults import reopen_defaults
 from costars.scene.scene import BUILTIN, SIDES, Scene, parse_scene
 
@@ -34,14 +31,23 @@ PATH_FIELDS = (
 def anchor_paths(scene: Scene, folder: Path) -> Scene:
     """The scene with its relative paths made absolute, as seen from a folder.
 
-    Names of the library and of the hub stay as they are.
+    Names of the library and of the hub stay as they are. Raises SceneError for a path that cannot be stored.
     """
 
     def anchored(field: str, name: str) -> str:
-        path = (folder / Path(name).expanduser()).absolute()
-        return str(path) if _is_path(field, name, path) else name
+        try:
+            path = (folder / expand_user(name)).absolute()
+            is_path = _is_path(field, name, path)
+        except ReadError as error:
+            raise SceneError(f"{field}: {error}") from None
+        return str(path) if is_path else name
 
-    return Scene.model_validate(map_paths(scene, anchored))
+    data = map_paths(scene, anchored)
+    try:
+        check_values(data)
+    except ValueError as error:
+        raise SceneError(f"{error}; rename the file or folder: scenes are stored as UTF-8 text") from None
+    return Scene.model_validate(data)
 
 
 def _is_path(field: str, name: str, path: Path) -> bool:
@@ -53,7 +59,7 @@ def _is_path(field: str, name: str, path: Path) -> bool:
         case "concept":
             return name.endswith(".safetensors")
         case _:
-            return name != BUILTIN and (path.exists() or name.endswith(".safetensors"))
+            return name != BUILTIN and (is_there(path) or name.endswith(".safetensors"))
 
 
 def map_paths(scene: Scene, change: Callable[[str, str], str]) -> dict[str, Any]:
@@ -81,39 +87,30 @@ def load_scene(path: Path) -> Scene:
 
     Relative paths are those beside the file. Raises SceneError for a file that cannot be read or contains no scene.
     """
-    readers: dict[str, Callable[[str], Any]] = {
-        ".yaml": yaml.safe_load,
-        ".yml": yaml.safe_load,
-        ".toml": tomllib.loads,
-        ".json": json.loads,
-    }
     if path.suffix == ".png":
         return anchor_paths(_scene_in_picture(path), path.parent)
-    if path.suffix not in readers:
+    if path.suffix not in PARSERS:
         raise SceneError(f"{path}: a scene is a .yaml, .toml or .json file, or a .png that costars wrote")
     try:
-        data = readers[path.suffix](path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise SceneError(f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}") from None
+        data = read_data(path)
+    except ReadError as error:
+        raise SceneError(str(error)) from None
     return anchor_paths(parse_scene(data, str(path)), path.parent)
 
 
 def _scene_in_picture(path: Path) -> Scene:
-    from PIL import Image, UnidentifiedImageError
+    from costars.files.pictures import load_picture
 
     try:
-        with Image.open(path) as image:
-            text = image.info.get("costars")
-    except (OSError, UnidentifiedImageError):
-        raise SceneError(f"{path}: cannot be read as a picture; check the path") from None
+        text = load_picture(path, ("PNG",)).info.get("costars")
+    except ReadError as error:
+        raise SceneError(f"{path}: cannot be read as a picture ({error.reason}); {error.remedy}") from None
     if text is None:
         raise SceneError(f"{path}: contains no scene; give a picture that costars wrote, or a scene file")
     try:
-        facts = json.loads(text)
+        facts = parse_json(text, path)
         data, edited = facts["scene"], facts.get("edited", False)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ReadError, KeyError, TypeError, AttributeError):
         raise SceneError(f"{path}: its scene is damaged; give the scene file instead") from None
     if edited:
         raise SceneError(
@@ -126,10 +123,10 @@ def _scene_in_picture(path: Path) -> Scene:
 def _value(text: str, before: Any) -> Any:
     """A value as YAML has it; in the place of text as it stands where it is a number, empty, or begins with a slot."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text, "--set")
+    except ReadError:
         return text
-    plain = isinstance(value, bool | int | float | date) or (isinstance(value, dict) and text.startswith("{"))
+    plain = isinstance(value, bool | int | float) or (isinstance(value, dict) and text.startswith("{"))
     return text if isinstance(before, str) and (plain or not text) else value
 
 

@@ -17,7 +17,8 @@ BRACKET_FACTOR = 1.1  # of one pair of brackets, in AUTOMATIC1111 and ComfyUI
 MAX_WEIGHT = 10.0  # ours: a larger weight is a typing error such as (word:12)
 SHOWN = 60  # characters of a prompt in a message
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
-_PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?\d*\.?\d+)\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
+# Possessive: linear time for a text of many digits or spaces.
+_PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*+([+-]?(?:\d++(?:\.\d++)?|\.\d++))\s*+\)|\)|\]|[^\\()\[\]:]++|:|\\")
 _ESCAPED = re.compile(r"\\([()\[\]\\])")
 _LEARNED = re.compile(r"<[\w-]{1,64}>")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -19,7 +20,9 @@ Side = Annotated[int, Field(ge=64, le=8192)]  # px
 Point = tuple[Unit, Unit]
 Rectangle = tuple[Unit, Unit, Unit, Unit]
 # As AUTOMATIC1111's prompts name one.
-_LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:>]+)(?::([^:>]+))?[^>]*>", re.IGNORECASE)
+# Possessive, and no "<" inside: linear time also for a text of many beginnings.
+_LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]++)(?::([^:<>]++))?+[^<>]*+>", re.IGNORECASE)
+MAX_PROMPT = 20_000  # characters; the text encoders read 600 tokens
 
 
 DEFAULT_METHOD = "two_stage"
@@ -30,7 +33,7 @@ _OPTIONS = method_options()
 
 def _parse_method(value: Any) -> Any:
     value = {"name": value} if isinstance(value, str) else value
-    if isinstance(value, dict) and value.get("name") not in METHODS:
+    if isinstance(value, dict) and not (isinstance(value.get("name"), str) and value["name"] in METHODS):
         raise ValueError(f"no method {value.get('name')!r}; {nearest(str(value.get('name')), METHODS)}")
     return value
 
@@ -161,6 +164,8 @@ class Scene(Value):
         for member in self.cast.values():
             prompts += [member.prompt or "", member.negative_prompt or "", member.trigger or ""]
         for prompt in prompts:
+            if len(prompt) > MAX_PROMPT:
+                raise ValueError(f"prompt of {len(prompt)} characters, at most {MAX_PROMPT} are read; shorten it")
             if found := _LORA.search(prompt):
                 name, weight = found.group(1), found.group(2) or "1.0"
                 raise ValueError(
@@ -213,10 +218,11 @@ class Scene(Value):
                 raise ValueError(
                     f"prompt has the slot {{{slot}}} but the cast has no such member; {nearest(slot, self.cast)}"
                 )
+        counts = Counter(slots)
         for name in self.cast:
-            if slots.count(name) != 1:
+            if counts[name] != 1:
                 raise ValueError(
-                    f"cast member {name!r} has {slots.count(name)} slots in the prompt {self.prompt!r}; "
+                    f"cast member {name!r} has {counts[name]} slots in the prompt {self.prompt!r}; "
                     f"write {{{name}}} there exactly once, or remove the member"
                 )
         return self

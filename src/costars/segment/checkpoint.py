@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.utils import logging
 
-from costars.errors import ModelError, SceneError
+from costars.errors import ModelError, ReadError, SceneError
+from costars.files.plain_data import read_json
+from costars.files.regular_file import expand_user
 from costars.model.components import load_component
 from costars.model.hub import COMPONENT_PATTERNS, download_from_hub, is_hub_id
 
@@ -108,7 +109,7 @@ def to_numpy(values: Tensor) -> FloatArray:
 
 def _find_folder(source: str, kind: CheckpointKind, offline: bool) -> Path:
     """Return the folder, or that of a hub id in the Hugging Face cache; downloads it first unless offline."""
-    folder = Path(source).expanduser()
+    folder = expand_user(source)
     if folder.is_dir():
         return folder
     if not is_hub_id(source):
@@ -119,10 +120,10 @@ def _find_folder(source: str, kind: CheckpointKind, offline: bool) -> Path:
 def _check_files(folder: Path, source: str, kind: CheckpointKind) -> None:
     expected = f"use a {kind.model_type} checkpoint such as {kind.example}"
     try:
-        found = dict(json.loads((folder / "config.json").read_text())).get("model_type")
-    except OSError:
-        raise ModelError(f"model {source!r}: it has no config.json; {expected}") from None
-    except (ValueError, TypeError):
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model {source!r}: it has no config.json; {expected}") from None
+        found = dict(read_json(folder / "config.json")).get("model_type")
+    except (ReadError, ValueError, TypeError):
         raise ModelError(f"model {source!r}: its config.json is damaged; download it again") from None
     if found != kind.model_type:
         raise ModelError(f"model {source!r}: its model_type is {found}, expected {kind.model_type}; {expected}")

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from costars.errors import SceneError, nearest
+from costars.errors import ReadError, SceneError, nearest
+from costars.files.pictures import load_picture
+from costars.files.regular_file import is_there
 from costars.images.masks import same_aspect_ratio, to_grey_levels
 from costars.scene.scene import SIDES, CastMember
 from costars.types import MaskArray
@@ -21,8 +23,8 @@ def has_mask_file(member: CastMember) -> bool:
 
 def load_mask(member: CastMember, size_px: tuple[int, int]) -> MaskArray:
     """Load a member's mask file as (h, w) of 0 and 1, resized to (width, height); raises SceneError as check_mask."""
-    with Image.open(check_mask(member, size_px)) as image:
-        mask = Image.fromarray(to_grey_levels(image)).resize(size_px, Image.Resampling.BILINEAR)
+    levels = to_grey_levels(load_picture(check_mask(member, size_px)))
+    mask = Image.fromarray(levels).resize(size_px, Image.Resampling.BILINEAR)
     return (np.asarray(mask) >= 0.5).astype(np.float32)
 
 
@@ -33,10 +35,10 @@ def check_mask(member: CastMember, size_px: tuple[int, int]) -> Path:
     """
     path = Path(str(member.where))
     try:
-        with Image.open(path) as image:
-            to_grey_levels(image)
-    except (OSError, SyntaxError) as error:
-        problem = "not found" if isinstance(error, FileNotFoundError) else "not an image"
+        image = load_picture(path)
+        to_grey_levels(image)
+    except ReadError as error:
+        problem = error.reason if is_there(path) else "not found"
         hint = "" if path.suffix else f"; {nearest(path.name, SIDES)}"
         raise SceneError(
             f"where: {path.name!r} is not left, right, a point, a box or a mask file ({path}: {problem}){hint}"

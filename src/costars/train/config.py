@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from costars.errors import TrainError, nearest
+from costars.files.regular_file import expand_user, is_there
 from costars.scene.options import Checkpoint
 from costars.train.recipes import BUILTIN, RECIPES
 
@@ -29,11 +30,15 @@ class SubjectConfig(BaseModel):
         validation_alias=AliasChoices("class_name", "class"),
         description="class word that the base model knows, e.g. woman",
     )
-    images: str | None = Field(None, description="folder of its images; default: the folder shared by all concepts")
+    images: str | None = Field(
+        None, min_length=1, description="folder of its images; default: the folder shared by all concepts"
+    )
     trigger: str | None = Field(None, description="word for the concept in captions; default: its name")
     background: bool = Field(False, description="the concept is the background of the images (em only)")
     class_images: str | None = Field(
-        None, description="folder of images of the class without the concept; default: the model generates them"
+        None,
+        min_length=1,
+        description="folder of images of the class without the concept; default: the model generates them",
     )
 
 
@@ -47,7 +52,7 @@ class TrainConfig(BaseModel):
 
     recipe: str = Field(description=f"one of {', '.join(RECIPES)}")
     concepts: tuple[SubjectConfig, ...] = Field(min_length=1)
-    images: str | None = Field(None, description="folder of images that show several of the concepts")
+    images: str | None = Field(None, min_length=1, description="folder of images that show several of the concepts")
     model: str = BUILTIN
     checkpoint: Checkpoint = Checkpoint()
     settings: dict[str, Setting] = Field(default_factory=dict, description="e.g. steps: 500")
@@ -115,12 +120,12 @@ def anchor_name(name: str | None, folder: Path) -> str | None:
     """The absolute path of a model or captioner in folder; a name with nothing there (a hub id, builtin) is kept."""
     if name is None or name == BUILTIN:
         return name
-    path = folder / Path(name).expanduser()
-    return str(path.absolute()) if path.exists() else name
+    path = folder / expand_user(name)
+    return str(path.absolute()) if is_there(path) else name
 
 
 def _anchor_folder(name: str | None, folder: Path) -> str | None:
-    return None if name is None else str((folder / Path(name).expanduser()).absolute())
+    return None if name is None else str((folder / expand_user(name)).absolute())
 
 
 def validation_message(error: ValidationError) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from costars.errors import TrainError
 from costars.files.output_folder import check_writable
+from costars.files.temporary import locked_folder, new_folder
 from costars.train.config import TrainConfig
 
 
@@ -67,6 +71,20 @@ def check_files(files: TrainingFiles, *, resume: bool = False, replace: bool = F
         )
     if resume and not checkpoint.exists():
         raise TrainError(f"--resume: no checkpoint in {files.folder}; leave it out to start a run")
+
+
+@contextmanager
+def hold_work_folder(files: TrainingFiles) -> Iterator[None]:
+    """Make the work folder for the block and keep other runs out of it; on failure an empty one is removed.
+
+    Raises TrainError if another run uses it. Of several processes of one run, the first holds it.
+    """
+    check_writable(files.folder, "--work")
+    with new_folder(files.folder), ExitStack() as stack:
+        is_first = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate set it
+        if is_first and not stack.enter_context(locked_folder(files.folder, wait=False)):
+            raise TrainError(f"--work {files.folder}: another training is using it; wait for it, or choose another")
+        yield
 
 
 def describe_resumption(files: TrainingFiles) -> str:

@@ -68,8 +68,11 @@ def _model_name(task: TrainingTask) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def write_concepts(result: TrainingResult, targets: Sequence[Path]) -> None:
-    """Write each concept to its .safetensors file with a card; each file is written atomically."""
+def write_concepts(result: TrainingResult, targets: Sequence[Path], *, replace: bool = True) -> None:
+    """Write each concept to its .safetensors file with a card; each file is written atomically.
+
+    Without `replace` an existing target raises FileExistsError.
+    """
     for concept, target in zip(result.concepts, targets, strict=True):
         facts = {"name": concept.name, "class_name": concept.class_name, "trigger": concept.trigger}
-        write_concept(concept, facts | result.card, target)
+        write_concept(concept, facts | result.card, target, replace=replace)

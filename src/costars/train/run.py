@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from costars.errors import TrainError
+from costars.errors import ReadError, TrainError
+from costars.files.plain_data import parse_json
 from costars.train.checkpoint import collect_state, load_checkpoint, load_state, save_checkpoint
 from costars.train.data.subject import hash_subjects
 from costars.train.objective import Objective
@@ -33,6 +35,28 @@ RESUMABLE_SETTINGS = (
     "lr_decay_fraction",
     "precision",
 )
+
+
+class RunProgress(BaseModel):
+    """How far a run was at its checkpoint: one loss for each step."""
+
+    step: int = Field(ge=0)
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    losses: tuple[float, ...]
+
+
+def read_progress(path: Path, facts: Mapping[str, str]) -> RunProgress:
+    """The progress in a checkpoint's metadata. Raises TrainError if it is missing or damaged."""
+    try:
+        losses, recipe = (parse_json(facts[key], path) for key in ("losses", "recipe"))
+        progress = RunProgress(step=facts["step"], seconds=facts["seconds"], losses=losses)  # type: ignore[arg-type]
+        if len(progress.losses) != progress.step or not isinstance(recipe, dict):
+            raise ValueError
+    except (ReadError, ValueError, KeyError):
+        raise TrainError(
+            f"{path}: not a readable checkpoint (its step, losses or recipe are damaged); delete it and start again"
+        ) from None
+    return progress
 
 
 @dataclass(kw_only=True)
@@ -136,17 +160,21 @@ class TrainingRun:
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint. Raises TrainError if it belongs to another run."""
         tensors, facts = load_checkpoint(path)
+        progress = read_progress(path, facts)
         self._check_same_run(path, facts)
         load_state(tensors, self.parameters, self.optimizer)
-        self.objective.restore(_objective_state(tensors))
-        self.step, self.seconds, self.losses = int(facts["step"]), float(facts["seconds"]), json.loads(facts["losses"])
+        try:
+            self.objective.restore(_objective_state(tensors))
+        except (ValueError, KeyError, IndexError, RuntimeError) as error:
+            raise TrainError(f"{path.name}: its masks are damaged ({error}); {_START_AGAIN}") from None
+        self.step, self.seconds, self.losses = progress.step, progress.seconds, list(progress.losses)
         self.has_checkpoint = True
         self._freeze_embeddings_at_threshold()
 
     def _check_same_run(self, path: Path, facts: Mapping[str, str]) -> None:
         # The current recipe is compared as JSON too: tuples become lists.
         texts = (facts.get("recipe", "{}"), json.dumps(asdict(self.recipe)))
-        saved, current = (flatten_settings(json.loads(text)) for text in texts)
+        saved, current = (flatten_settings(parse_json(text, path)) for text in texts)
         for name, value in current.items():
             if saved.get(name) != value and name not in RESUMABLE_SETTINGS:
                 raise TrainError(
@@ -174,7 +202,7 @@ def start_run(task: TrainingTask, trainable: Trainable, objective: Objective, pr
 def read_objective_state(path: Path) -> tuple[int, dict[str, Tensor]]:
     """The number of steps of a checkpoint, and the state of its objective."""
     tensors, facts = load_checkpoint(path)
-    return int(facts["step"]), _objective_state(tensors)
+    return read_progress(path, facts).step, _objective_state(tensors)
 
 
 def _objective_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import OutOfMemoryError
 
 from costars.errors import TrainError
+from costars.files.atomic import atomic_file
 from costars.train.em.report import MaskHistory, load_history, save_history, write_report
 from costars.train.loop import TRAINING, Progress, train
 from costars.train.output_files import TrainingFiles, describe_resumption
@@ -33,19 +34,22 @@ def run_session(
     files: TrainingFiles,
     *,
     resume: bool = False,
+    replace: bool = True,
     sheet_every: int = 0,
     tensorboard: Path | None = None,
 ) -> Generator[Progress | Message | TrainingResult, None, None]:
     """Train a task and write its files; yields steps and messages, then the result, whose concepts are written.
 
     A preview sheet is saved every sheet_every steps (0: never) and after the last one. Of several processes only the
-    first writes files. A sheet, report or loss curve that cannot be written does not end the run. Raises TrainError as
+    first writes files. Without replace a concept that exists is kept, also one that another run has written meanwhile.
+    A sheet, report or loss curve that cannot be written does not end the run. Raises TrainError as
     `train` does, if memory runs out, and if a concept cannot be written.
     """
     is_main = PartialState(cpu=task.model.device.type == "cpu").is_main_process
     outputs = _Outputs(
         task=task,
         files=files,
+        replace=replace,
         history=load_history(task.subjects, files.checkpoint) if resume else MaskHistory(task.subjects),
         sheet_every=sheet_every,
         tensorboard=tensorboard,
@@ -73,6 +77,7 @@ class _Outputs:
 
     task: TrainingTask
     files: TrainingFiles
+    replace: bool
     history: MaskHistory
     sheet_every: int
     tensorboard: Path | None
@@ -105,7 +110,7 @@ class _Outputs:
     def finish(self, result: TrainingResult) -> Iterator[Message | TrainingResult]:
         """Write the concepts and the report, and remove the checkpoint."""
         try:
-            write_concepts(result, self.files.concepts)
+            write_concepts(result, self.files.concepts, replace=self.replace)
         except OSError as error:
             path, reason = error.filename or self.files.concepts[0], error.strerror or error
             raise TrainError(f"{path}: {reason}; {describe_resumption(self.files)}") from None
@@ -124,9 +129,9 @@ class _Outputs:
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Save an image, creating its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    """Save an image atomically, creating its folder."""
+    with atomic_file(path) as partial:
+        image.save(partial)
 
 
 def _try_write(name: str, write: Callable[..., object], *args: object) -> str:

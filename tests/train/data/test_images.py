@@ -115,12 +115,12 @@ def test_unreadable_images_are_skipped_and_named(tmp_path):
     assert [line.split(":")[0] for line in found.skipped] == [f"'{n}'" for n in "b.jpg c.png d.png e.png".split()] + [
         f"'{n}.png'" for n in "fgh"
     ]
-    assert "scale it down" in found.skipped[2] and "not a PNG, JPEG or WebP image" in found.skipped[1]
+    assert "scale it down" in found.skipped[2] and "not a picture in PNG, JPEG, WEBP format" in found.skipped[1]
     assert not any("\n" in line for line in found.skipped)
 
 
 def test_image_above_pil_limit_is_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # PIL warns above it and raises above twice as much
+    monkeypatch.setattr("costars.files.pictures.MAX_PIXELS", 20)
     draw(tmp_path / "a.png", (6, 4))
     draw(tmp_path / "b.png", (4, 4))
     found = read_image_folder(tmp_path)
@@ -146,7 +146,7 @@ def test_missing_and_empty_folders_are_rejected(tmp_path):
     ("write_mask", "message"),
     [
         (lambda path: draw_mask(path, (5, 4)), "size 5 x 4 px"),
-        (lambda path: path.write_text("no mask"), "not a PNG"),
+        (lambda path: path.write_text("no mask"), "not a picture in PNG"),
         (draw, "has colours"),
         (lambda path: draw(path, mode="LA", colour=(255, 254)), "alpha channel"),
         (lambda path: draw_mask(path, level=0), "all black"),
@@ -172,7 +172,7 @@ def test_white_mask_is_one_in_every_mode(tmp_path, mode, level):
 def test_caption_that_is_not_utf8_is_rejected(tmp_path):
     draw(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    assert "'a.txt': cannot be read" in error_of(tmp_path)
+    assert "'a.txt': is not UTF-8 text" in error_of(tmp_path)
 
 
 def test_jsonl_lists_images_captions_and_masks_in_order(tmp_path):
@@ -197,8 +197,8 @@ def test_jsonl_lists_images_captions_and_masks_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: invalid JSON"),
-        ("[" * 100_000, "line 2: invalid JSON"),
+        ("{", "line 2: not valid JSON"),
+        ("[" * 100_000, "line 2: not valid JSON"),
         ('["a.png"]', "is not an object"),
         ({"text": "a woman"}, "no file_name"),
         ({"file_name": ["a.png"]}, "file_name is ['a.png']; must be a string"),

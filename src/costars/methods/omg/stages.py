@@ -94,6 +94,7 @@ def personalise(resolved: ResolvedScene, plan: Plan) -> Generator[Step, None, Te
     noise is blended by the masks (Eq. 6).
     """
     _check_max_rows(resolved)
+    _check_layout(resolved, plan.layout)
     model, options = resolved.model, resolved.options
     latents = plan.layout.latents.to(model.device, model.latent_dtype)
     shares = add_global_share(_member_shares(plan, options, model.latent_size(resolved.size_px))).to(model.device)
@@ -189,6 +190,17 @@ def _check_max_rows(resolved: ResolvedScene) -> None:
         raise SceneError(
             "max_rows 1: the layout's row and the global row, which uses its attention, must be in one UNet call; "
             "use at least 2, or 0 for no limit, or set method.cross_replace_steps=0 and method.self_replace_steps=0"
+        )
+
+
+def _check_layout(resolved: ResolvedScene, layout: Layout) -> None:
+    """Raises SceneError for a layout that was not drawn by this model, in this size and these steps."""
+    model, steps = resolved.model, len(make_sampler(resolved).timesteps)
+    want = (steps + 1, model.info.latent_channels, *model.latent_size(resolved.size_px))
+    if tuple(layout.latents.shape) != want or layout.image.size != resolved.size_px:
+        raise SceneError(
+            f"the plan's layout has latents {tuple(layout.latents.shape)} and a picture of {layout.image.size} px; "
+            f"{steps} steps of this model give {want} and {resolved.size_px}; plan the scene again"
         )
 
 

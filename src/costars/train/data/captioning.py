@@ -5,7 +5,6 @@ OMG captions the training images of a character with BLIP-2 (Kong et al. 2024, a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ import torch
 from PIL import Image
 from transformers import Florence2Processor
 
-from costars.errors import ModelError
+from costars.errors import ModelError, ReadError
+from costars.files.plain_data import read_json
+from costars.files.regular_file import expand_user
 from costars.model.hub import COMPONENT_PATTERNS, download_from_hub, is_hub_id
 from costars.segment.checkpoint import Checkpoint, CheckpointKind, open_checkpoint
 
@@ -109,7 +110,7 @@ def _article(word: str) -> str:
 
 
 def _find_folder(source: str, offline: bool) -> Path:
-    folder = Path(source).expanduser()
+    folder = expand_user(source)
     if folder.is_dir():
         return folder
     if not is_hub_id(source):
@@ -120,10 +121,10 @@ def _find_folder(source: str, offline: bool) -> Path:
 def _detect_kind(folder: Path, source: str) -> CheckpointKind:
     supported = f"use {', '.join(f'{kind.model_type} such as {kind.example}' for kind in KINDS.values())}"
     try:
-        model_type = dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))).get("model_type")
-    except OSError:
-        raise ModelError(f"captioner {source!r}: the folder has no config.json; {supported}") from None
-    except (ValueError, TypeError):
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"captioner {source!r}: the folder has no config.json; {supported}")
+        model_type = dict(read_json(folder / "config.json")).get("model_type")
+    except (ReadError, ValueError, TypeError):
         raise ModelError(f"captioner {source!r}: config.json is not valid JSON; download the model again") from None
     if not isinstance(model_type, str) or model_type not in KINDS:
         raise ModelError(f"captioner {source!r}: model_type {model_type!r} is not supported; {supported}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from costars.errors import TrainError
+from costars.errors import ReadError, TrainError
+from costars.files.plain_data import parse_json
+from costars.files.regular_file import read_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MASK_SUFFIX = ".mask.png"
+MAX_CAPTION = 10_000  # characters; the text encoders read 600 tokens
+MAX_LIST_BYTES = 100_000_000  # of a .jsonl file: some hundred thousand images
 EXPECTED_FILES = f"expected {', '.join(SUFFIXES)}"
 
 
@@ -52,6 +55,8 @@ def _is_mask(name: str) -> bool:
 def _read_sidecars(folder: Path, name: str) -> ListedImage:
     caption, mask = ((folder / name).with_suffix(suffix) for suffix in (".txt", MASK_SUFFIX))
     text = _first_line(_read_text(caption)) if caption.exists() else None
+    if len(text or "") > MAX_CAPTION:
+        raise TrainError(f"{caption.name!r}: a caption of {len(text or '')} characters; write at most {MAX_CAPTION}")
     return ListedImage(name, text, mask if mask.exists() else None)
 
 
@@ -63,9 +68,9 @@ def _read_metadata(folder: Path, path: Path) -> Iterator[ListedImage]:
 
 def _parse_line(folder: Path, line: str, where: str) -> ListedImage:
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise TrainError(f"{where}: invalid JSON ({format_error(error)}); write one object per line") from error
+        values = parse_json(line, where)
+    except ReadError as error:
+        raise TrainError(f"{where}: {error.reason}; write one object per line") from error
     if not isinstance(values, dict):
         raise TrainError(f'{where}: {line.strip()[:60]!r} is not an object; write {{"file_name": "NAME.png"}}')
     name = _path_in_folder(folder, _text_value(values, where, "file_name", "file"), where)
@@ -102,9 +107,9 @@ def _path_in_folder(folder: Path, name: str | None, where: str) -> str | None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainError(f"{path.name!r}: cannot be read ({format_error(error)}); save it as UTF-8 text") from error
+        return read_text(path, MAX_LIST_BYTES)
+    except ReadError as error:
+        raise TrainError(f"{path.name!r}: {error.reason}; {error.remedy}") from error
 
 
 def _first_line(text: str) -> str | None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from costars.errors import TrainError
+from costars.errors import ReadError, TrainError
+from costars.files.pictures import load_picture
 from costars.images.masks import to_grey_levels
 from costars.train.data.folder import EXPECTED_FILES, format_error, list_images
 from costars.types import MaskArray
@@ -78,13 +79,9 @@ def read_mask(path: Path, image: Image.Image, name: str) -> MaskArray:
 
 def _open_upright(path: Path) -> Image.Image:
     """Open an image and apply its EXIF orientation."""
-    if not path.is_file():
-        raise FileNotFoundError("no such file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns about malformed EXIF and similar
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as opened:
-            return ImageOps.exif_transpose(opened)
+        return ImageOps.exif_transpose(load_picture(path, FORMATS))
 
 
 def _read_image(path: Path) -> Image.Image:
@@ -99,8 +96,4 @@ def _read_image(path: Path) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not a PNG, JPEG or WebP image"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more than {Image.MAX_IMAGE_PIXELS} pixels, scale it down"
-    return format_error(error)
+    return f"{error.reason}, {error.remedy}" if isinstance(error, ReadError) else format_error(error)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from costars.errors import TrainError
+from costars.errors import ReadError, TrainError
 from costars.files.atomic import atomic_file
+from costars.files.plain_data import read_json
 from costars.images.contact_sheet import make_grid, overlay_masks
 from costars.train.data.subject import TrainingSubject
 from costars.train.em.estep_masks import mean_iou
@@ -23,7 +24,7 @@ from costars.train.run import read_objective_state
 from costars.types import MaskArray, Region
 
 Row = dict[str, Any]
-REPORT = "report.json"
+REPORT, MAX_REPORT_BYTES = "report.json", 100_000_000
 
 
 @dataclass
@@ -53,7 +54,10 @@ def load_history(subjects: Sequence[TrainingSubject], checkpoint: Path) -> MaskH
     if not path.exists():
         return MaskHistory(subjects)
     step, state = read_objective_state(checkpoint)
-    rows = [row for row in json.loads(path.read_text())["masks"] if row["step"] < step]
+    try:
+        rows = [row for row in read_json(path, MAX_REPORT_BYTES)["masks"] if row["step"] < step]
+    except (ReadError, KeyError, TypeError):
+        raise TrainError(f"{path}: not a readable report; delete it, its curve then starts at the checkpoint") from None
     return MaskHistory(subjects, rows, parse_mask_state(state), from_checkpoint=True)
 
 

@@ -1,0 +1,91 @@
+"""Locks on folders, and temporary folders that a later run removes if their own run died.
+
+A lock is flock on the folder itself: it needs no file, and the kernel releases it however its process ends. File
+systems without flock (some network file systems) are used without locks; nothing of another run is removed there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+PREFIX = ".costars-"
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new, locked folder in `parent` for the block; those of runs that died are removed."""
+    remove_leftovers(parent)
+    folder, descriptor = _make_locked(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _make_locked(parent: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(mkdtemp(prefix=PREFIX, dir=parent))
+        descriptor = _open_folder(folder)
+        _try_lock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                return folder, descriptor
+        os.close(descriptor)  # another run saw it before it was locked, and removed it
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove the temporary folders of runs that died; those of running ones are locked."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            descriptor = _open_folder(folder)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a folder for the block; yields False if another run holds it and `wait` is false."""
+    descriptor = _open_folder(folder, follow=True)
+    try:
+        yield _try_lock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents for the block; those that are still empty are removed if it fails."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _open_folder(folder: Path, *, follow: bool = False) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+
+
+def _try_lock(descriptor: int, operation: int) -> bool:
+    """Whether nobody else holds the lock: True also where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
