@@ -18,7 +18,7 @@ from costars_world.benchmarks.cases import BASELINES, BENCHMARKS
 from costars_world.benchmarks.render_cache import RenderCache
 from costars_world.benchmarks.score import load_scorer
 
-DEFAULT_SEEDS = {"identity": 20, "alone": 20, "start": 4, "ablation": 4, "degradation": 20, "count": 8}
+DEFAULT_SEEDS = {"identity": 20, "alone": 20, "start": 4, "steps": 30, "ablation": 4, "degradation": 20, "count": 8}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,6 +21,8 @@ PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 RELATIONS = ("in front of", "to the left of", "behind", "next to")
 FIVE_CONCEPTS = ("ana", "bo", "rex", "mochi", "bolt")
+STEPS = (8, 12, 16, 25, 50)
+STEPS_SEED = 500  # its seeds are used by no other benchmark
 START_SHARES = (0.0, 0.1, 0.2, 0.32, 0.5, 0.7, 1.0)
 WHOLE, IN_COMPANY = "whole method", "in company"  # variants
 GROWN_PX = 6
@@ -97,6 +99,15 @@ def start_cases(seeds: int) -> Iterator[Case]:
                 yield Case("all pairs", f"{share:.2f}", seed, make_pair_scene(kind, seed, start=share), kind)
 
 
+def steps_cases(layouts: int) -> Iterator[Case]:
+    """Fewer steps than 50 with the scheduler of the built-in model; every layout has a seed of its own."""
+    kinds = list(PAIRS)
+    for seed in range(STEPS_SEED, STEPS_SEED + layouts):
+        kind = kinds[seed % len(kinds)]
+        for steps in STEPS:
+            yield Case("all pairs", str(steps), seed, make_pair_scene(kind, seed, steps=steps), kind)
+
+
 def ablation_cases(seeds: int) -> Iterator[Case]:
     """The method without each of its parts (section 4.3), and alternatives."""
     methods: Mapping[str, Mapping[str, object]] = {
@@ -162,12 +173,13 @@ def _default_method(method: str) -> object:
 
 
 # The variant that a benchmark's other variants are compared with.
-BASELINES = {"ablation": WHOLE, "degradation": "alone"}
+BASELINES = {"ablation": WHOLE, "degradation": "alone", "steps": "50"}
 # To add a benchmark, add a line.
 BENCHMARKS: Mapping[str, Callable[[int], Iterator[Case]]] = {
     "identity": identity_cases,
     "alone": alone_cases,
     "start": start_cases,
+    "steps": steps_cases,
     "ablation": ablation_cases,
     "degradation": degradation_cases,
     "count": count_cases,
