@@ -11,19 +11,23 @@ from safetensors.torch import save as save_tensors
 from torch import from_numpy
 
 from costars.errors import SceneError
+from costars.files.folder_claim import check_no_earlier_run
 from costars.files.output_folder import atomic_folder
+from costars.images.contact_sheet import make_plan_sheet
 from costars.records.layout_inputs import check_layout_inputs, layout_inputs
-from costars.records.regions import hash_masks, read_region, region_facts, round_seconds, write_masks
+from costars.records.regions import describe_masks, hash_masks, read_region, region_facts, round_seconds, write_masks
 from costars.scene.files import anchor_paths
 from costars.scene.scene import parse_scene
 from costars.types import Layout, Plan
 
 
-def write_plan(plan: Plan, out: Path) -> None:
-    """Write plan.json, layout.png, layout.safetensors (latents, maps) and masks/NAME.png.
+def write_plan(plan: Plan, out: Path, *, replace: bool = False) -> None:
+    """Write plan.json, layout.png, layout.safetensors (latents, maps), masks/NAME.png and sheet.png.
 
-    The scene's paths are absolute there, so the plan works wherever it lies.
+    The scene's paths are absolute there, so the plan works wherever it lies. Raises SceneError if out cannot be
+    written, contains files that costars did not write, or, without replace, the plan of an earlier run.
     """
+    check_no_earlier_run(out, "plan", replace=replace)
     layout, scene = plan.layout, anchor_paths(plan.scene, Path()).model_dump(mode="json", exclude_none=True)
     facts = {
         "scene": scene,
@@ -38,6 +42,7 @@ def write_plan(plan: Plan, out: Path) -> None:
         layout.image.save(folder / "layout.png")
         (folder / "layout.safetensors").write_bytes(save_tensors({"latents": layout.latents.cpu(), **maps}))
         write_masks(plan.regions, folder)
+        make_plan_sheet(plan).save(folder / "sheet.png")
 
 
 def read_plan(folder: Path) -> Plan:
@@ -72,4 +77,5 @@ def read_plan(folder: Path) -> Plan:
             "plan the scene again"
         )
     check_layout_inputs(before, scene, f"{folder.name}/plan.json: ")
-    return Plan(scene, layout, regions, seconds, edited=facts.get("masks_sha256") != hash_masks(regions))
+    edited = facts.get("masks_sha256") != hash_masks(regions)
+    return Plan(scene, layout, regions, seconds, edited=edited, notes=describe_masks(folder, regions))

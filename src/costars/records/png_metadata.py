@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
 
+from costars.files.folder_claim import check_no_earlier_run
 from costars.files.output_folder import KINDS, atomic_folder
 from costars.images.contact_sheet import make_contact_sheet
 from costars.records.regions import region_facts, round_seconds, write_masks
@@ -18,11 +19,13 @@ from costars.scene.scene import Scene
 from costars.types import Picture, RegionError
 
 
-def write_picture(picture: Picture, out: str | Path) -> None:
+def write_picture(picture: Picture, out: str | Path, *, replace: bool = False) -> None:
     """Write picture.png with its scene inside, layout.png, masks/NAME.png, sheet.png and result.json.
 
-    Raises SceneError if out cannot be written, or contains files that costars did not write.
+    Raises SceneError if out cannot be written, contains files that costars did not write, or, without replace, the
+    picture of an earlier run.
     """
+    check_no_earlier_run(Path(out), "picture", replace=replace)
     plan = picture.plan
     with atomic_folder(Path(out)) as folder:
         (folder / "picture.png").write_bytes(png(picture))
@@ -43,6 +46,7 @@ def write_picture(picture: Picture, out: str | Path) -> None:
             "max_rows": picture.max_rows,
             **({"layer_counts": dict(picture.layer_counts)} if picture.layer_counts else {}),
             **({"lost": list(picture.lost)} if picture.lost else {}),
+            **({"became": dict(picture.became)} if picture.became else {}),
             **({"notes": list(picture.notes)} if picture.notes else {}),
         }
         (folder / "result.json").write_text(json.dumps(facts, indent=2) + "\n")
