@@ -34,12 +34,13 @@ COUNTS = (
     ("{ana}, {dan}, {rex}, {mochi} and {bolt} on a street", ("ana", "dan", "rex", "mochi", "bolt")),
 )
 RETRIES = 40
+STEPS = 50
 
 
 def make_scene(prompt: str, names: tuple[str, ...], method: str, seed: int) -> Scene:
     """Make a scene with concepts of the pack."""
     cast = {name: {"concept": f"builtin/{name}"} for name in names}
-    return Scene.model_validate({"prompt": prompt, "cast": cast, "method": method, "seed": seed})
+    return Scene.model_validate({"prompt": prompt, "cast": cast, "method": method, "seed": seed, "steps": STEPS})
 
 
 def render_with_retries(studio: Studio, scene: Scene) -> Picture | None:
@@ -54,7 +55,7 @@ def render_with_retries(studio: Studio, scene: Scene) -> Picture | None:
 
 def draw_samples(studio: Studio, out: Path) -> None:
     """Draw images of the base model for 32 prompts."""
-    tile_images(sample_images(studio.model("builtin"), PROMPTS, steps=50)).save(out / "samples.png")
+    tile_images(sample_images(studio.model("builtin"), PROMPTS, steps=STEPS)).save(out / "samples.png")
     (out / "samples.txt").write_text("\n".join(PROMPTS) + "\n")
 
 

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from costars.errors import SceneError, nearest
 from costars.methods.multi_lora.options import MultiLora
 from costars.methods.omg.options import TwoStage
-from costars.scene.defaults import fill_defaults
+from costars.scene.defaults import STEPS_BY_MODEL, fill_defaults
 from costars.scene.files import load_scene, with_settings
 from costars.scene.scene import CastMember, Scene, parse_scene
 
@@ -41,9 +41,9 @@ def test_the_built_in_model_has_defaults_of_its_own_and_what_is_given_stays():
     assert (scene.model, scene.start) == ("builtin", None)
     settled = fill_defaults(scene)
     assert (settled.start, settled.method) == (0.12, TwoStage(own_words_share=1.0, other_words_share=1.0))
-    assert settled.lowest_score == 0.3
+    assert (settled.lowest_score, settled.steps) == (0.3, STEPS_BY_MODEL["builtin"])
     method = {"name": "two_stage", "own_words_share": 0.25, "other_words_share": 0.5}
-    given = parse_scene(DATA | {"start": 0.5, "method": method, "lowest_score": 0.2})
+    given = parse_scene(DATA | {"start": 0.5, "method": method, "lowest_score": 0.2, "steps": 9})
     assert fill_defaults(given) == given
     assert fill_defaults(parse_scene(DATA | {"method": "multi_lora"})).method == MultiLora()
 
@@ -59,6 +59,8 @@ def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
     stricter = fill_defaults(parse_scene(DATA | {"lowest_score": 0.6}))
     assert with_settings(stricter, ["model=my-sdxl"]).lowest_score == 0.6
     assert with_settings(settled, ["seed=4"]).start == 0.12
+    assert fill_defaults(with_settings(settled, ["model=my-sdxl"])).steps == 50
+    assert with_settings(settled, ["steps=9", "model=my-sdxl"]).steps == 9
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def resolve_scene(
     members = _resolve_members(scene, matched_concepts)
     prompt = global_prompt(scene, {name: member.noun for name, member in members.items()})
     _check_prompts(scene, members, prompt, style, model)
-    assert scene.lowest_score is not None, "fill_defaults fills it for every scene"
+    assert scene.lowest_score is not None and scene.steps is not None, "fill_defaults fills them for every scene"
     return ResolvedScene(
         scene=scene,
         model=model,
@@ -60,6 +60,7 @@ def resolve_scene(
         members=members,
         prompt=prompt,
         size_px=size_px,
+        steps=scene.steps,
         start=scene.start or 0.0,  # a method without a start has no default for it
         lowest_score=scene.lowest_score,
         options=scene.method,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from costars.cli.console import print_line
-from costars.types import Step
+
+if TYPE_CHECKING:
+    from costars.types import Step
 
 SECONDS_BETWEEN_LINES = 5.0
 T = TypeVar("T")
@@ -63,6 +65,8 @@ def format_seconds(seconds: float) -> str:
 
 def show_progress(events: Iterable[Step | T], console: Console) -> Iterator[T]:
     """Yield the events that are not steps; show the steps as bars on a terminal, as lines elsewhere."""
+    from costars.types import Step
+
     if not console.is_terminal:
         lines = ProgressLines()
         for event in events:
