@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 .PHONY: demo test check bench clean
 
 demo: $(STAMP)
-	.venv/bin/costars render examples/pair.yaml --out out/demo --retries 8
+	.venv/bin/costars render examples/pair.yaml --out out/demo --retries 8 --replace
 	@echo "The picture is out/demo/picture.png"
 
 test: $(STAMP)

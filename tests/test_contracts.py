@@ -20,7 +20,7 @@ def test_public_names():
         *("Studio", "open_studio", "plan_scene", "render_plan", "write_picture"),
         *("TrainConfig", "TrainingResult", "parse_config", "write_concepts"),
         *("METHODS", "Member", "Method", "MethodOptions", "ResolvedScene"),
-        *("denoise", "make_sampler", "member_adapter", "member_path", "one_adapter_per_row"),
+        *("denoise", "draw_preview", "make_sampler", "member_adapter", "member_path", "one_adapter_per_row"),
         "__version__",
     }
     assert costars.__all__ == sorted(costars.__all__, key=lambda name: (not name.isupper(), name))

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = ("own_method", "own_segmenter", "render_with_progress", "train_from_python")
@@ -21,12 +23,16 @@ def test_render_with_progress_prints_every_step_and_writes_the_picture(tmp_path,
     assert lines[0] == "layout: step 1 of 8, 2 UNet rows"
     assert lines[-1] == f"personalise: step 8 of 8, {picture.rows['stage2']} UNet rows"
     assert (tmp_path / "out" / "picture.png").is_file()
+    with Image.open(tmp_path / "out" / "preview.png") as preview:  # of the last step: blurred, but the same colours
+        shown = np.asarray(preview.resize((16, 16), Image.Resampling.BOX), dtype=float)
+    drawn = np.asarray(picture.image.resize((16, 16), Image.Resampling.BOX), dtype=float)
+    assert abs(shown - drawn).mean() < 30
 
 
 def test_render_with_progress_can_be_cancelled(tmp_path, capsys):
     assert load_main("render_with_progress")(tmp_path / "out", steps=8, most_seconds=0) is None
     assert capsys.readouterr().out.splitlines() == ["layout: step 1 of 8, 2 UNet rows", "cancelled"]
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "picture.png").exists()
 
 
 def test_train_from_python_writes_a_concept_and_a_picture(tmp_path):

@@ -45,7 +45,7 @@ def picture(plan) -> Picture:
 def test_a_plan_comes_back_as_it_was(plan, tmp_path):
     write_plan(plan, tmp_path / "plan")
     names = {str(p.relative_to(tmp_path / "plan")) for p in (tmp_path / "plan").rglob("*") if p.is_file()}
-    assert names == {"plan.json", "layout.png", "layout.safetensors", "masks/a.png", "masks/b.png"}
+    assert names == {"plan.json", "layout.png", "layout.safetensors", "masks/a.png", "masks/b.png", "sheet.png"}
     back = read_plan(tmp_path / "plan")
     assert back.scene == plan.scene and back.seconds == plan.seconds
     assert torch.equal(back.layout.latents, plan.layout.latents)
@@ -150,8 +150,8 @@ def break_tensors(folder, **changes):
         (lambda f: break_tensors(f, **{"map/man 0": torch.zeros(2)}), "'map/man 0' is (2,), want (height, width)"),
         (lambda f: (f / "layout.safetensors").write_bytes((f / "layout.safetensors").read_bytes()[:-4]), "truncated"),
         (lambda f: Image.new("L", (32, 32), 255).save(f / "masks" / "a.png"), "masks/a.png: is 32 x 32 px; save"),
-        (lambda f: Image.new("RGB", (64, 64), "red").save(f / "masks" / "a.png"), "masks/a.png: has colours or an al"),
-        (lambda f: (f / "masks" / "a.png").write_text("text"), "px without alpha, white where a is"),
+        (lambda f: Image.new("RGB", (64, 64), "red").save(f / "masks" / "a.png"), "masks/a.png: has colours; save"),
+        (lambda f: (f / "masks" / "a.png").write_text("text"), "px, white where a is"),
     ],
 )
 def test_a_plan_with_something_missing_or_damaged_is_refused(plan, tmp_path, harm, said):
@@ -255,7 +255,7 @@ def test_a_failure_leaves_the_layout_and_all_that_was_found(plan, tmp_path):
 
 def test_a_new_run_leaves_nothing_of_an_older_one(picture, tmp_path):
     write_picture(picture, tmp_path)
-    write_picture(replace(picture, plan=None), tmp_path)
+    write_picture(replace(picture, plan=None), tmp_path, replace=True)
     assert {p.name for p in tmp_path.rglob("*")} == {"picture.png", "sheet.png", "result.json"}
 
 
@@ -264,7 +264,7 @@ def test_a_folder_with_files_that_are_not_ours_keeps_them(plan, tmp_path):
     (tmp_path / "masks" / "mine.png").write_bytes(b"mine")
     (tmp_path / "notes.txt").write_text("mine")
     write_plan(plan, tmp_path)
-    write_plan(plan, tmp_path)
+    write_plan(plan, tmp_path, replace=True)
     assert (tmp_path / "masks" / "mine.png").read_bytes() == b"mine"
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -286,7 +286,18 @@ def test_a_run_after_one_that_failed_takes_its_place(plan, tmp_path):
     assert json.loads((tmp_path / "missing.json").read_text())["missing"] == "b is missing"
     write_plan(plan, tmp_path)
     names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
-    assert names == {"plan.json", "layout.png", "layout.safetensors", "masks/a.png", "masks/b.png"}
+    assert names == {"plan.json", "layout.png", "layout.safetensors", "masks/a.png", "masks/b.png", "sheet.png"}
+
+
+def test_nothing_of_an_earlier_run_is_replaced_unless_that_is_asked_for(plan, picture, tmp_path):
+    for write, value in ((write_plan, plan), (write_picture, picture)):
+        out = tmp_path / write.__name__
+        write(value, out)
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        with pytest.raises(SceneError, match=r"of an earlier run; choose another folder, or use --replace"):
+            write(value, out)
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+        write(value, out, replace=True)
 
 
 def test_a_folder_of_a_picture_is_no_plan_and_told_so(tmp_path):
@@ -327,10 +338,10 @@ def test_a_stop_while_files_are_replaced_leaves_a_folder_that_is_still_ours(pict
 
     monkeypatch.setattr("costars.files.output_folder.os.replace", stopped)
     with pytest.raises(KeyboardInterrupt):
-        write_picture(replace(picture, rows={"stage1": 1, "stage2": 2}), tmp_path / "out")
+        write_picture(replace(picture, rows={"stage1": 1, "stage2": 2}), tmp_path / "out", replace=True)
     assert len(moved) == 5 and (tmp_path / "out" / "result.json").read_bytes() == before
     monkeypatch.undo()
-    write_picture(picture, tmp_path / "out")
+    write_picture(picture, tmp_path / "out", replace=True)
     assert not list((tmp_path / "out").glob(".costars*"))
 
 
@@ -342,5 +353,5 @@ def test_a_record_that_names_files_elsewhere_loses_none_of_them(picture, tmp_pat
     facts["regions"][0]["name"] = "../../mine"
     record.write_text(json.dumps(facts))
     (tmp_path / "out" / "masks" / "a.png").unlink()
-    write_picture(picture, tmp_path / "out")
+    write_picture(picture, tmp_path / "out", replace=True)
     assert (tmp_path / "mine.png").read_bytes() == b"mine"

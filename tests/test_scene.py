@@ -13,9 +13,9 @@ from PIL.PngImagePlugin import PngInfo
 from costars.errors import SceneError, nearest
 from costars.methods.multi_lora.options import MultiLora
 from costars.methods.omg.options import TwoStage
-from costars.scene.defaults import fill_defaults
+from costars.scene.defaults import STEPS_BY_MODEL, fill_defaults
 from costars.scene.files import anchor_paths, load_scene, with_settings
-from costars.scene.scene import CastMember, parse_scene
+from costars.scene.scene import CastMember, Scene, parse_scene
 
 DATA = {"prompt": "{ana} in front of {bo}", "cast": {"ana": {"concept": "builtin/ana"}, "bo": {"concept": "bo"}}}
 
@@ -42,9 +42,9 @@ def test_the_built_in_model_has_defaults_of_its_own_and_what_is_given_stays():
     assert (scene.model, scene.start) == ("builtin", None)
     settled = fill_defaults(scene)
     assert (settled.start, settled.method) == (0.12, TwoStage(own_words_share=1.0, other_words_share=1.0))
-    assert settled.lowest_score == 0.3
+    assert (settled.lowest_score, settled.steps) == (0.3, STEPS_BY_MODEL["builtin"])
     method = {"name": "two_stage", "own_words_share": 0.25, "other_words_share": 0.5}
-    given = parse_scene(DATA | {"start": 0.5, "method": method, "lowest_score": 0.2})
+    given = parse_scene(DATA | {"start": 0.5, "method": method, "lowest_score": 0.2, "steps": 9})
     assert fill_defaults(given) == given
     assert fill_defaults(parse_scene(DATA | {"method": "multi_lora"})).method == MultiLora()
 
@@ -60,6 +60,8 @@ def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
     stricter = fill_defaults(parse_scene(DATA | {"lowest_score": 0.6}))
     assert with_settings(stricter, ["model=my-sdxl"]).lowest_score == 0.6
     assert with_settings(settled, ["seed=4"]).start == 0.12
+    assert fill_defaults(with_settings(settled, ["model=my-sdxl"])).steps == 50
+    assert with_settings(settled, ["steps=9", "model=my-sdxl"]).steps == 9
 
 
 @pytest.mark.parametrize(
@@ -84,14 +86,14 @@ def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
         ({"prompt": "{ana}, {ana} and {bo}"}, "cast member 'ana' has 2 slots"),
         ({"prompt": "nobody", "cast": {}}, "prompt 'nobody' has no slot; write one {name} for each cast member"),
         ({"prompt": "{ana} and {bo"}, "write slots as {name}"),
-        ({"prompt": ""}, "prompt: String should have at least 1 character (got '')"),
-        ({"steps": 0}, "steps: Input should be greater than or equal to 1 (got 0)"),
-        ({"steps": "many"}, "steps: Input should be a valid integer"),
-        ({"start": 1.5}, "start: Input should be less than or equal to 1 (got 1.5)"),
-        ({"size": [64, 32]}, "size.1: Input should be greater than or equal to 64 (got 32)"),
-        ({"seed": -1}, "seed: Input should be greater than or equal to 0 (got -1)"),
+        ({"prompt": ""}, "prompt: must not be empty"),
+        ({"steps": 0}, "steps: want at least 1 (got 0)"),
+        ({"steps": "many"}, "steps: want a whole number (got 'many')"),
+        ({"start": 1.5}, "start: want at most 1.0 (got 1.5)"),
+        ({"size": [64, 32]}, "size: height 32: want 64 to 8192 px"),
+        ({"seed": -1}, "seed: want at least 0 (got -1)"),
         (cast(where=[0.5, 0.1, 0.2, 0.9]), "the box [0.5, 0.1, 0.2, 0.9] is empty: want left < right and top < bottom"),
-        (cast(weight=-1), "cast.ana.weight: Input should be greater than or equal to 0 (got -1)"),
+        (cast(weight=-1), "cast.ana.weight: want at least 0.0 (got -1)"),
         ({"cast": {"ana": {}, "bo": {"concept": "bo"}}}, "cast.ana.concept: is missing"),
     ],
 )
@@ -143,7 +145,7 @@ def test_a_scene_may_be_yaml_toml_or_json(tmp_path):
         ("scene.json", b"[" * 100_000, "not valid JSON: nested more than 50 deep"),
         ("scene.txt", b"", "a scene is a .yaml, .toml or .json file, or a .png that costars wrote"),
         ("scene.png", b"no picture", "cannot be read as a picture"),
-        ("gone.yaml", None, "cannot be read (No such file or directory); check the path"),
+        ("gone.yaml", None, "gone.yaml: no such file or folder ("),
     ],
 )
 def test_a_file_that_is_no_scene_says_so(tmp_path, name, content, said):
@@ -182,8 +184,8 @@ def test_settings_change_what_they_name_and_nothing_else():
         ("cast.anna.weight=1", "the scene has no 'anna'; did you mean 'ana'? known: ana, bo"),
         ("stepz=3", "stepz: unknown key; did you mean 'steps' or 'style'?"),
         ("cast.ana.wieght=1", "cast.ana.wieght: unknown key; did you mean 'weight'?"),
-        ("seed=[", "seed: Input should be a valid integer"),
-        ("steps=0", "steps: Input should be greater than or equal to 1"),
+        ("seed=[", "seed: want a whole number or random (got '[')"),
+        ("steps=0", "steps: want at least 1"),
         ("seed.x=1", "'seed' has no parts; set it as a whole, seed=..."),
         ("nobody.x=1", "the scene has no 'nobody'"),
         ("=3", "want key=value"),
@@ -321,7 +323,7 @@ def test_text_is_set_as_it_is_written(setting, key, value):
 
 
 def test_a_size_beyond_all_measure_is_refused():
-    with pytest.raises(SceneError, match="less than or equal to 8192"):
+    with pytest.raises(SceneError, match="size: width 100000: want 64 to 8192 px"):
         parse_scene(DATA | {"size": [100_000, 100_000]})
 
 
@@ -381,3 +383,103 @@ def test_file_name_that_is_not_utf8_cannot_be_stored(make_scene, tmp_path):
     folder = tmp_path / "caf\udce9"
     with pytest.raises(SceneError, match="is not valid Unicode; rename the file or folder: scenes are stored as UTF-8"):
         anchor_paths(scene, folder)
+
+
+@pytest.mark.parametrize(("size", "read"), [("1024x768", (1024, 768)), (" 64 X 96 px", (64, 96)), ([64, 96], (64, 96))])
+def test_a_size_is_read_as_people_write_it(size, read):
+    assert parse_scene(DATA | {"size": size}).size == read
+
+
+@pytest.mark.parametrize("size", [100, "100", "big", [1, 2, 3], [64.5, 64], {"width": 64}, "64x"])
+def test_a_size_that_is_none_is_refused_with_the_right_form(size):
+    with pytest.raises(
+        SceneError, match=r"size: want width and height in px, such as \[1024, 768\] or 1024x768 \(got "
+    ):
+        parse_scene(DATA | {"size": size})
+
+
+def test_a_random_seed_is_another_each_time_and_stays_with_the_scene():
+    scenes = [parse_scene(DATA | {"seed": "random"}) for _ in range(3)]
+    assert len({scene.seed for scene in scenes}) == 3 and all(0 <= scene.seed < 2**32 for scene in scenes)
+    assert parse_scene(scenes[0].model_dump(mode="json")) == scenes[0]
+    assert with_settings(scenes[0], ["steps=8"]).seed == scenes[0].seed
+
+
+WRONG = (None, "", "x", -7, 1e9, 2.5, True, [], ["x"], {}, {"x": 1}, float("nan"))
+FIELDS = [(), ("cast",), ("cast", "ana"), ("method",), ("checkpoint",), ("style",), ("controls", 0), ("segmenter",)]
+FULL = fill_defaults(parse_scene(DATA | {"style": "ink", "controls": [{"model": "m", "image": "i"}], "size": [64, 64]}))
+
+
+@pytest.mark.parametrize("place", FIELDS, ids=str)
+def test_no_wrong_value_is_answered_in_the_words_of_a_library(place):
+    plain = FULL.model_dump(mode="json") | {"segmenter": {"name": "owl_sam", "template": "{}"}}
+    here = plain
+    for key in place:
+        here = here[key]
+    for key in [*here, "unknown"]:
+        before = here.get(key)
+        for value in WRONG:
+            here[key] = value
+            try:
+                parse_scene(plain, "mine.yaml")
+            except SceneError as error:
+                line = str(error)
+                assert line.startswith("mine.yaml: ") and "\n" not in line
+                for words in ("Input should", "valid", "String", "pydantic", "validation error", "should be"):
+                    assert words not in line.replace("invalid", ""), line
+        here[key] = before
+        if before is None:
+            del here[key]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Scene(**DATA, size=(100,)), "scene: size: want width and height in px"),
+        (lambda: Scene(**DATA, stepz=3), "scene: stepz: unknown key; did you mean 'steps'"),
+        (lambda: Scene(prompt="{a}", cast={"b": "x"}), "scene: prompt has the slot {a} but the cast has no such"),
+        (Scene, "scene: prompt: is missing; cast: is missing"),
+        (lambda: CastMember(concept="x", weight="heavy"), "castmember: weight: want a number (got 'heavy')"),
+        (lambda: TwoStage(overlap="back"), "twostage: overlap: want 'front' or 'sum' (got 'back')"),
+    ],
+)
+def test_python_calls_are_answered_in_the_same_words(make, said):
+    with pytest.raises(SceneError) as caught:
+        make()
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+def test_settings_name_files_beside_the_working_folder_and_scene_files_those_beside_them(tmp_path, monkeypatch):
+    for folder in ("scenes", "work"):
+        (tmp_path / folder).mkdir()
+        for name in ("ana.safetensors", "bo.safetensors", "left.png"):
+            (tmp_path / folder / name).touch()
+        (tmp_path / folder / "my-model").mkdir()
+    cast = {"ana": {"concept": "ana.safetensors", "where": "left.png"}, "bo": {"concept": "bo.safetensors"}}
+    (tmp_path / "scenes" / "scene.yaml").write_text(yaml.safe_dump(DATA | {"cast": cast, "model": "my-model"}))
+    monkeypatch.chdir(tmp_path / "work")
+    scene = load_scene(tmp_path / "scenes" / "scene.yaml")
+    changed = with_settings(scene, ["cast.bo.concept=bo.safetensors", "seed=2"])
+    assert changed.model == str(tmp_path / "scenes" / "my-model")
+    assert changed.cast["ana"].concept == str(tmp_path / "scenes" / "ana.safetensors")
+    assert changed.cast["ana"].where == str(tmp_path / "scenes" / "left.png")
+    assert changed.cast["bo"].concept == str(tmp_path / "work" / "bo.safetensors")
+    assert with_settings(scene, ["model=my-model"]).model == str(tmp_path / "work" / "my-model")
+
+
+@pytest.mark.parametrize("model", ["gone", "./gone/model", "a/b/c"])
+def test_a_model_that_can_only_be_a_path_is_named_in_full(tmp_path, model):
+    (tmp_path / "scene.yaml").write_text(yaml.safe_dump(DATA | {"model": model}))
+    assert load_scene(tmp_path / "scene.yaml").model == str(tmp_path / model)
+
+
+def test_a_hub_id_stays_as_it_is(tmp_path):
+    (tmp_path / "scene.yaml").write_text(yaml.safe_dump(DATA | {"model": "org/name@fp16"}))
+    assert load_scene(tmp_path / "scene.yaml").model == "org/name@fp16"
+
+
+def test_a_folder_that_is_missing_or_no_scene_is_told_apart(tmp_path):
+    with pytest.raises(SceneError, match=r"gone: no such file or folder \(/.*/gone\); check the path"):
+        load_scene(tmp_path / "gone")
+    with pytest.raises(SceneError, match=r"is a folder; a scene is a file"):
+        load_scene(tmp_path)

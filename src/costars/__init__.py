@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from costars.methods.omg.options import TwoStage
     from costars.methods.paths import member_adapter, member_path
     from costars.model.lora import one_adapter_per_row
+    from costars.model.preview import draw_preview
     from costars.pipeline import plan_scene, render_plan
     from costars.records.png_metadata import write_picture
     from costars.resolved_scene import Member, ResolvedScene
@@ -42,6 +43,7 @@ _HOMES = {
     "methods.omg.options": ("TwoStage",),
     "methods.paths": ("member_adapter", "member_path"),
     "model.lora": ("one_adapter_per_row",),
+    "model.preview": ("draw_preview",),
     "pipeline": ("plan_scene", "render_plan"),
     "records.png_metadata": ("write_picture",),
     "resolved_scene": ("Member", "ResolvedScene"),
@@ -82,6 +84,7 @@ __all__ = [
     "TwoStage",
     "__version__",
     "denoise",
+    "draw_preview",
     "load_scene",
     "make_sampler",
     "member_adapter",

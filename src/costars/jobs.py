@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from costars.errors import SceneError
-from costars.files.output_folder import check_output_folder
+from costars.files.folder_claim import check_no_earlier_run, claim_folder
 from costars.records.layout_inputs import with_scene
 from costars.records.plan import read_plan, write_plan
 from costars.records.png_metadata import write_failure, write_picture
@@ -25,24 +25,34 @@ from costars.types import Picture, Plan, RegionError, Step
 
 @dataclass(frozen=True, kw_only=True)
 class PlanJob:
-    """Plan a scene into a folder; retries further seeds are tried while a member is missing."""
+    """Plan a scene into a folder; retries further seeds are tried while a member is missing.
+
+    replace allows overwriting the plan of an earlier run.
+    """
 
     scene: Scene
     out: Path
     retries: int = 0
+    replace: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderJob:
     """Render a scene into a folder: from its beginning, or from the plan in a folder.
 
-    retries further seeds are tried while a member is missing; a plan has its seed.
+    retries further seeds are tried while a member is missing; a plan has its seed. If the scene's count is not 1,
+    each picture has a folder in out, named by its seed. replace allows overwriting pictures of an earlier run.
     """
 
     scene: Scene
     out: Path
     plan_folder: Path | None = None
     retries: int = 0
+    replace: bool = False
+
+    def folder(self, seed: int) -> Path:
+        """The folder of the picture with this seed."""
+        return self.out / str(seed) if self.scene.count > 1 else self.out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,29 +74,44 @@ class TrainJob:
 
 def check_job(job: PlanJob | RenderJob) -> None:
     """Raises SceneError for a job that cannot write its result, or whose settings contradict each other."""
-    check_output_folder(job.out, "plan" if isinstance(job, PlanJob) else "picture")
-    if isinstance(job, RenderJob) and job.plan_folder is not None and job.retries:
-        raise SceneError(f"{job.plan_folder}: a plan has its seed; render the scene to use --retries")
+    scene = job.scene
+    if isinstance(job, PlanJob):
+        if scene.count > 1:
+            raise SceneError(f"count {scene.count}: a plan is of one picture; set count=1 and choose its seed")
+        check_no_earlier_run(job.out, "plan", replace=job.replace)
+        return
+    for seed in range(scene.seed, scene.seed + scene.count + job.retries if scene.count > 1 else scene.seed + 1):
+        check_no_earlier_run(job.folder(seed), "picture", replace=job.replace)
+    if job.plan_folder is not None and (job.retries or scene.count > 1):
+        raise SceneError(f"{job.plan_folder}: a plan has its seed; render the scene to use --retries or --count")
 
 
 def run_job(job: PlanJob | RenderJob, studio: Studio) -> Iterator[Step | Plan | Picture]:
-    """Run a job and write its result; yields every step, then the plan or picture that was written.
+    """Run a job and write its result; yields every step, and each plan or picture once it is written.
 
-    Raises RegionError where the layout does not show the cast; the layout and the regions that were found are
-    written before.
+    The output folder exists from the start, and other runs cannot use it until the end. Raises RegionError where the
+    layout does not show the cast; the layout and the regions that were found are written before.
     """
     check_job(job)
-    try:
-        for event in _steps(job, studio):
-            if isinstance(event, Plan):
-                write_plan(event, job.out)
-            elif isinstance(event, Picture):
-                write_picture(event, job.out)
-            yield event
-    except RegionError as error:
-        folder = write_failure(error, job.out)
-        seen = f"; see {folder}/layout.png and {folder}/masks/" if folder else ""
-        raise RegionError(f"{error}{seen}", error.layout, error.regions) from None
+    with claim_folder(job.out):
+        check_job(job)  # another run may have ended in between
+        try:
+            yield from _write_results(job, _steps(job, studio))
+        except RegionError as error:
+            folder = write_failure(error, job.out)
+            seen = f"; see {folder}/layout.png and {folder}/masks/" if folder else ""
+            raise RegionError(f"{error}{seen}", error.layout, error.regions) from None
+
+
+def _write_results(
+    job: PlanJob | RenderJob, events: Iterator[Step | Plan | Picture]
+) -> Iterator[Step | Plan | Picture]:
+    for event in events:
+        if isinstance(event, Plan):
+            write_plan(event, job.out, replace=job.replace)
+        elif isinstance(event, Picture) and isinstance(job, RenderJob):
+            write_picture(event, job.folder(event.scene.seed), replace=job.replace)
+        yield event
 
 
 def _steps(job: PlanJob | RenderJob, studio: Studio) -> Iterator[Step | Plan | Picture]:

@@ -9,14 +9,16 @@ from dataclasses import replace
 from PIL import Image
 from torch import Tensor
 
+from costars.builtin.segmenter import CLASSES
 from costars.catalog import load_method
 from costars.errors import SceneError
 from costars.records.provenance import file_hashes, versions
 from costars.resolved_scene import ResolvedScene
 from costars.sample.decode import decode_latent
 from costars.segment.mask_files import has_mask_file
-from costars.segment.match_cast import match_cast
-from costars.segment.region_checks import RegionLimits, find_lost_members
+from costars.segment.match_cast import match_cast, usable_regions
+from costars.segment.region_checks import RegionLimits
+from costars.segment.visibility import Visibility, describe_strangers, find_extra_figures, judge_visibility
 from costars.types import Picture, Plan, Segmenter, Step
 
 
@@ -37,7 +39,8 @@ def plan_scene(resolved: ResolvedScene, segmenter: Segmenter | None) -> Iterator
     limits = RegionLimits(lowest_score=resolved.lowest_score)
     regions = match_cast(resolved.scene.cast, phrases, found, layout, limits=limits)
     seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
-    yield Plan(resolved.scene, layout, regions, seconds)
+    strangers = tuple(f.class_name for f in find_extra_figures(regions, usable_regions(found, {}, limits)))
+    yield Plan(resolved.scene, layout, regions, seconds, strangers=strangers)
 
 
 def needs_segmenter(resolved: ResolvedScene) -> bool:
@@ -50,9 +53,9 @@ def render_plan(
 ) -> Iterator[Step | Picture]:
     """Stage 2 of a plan, or a method without one, step by step; the last thing yielded is the picture.
 
-    check is a segmenter that can tell whether a member is visible in the picture; load_seconds is what loading
-    took before. The picture's plan is without the layout's cached attention. Raises SceneError for a method that needs
-    a plan and has none.
+    check is a segmenter of the built-in world, which tells who is visible in the picture; load_seconds is what
+    loading took before. The picture's plan is without the layout's cached attention. Raises SceneError for a method
+    that needs a plan and has none.
     """
     model = resolved.model
     began = time.perf_counter()
@@ -61,6 +64,7 @@ def render_plan(
     image, decode_notes = decode_latent(model, latent)
     if plan is not None:
         plan = replace(plan, layout=replace(plan.layout, attention={}))
+    visibility, notes = _judge(plan, image, check)
     seconds = {
         "load": load_seconds,
         **(plan.seconds if plan else {"layout": 0.0, "segment": 0.0}),
@@ -75,11 +79,12 @@ def render_plan(
         rows={"stage1": plan.layout.rows if plan else 0, "stage2": rows},
         seconds=seconds,
         versions=versions(resolved),
-        notes=tuple(dict.fromkeys((*resolved.notes, *(plan.layout.notes if plan else ()), *decode_notes))),
+        notes=tuple(dict.fromkeys((*resolved.notes, *(plan.layout.notes if plan else ()), *decode_notes, *notes))),
         layer_counts=resolved.layer_counts,
         memory=model.offload.tier,
         max_rows=rows_per_call,
-        lost=_find_lost(plan, image, check),
+        lost=visibility.lost,
+        became=visibility.became,
     )
 
 
@@ -104,9 +109,13 @@ def _count_rows(steps: Generator[Step, None, Tensor]) -> Generator[Step, None, t
         yield step
 
 
-def _find_lost(plan: Plan | None, image: Image.Image, check: Segmenter | None) -> tuple[str, ...]:
-    """The members of the plan that are not visible in the picture where the plan has them."""
-    if plan is None or check is None:
-        return ()
-    figures = check(replace(plan.layout, image=image), [region.class_name for region in plan.regions.values()])
-    return find_lost_members(plan.regions, figures)
+def _judge(plan: Plan | None, image: Image.Image, check: Segmenter | None) -> tuple[Visibility, tuple[str, ...]]:
+    """Who of the plan is visible in the picture, and notes on the plan and on figures that are not in the cast."""
+    if plan is None:
+        return Visibility(), ()
+    if check is None:
+        return Visibility(), (*plan.notes, *describe_strangers("layout", plan.strangers, len(plan.regions)))
+    figures = check(replace(plan.layout, image=image), CLASSES)
+    strangers = [figure.class_name for figure in find_extra_figures(plan.regions, figures)]
+    notes = (*plan.notes, *describe_strangers("picture", strangers, len(plan.regions)))
+    return judge_visibility(plan.regions, figures, CLASSES), notes

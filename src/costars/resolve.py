@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+from costars.builtin.vocabulary import describe_unknown_words
+from costars.concepts.cast import collect_errors
 from costars.errors import ConceptError, SceneError
 from costars.methods.prompts import global_prompt, member_nouns, member_prompt, own_words
 from costars.model.families import count_cross_layers
@@ -13,15 +17,17 @@ from costars.model.lora import group_by_layer, select_layers, subtract_base_weig
 from costars.model.model import Model
 from costars.model.prompt_weighting import parse_prompt
 from costars.model.schedulers import make_scheduler
+from costars.model.sizes import describe_size
 from costars.model.text_encoder import count_vectors
 from costars.resolved_scene import Member, ResolvedScene
 from costars.scene.defaults import fill_defaults
 from costars.scene.prompt_syntax import find_foreign_syntax, find_prompt_notes
-from costars.scene.scene import Scene
-from costars.segment.mask_files import check_mask_files
+from costars.scene.scene import BUILTIN, Scene
+from costars.segment.mask_files import check_mask, check_mask_files, describe_masks, has_mask_file
 from costars.types import Concept
 
 SHOWN = 3  # names of layers in a note
+STYLE = "style"  # the field of a scene's style
 _STYLE = "{style}"  # how messages name the style; no member can have this name
 
 
@@ -35,7 +41,7 @@ def resolve_scene(
     scene = fill_defaults(scene)
     scheduler = make_scheduler(scene.scheduler, model.scheduler)
     named = {**concepts, **({_STYLE: style} if style else {})}
-    matched_concepts, notes, layer_counts = match_concepts(named, model)
+    matched_concepts, notes, layer_counts = _match_each(scene, named, model)
     style = matched_concepts.pop(_STYLE, None)
     for name, member in scene.cast.items():
         if member.trigger:
@@ -48,7 +54,7 @@ def resolve_scene(
     members = _resolve_members(scene, matched_concepts)
     prompt = global_prompt(scene, {name: member.noun for name, member in members.items()})
     _check_prompts(scene, members, prompt, style, model)
-    assert scene.lowest_score is not None, "fill_defaults fills it for every scene"
+    assert scene.lowest_score is not None and scene.steps is not None, "fill_defaults fills them for every scene"
     return ResolvedScene(
         scene=scene,
         model=model,
@@ -56,12 +62,59 @@ def resolve_scene(
         members=members,
         prompt=prompt,
         size_px=size_px,
+        steps=scene.steps,
         start=scene.start or 0.0,  # a method without a start has no default for it
         lowest_score=scene.lowest_score,
         options=scene.method,
         style=style,
-        notes=(*model.info.notes, *notes, *_triggerless_notes(members), *_prompt_notes(scene, members, prompt, style)),
+        notes=(
+            *model.info.notes,
+            *notes,
+            *describe_size(size_px, model.info),
+            *describe_masks(scene.cast),
+            *_unknown_word_notes(scene, model, prompt, members),
+            *_triggerless_notes(members),
+            *_prompt_notes(scene, members, prompt, style),
+        ),
         layer_counts=layer_counts,
+    )
+
+
+def concept_names(scene: Scene) -> dict[str, str]:
+    """{field: name or path} of the concepts that a scene needs, such as {"cast.ana": "builtin/ana"}."""
+    names = {f"cast.{name}": member.concept for name, member in scene.cast.items()}
+    return names | ({STYLE: scene.style.concept} if scene.style else {})
+
+
+def check_files(scene: Scene) -> None:
+    """Check the mask files and control images of a scene without its model; raises SceneError for all at once."""
+    problems = []
+    size_px = scene.size if scene.size and not any(side % 8 for side in scene.size) else None  # else the size is wrong
+    for name, member in scene.cast.items():
+        if has_mask_file(member):
+            try:
+                check_mask(member, size_px)
+            except SceneError as error:
+                problems.append(f"cast.{name}.{error}")
+    for i, control in enumerate(scene.controls):
+        if not Path(control.image).is_file():
+            problems.append(f"controls.{i}.image: no such file: {control.image}")
+    if problems:
+        raise SceneError("; ".join(problems))
+
+
+def _match_each(scene: Scene, concepts: Mapping[str, Concept], model: Model) -> MatchedConcepts:
+    """match_concepts; its errors name the member and its file, and those of all members come at once."""
+    fields = {STYLE if name == _STYLE else f"cast.{name}": name for name in concepts}
+    given = concept_names(scene)
+    names = {field: given.get(field, "") for field in fields}
+    matched = collect_errors(
+        names, lambda field: match_concepts({fields[field]: concepts[fields[field]]}, model)
+    ).values()
+    return MatchedConcepts(
+        {name: concept for each in matched for name, concept in each.concepts.items()},
+        tuple(note for each in matched for note in each.notes),
+        {name: count for each in matched for name, count in each.layer_counts.items()},
     )
 
 
@@ -197,6 +250,17 @@ def _prompt_notes(scene: Scene, members: Mapping[str, Member], prompt: str, styl
         for note in notes:
             lines.setdefault(note, field)
     return tuple(f"{field}: {note}" for note, field in lines.items())
+
+
+def _unknown_word_notes(scene: Scene, model: Model, prompt: str, members: Mapping[str, Member]) -> tuple[str, ...]:
+    """A note on words that the built-in model does not know; other models know parts of words too."""
+    if model.info.name != BUILTIN:
+        return ()
+    own = [text for member in scene.cast.values() for text in (member.prompt, member.negative_prompt) if text]
+    taught = " ".join(word for m in members.values() for word in (m.concept.trigger, *m.concept.words)).lower()
+    return describe_unknown_words(
+        model.encoders[0].tokenizer, [prompt, scene.negative_prompt, *own], re.findall(r"[^\W\d_]+", taught)
+    )
 
 
 def _triggerless_notes(members: Mapping[str, Member]) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class ResolvedScene:
     members: Mapping[str, Member]
     prompt: str
     size_px: tuple[int, int]
+    steps: int
     start: float
     lowest_score: float
     options: Any

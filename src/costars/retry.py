@@ -22,27 +22,35 @@ def last(events: Iterator[object], kind: type[T]) -> T:
 
 
 def retry_seeds(steps: Callable[[Scene], Iterator[Step | T]], scene: Scene, retries: int) -> Iterator[Step | T]:
-    """plan_steps or render_steps, with up to this many further seeds while a member is missing.
+    """plan_steps or render_steps for scene.count results, with this seed and the following ones.
 
-    A picture in which a member is not visible is yielded only if no seed does better. Raises RegionError of the
-    last seed where none shows the cast.
+    Up to `retries` further seeds are tried for those that do not show every member. A picture in which a member is
+    not visible is yielded only if no seed does better, then at the end. Raises RegionError of the last seed that
+    failed if there are fewer results than scene.count.
     """
-    second_best: Step | T | None = None
-    for attempt in range(retries + 1):
+    last_seed = scene.seed + scene.count + retries - 1
+    second_best: list[Step | T] = []
+    failure: RegionError | None = None
+    num_good = 0
+    for seed in range(scene.seed, last_seed + 1):
+        if num_good == scene.count:
+            return
         try:
-            for event in steps(scene.model_copy(update={"seed": scene.seed + attempt})):
-                if isinstance(event, Picture) and event.lost:
-                    second_best = second_best or event
+            for event in steps(scene.model_copy(update={"seed": seed, "count": 1})):
+                if retries and isinstance(event, Picture) and event.lost:
+                    second_best.append(event)
                     break
                 yield event
             else:
-                return
+                num_good += 1
         except RegionError as error:
-            if attempt == retries and second_best is None:
-                tried = f"seeds {scene.seed} to {scene.seed + retries} were tried, this is the last: "
-                raise RegionError(f"{tried if retries else ''}{error}", error.layout, error.regions) from None
-    if second_best is not None:
-        yield second_best
+            failure = error
+    second_best = second_best[: scene.count - num_good]
+    yield from second_best
+    if failure is not None and num_good + len(second_best) < scene.count:
+        tried = f"seeds {scene.seed} to {last_seed} were tried, this is the last: " if last_seed > scene.seed else ""
+        got = f"{num_good + len(second_best)} of {scene.count} pictures; " if scene.count > 1 else ""
+        raise RegionError(f"{got}{tried}{failure}", failure.layout, failure.regions) from None
 
 
 def retry_with_less_memory(steps: Callable[[], Iterator[T]], lower_memory: Callable[[], bool]) -> Iterator[T]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from diffusers import ControlNetModel
 
 from costars.catalog import load_method, load_segmenter
+from costars.concepts.cast import load_concepts
 from costars.concepts.library import Library
 from costars.errors import ModelError, SceneError, TrainError
 from costars.files.safetensors_header import compute_sha256
@@ -26,7 +27,7 @@ from costars.model.precision import preferred_dtype
 from costars.model.recently_used import RecentlyUsed
 from costars.model.schedulers import make_scheduler
 from costars.pipeline import needs_segmenter, plan_scene, render_plan
-from costars.resolve import resolve_scene
+from costars.resolve import STYLE, check_files, concept_names, resolve_scene
 from costars.resolved_scene import ResolvedScene
 from costars.retry import last, retry_with_less_memory
 from costars.scene.files import anchor_paths
@@ -67,6 +68,7 @@ class Studio:
     )
     segmenters: RecentlyUsed[str, Segmenter] = field(default_factory=lambda: RecentlyUsed(SEGMENTERS_KEPT))
     load_seconds: float = 0.0
+    tell: Callable[[str], None] = lambda note: None  # is called with the notes on a scene before it is drawn
     memory_notes: tuple[str, ...] = ()
     _hub_folders: dict[tuple[str, Sequence[str]], Path] = field(default_factory=dict, repr=False)
 
@@ -126,11 +128,15 @@ class Studio:
         if scene.count > 1:
             raise SceneError(f"count {scene.count}: one picture is drawn at a time; use each scene of scene.each()")
         scene = anchor_paths(scene, Path())
+        check_files(scene)  # what can be checked without the model comes before it is loaded
+        concepts = load_concepts(concept_names(scene), self.store)
+        style = concepts.pop(STYLE, None)
         model = self.model(scene.model, scene.checkpoint)
         make_scheduler(scene.scheduler, model.scheduler)
-        concepts = {name: self.store.load(member.concept) for name, member in scene.cast.items()}
-        style = None if scene.style is None else self.store.load(scene.style.concept)
-        resolved = resolve_scene(scene, model, concepts, style)
+        members = {name: concepts[f"cast.{name}"] for name in scene.cast}
+        resolved = resolve_scene(scene, model, members, style)
+        for note in resolved.notes:
+            self.tell(note)
         return replace(resolved, controls=self._load_controls(resolved))
 
     def _load_controls(self, resolved: ResolvedScene) -> tuple[ControlNet, ...]:

@@ -201,7 +201,8 @@ class Region:
 class Plan:
     """A layout and the region of each member: {member: region}, disjoint, in prompt order.
 
-    edited says that its masks were changed after planning.
+    edited says that its masks were changed after planning; notes are lines for the user; strangers are the classes
+    of figures in the layout that are not in the cast.
     """
 
     scene: Scene
@@ -209,6 +210,8 @@ class Plan:
     regions: Mapping[str, Region]
     seconds: Mapping[str, float] = field(default_factory=dict)
     edited: bool = False
+    notes: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,8 @@ class Picture:
 
     hashes {field of the scene: sha256} are of its files (cast.ana.concept) and of the plan's masks. max_rows is the
     largest number of rows of a UNet call. lost are members that are not visible where the plan has them, if the
-    segmenter can tell. layer_counts {member: "12 of 12 layers"} says how much of a concept the model has.
+    segmenter can tell; became {member: class} says what is seen there instead. layer_counts
+    {member: "12 of 12 layers"} says how much of a concept the model has.
     """
 
     image: Image.Image
@@ -232,6 +236,7 @@ class Picture:
     max_rows: int = 0
     lost: tuple[str, ...] = ()
     layer_counts: Mapping[str, str] = field(default_factory=dict)
+    became: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,18 @@ def write(folder) -> Callable[..., None]:
 
 @pytest.fixture
 def expect_error(cli) -> Callable[..., None]:
-    """Run a command line that must fail with exit code 2 and one line on stderr that contains the message."""
+    """Run a command line that must fail with exit code 2 and one line on stderr that contains the message.
+
+    Lines of progress and notes may come before it.
+    """
 
     def of(*words: object, message: str) -> None:
         code, out, err = cli(*words)
         assert message in err
         assert (code, out) == (2, "")
-        assert err.startswith("costars: ") and err.count("\n") == 1 and err.endswith("\n")
+        lines = err.splitlines()
+        assert err.endswith("\n") and [line.startswith("costars: ") for line in lines].index(True) == len(lines) - 1
+        assert message in lines[-1] and "Traceback" not in err
 
     return of
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from costars.cli.main import _print_summary
+from costars.cli.summary import describe_lost
+from costars.jobs import RenderJob
 from costars.studio import Studio
 from costars.types import Picture, Plan, RegionError
 
@@ -102,7 +103,7 @@ def test_retries_report_the_seed_that_was_used(cli, folder, monkeypatch):
 
     monkeypatch.setattr(Studio, "plan_steps", misses_twice)
     code, _, err = cli("plan", "scene.yaml", "--out", "plan", "--retries", "4")
-    assert code == 0 and "this is seed 5; seeds 3, 4 left a member out" in err
+    assert code == 0 and "seed 5" in err and "seeds that left a member out: 3, 4" in err
     assert json.loads((folder / "plan" / "plan.json").read_text())["scene"]["seed"] == 5
 
 
@@ -137,7 +138,7 @@ def test_style_and_control_change_the_picture_and_are_embedded_in_it(cli, folder
         for key in (key for key in files if key.startswith(name)):
             assert hashes[key] == hashlib.sha256(files[key].read_bytes()).hexdigest()
         (folder / "again.png").write_bytes((folder / name / "picture.png").read_bytes())
-        assert cli("render", "again.png", "--out", "again")[0] == 0
+        assert cli("render", "again.png", "--out", "again", "--replace")[0] == 0
         assert (folder / "again" / "picture.png").read_bytes() == (folder / name / "picture.png").read_bytes()
     assert cli("render", "scene.yaml", "--out", "plain")[0] == 0
     assert len(made | {(folder / "plain" / "layout.png").read_bytes()}) == 3
@@ -169,10 +170,94 @@ def test_picture_with_edited_masks_cannot_be_rendered_again(cli, folder):
     assert code == 2 and "from a plan whose masks were edited" in err and not (folder / "other").exists()
 
 
-@pytest.mark.parametrize(("edited", "remedy"), [(False, "another seed or --retries"), (True, "its mask and depth")])
-def test_invisible_member_is_named_with_a_remedy(edited, remedy, make_scene, capsys):
+@pytest.mark.parametrize(
+    ("edited", "job", "remedy"),
+    [
+        (False, {}, "try another --seed, or --retries 5"),
+        (False, {"retries": 5}, "6 seeds were tried; start from another --seed, set its place (cast.a.where)"),
+        (False, {"plan_folder": Path("plan")}, "plan the scene with another --seed"),
+        (True, {"plan_folder": Path("plan")}, "check its mask and depth in the plan"),
+    ],
+)
+def test_advice_about_an_invisible_member_is_none_that_was_tried(edited, job, remedy, make_scene):
     scene = make_scene()
     plan = Plan(scene, None, {}, edited=edited)
-    _print_summary(Picture(None, scene, plan, {}, {"stage1": 8, "stage2": 21}, {}, {}, lost=("a",)))
-    message = capsys.readouterr().err
-    assert "a is not visible where the plan has a; " in message and remedy in message
+    picture = Picture(None, scene, plan, {}, {}, {}, {}, lost=("a", "b"), became={"b": "dog"})
+    lost, became = describe_lost(picture, RenderJob(scene=scene, out=Path("out"), **job))
+    assert lost.startswith("a is not visible where the plan has a; ") and remedy in lost
+    assert became.startswith("b looks like a dog where the plan has b; ")
+    assert job == {} or "--retries" not in lost
+
+
+def test_an_earlier_result_is_replaced_only_on_request(cli, folder):
+    for command, record in (("plan", "plan.json"), ("render", "result.json")):
+        assert cli(command, "scene.yaml", "--out", command)[0] == 0
+        before = (folder / command / record).read_bytes()
+        code, out, err = cli(command, "scene.yaml", "--out", command, "--seed", "9")
+        assert (code, out) == (2, "") and "of an earlier run; choose another folder, or use --replace" in err
+        assert (folder / command / record).read_bytes() == before
+        assert cli(command, "scene.yaml", "--out", command, "--seed", "9", "--replace")[0] == 0
+        assert (folder / command / record).read_bytes() != before
+
+
+def test_a_random_seed_is_told_and_kept(cli, folder):
+    code, _, err = cli("render", "scene.yaml", "--out", "out", "--seed", "random", "--set", "steps=1")
+    seed = json.loads((folder / "out" / "result.json").read_text())["seed"]
+    assert code == 0 and f"seed {seed}" in err.splitlines() and seed != 3
+    (folder / "again.png").write_bytes((folder / "out" / "picture.png").read_bytes())
+    assert cli("render", "again.png", "--out", "again")[0] == 0
+    assert (folder / "again" / "picture.png").read_bytes() == (folder / "out" / "picture.png").read_bytes()
+
+
+def test_count_with_retries_gives_that_many_good_pictures_with_seeds_of_their_own(cli, folder, monkeypatch):
+    render_steps = Studio.render_steps
+
+    def misses_some(self, scene):
+        if scene.seed in (4, 6):
+            raise RegionError("the layout does not show b")
+        yield from render_steps(self, scene)
+
+    monkeypatch.setattr(Studio, "render_steps", misses_some)
+    words = ("render", "scene.yaml", "--count", "3", "--set", "steps=1")
+    code, out, err = cli(*words, "--out", "many", "--retries", "4")
+    assert (code, out.split()) == (0, [f"many/{seed}/picture.png" for seed in (3, 5, 7)])
+    assert "seeds that left a member out: 4, 6" in err
+    code, out, err = cli(*words, "--out", "few", "--retries", "1")
+    assert (code, out.split()) == (2, ["few/3/picture.png", "few/5/picture.png"])
+    assert "2 of 3 pictures; seeds 3 to 6 were tried, this is the last: the layout does not show b" in err
+    code, _, err = cli(*words, "--out", "many")
+    assert code == 2 and "many/3: contains a picture of an earlier run" in err
+
+
+def test_a_rendered_plan_prints_its_own_seconds_only(cli, folder):
+    assert "; seconds: load" in cli("render", "scene.yaml", "--out", "out")[2]
+    assert cli("plan", "scene.yaml", "--out", "plan")[0] == 0
+    _, _, err = cli("render", "plan", "--out", "planned")
+    assert "personalise" in err and "layout 0" not in err and "segment" not in err and "(in the plan)" in err
+
+
+def test_notes_come_before_the_first_step_and_once(cli, folder):
+    err = cli("render", "scene.yaml", "--out", "out")[2].splitlines()
+    notes = [i for i, line in enumerate(err) if line.startswith("size 64x64: the model was made for 256x256")]
+    assert len(notes) == 1 and notes[0] < next(i for i, line in enumerate(err) if line.startswith("layout "))
+
+
+def test_two_runs_at_once_do_not_share_a_folder(cli, folder):
+    from costars.files.folder_claim import claim_folder
+
+    with claim_folder(folder / "out"):
+        code, _, err = cli("render", "scene.yaml", "--out", "out")
+        assert code == 2 and "--out out: another run is writing into it; wait" in err
+    assert not (folder / "out").exists()
+    assert cli("render", "scene.yaml", "--out", "out")[0] == 0
+
+
+def test_completion_of_the_shell_names_the_commands():
+    import os
+    import subprocess
+    import sys
+
+    environment = os.environ | {"_COSTARS_COMPLETE": "complete_bash", "COMP_WORDS": "costars re", "COMP_CWORD": "1"}
+    words = [sys.executable, "-c", "import sys; sys.argv = ['costars']; from costars.cli.main import main; main()"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["render"] and done.stderr == ""

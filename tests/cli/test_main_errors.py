@@ -16,7 +16,11 @@ def member(**changes):
 
 BAD_SCENES = [
     (member(concept="char_c"), "no concept 'char_c'; did you mean 'char_b' or 'char_a'? known: char_a, char_b"),
-    (member(concept="gone.safetensors"), "gone.safetensors: no such file"),
+    (member(concept="gone.safetensors"), "/home/gone.safetensors"),
+    (
+        {"a": {"concept": "nobody"}, "b": {"concept": "noone"}},
+        "cast.a: no concept 'nobody'; known: char_a, char_b; or give the path of a .safetensors file; cast.b: no",
+    ),
     (member(concept="damaged.safetensors"), "damaged.safetensors: not a readable .safetensors file"),
     (member(concept="builtin/ana"), "no concept 'builtin/ana'; known: char_a, char_b"),
     (member(concept="nameless.safetensors"), "does not say what it is; set cast.a.class_name, for example to woman"),
@@ -28,12 +32,12 @@ BAD_SCENES = [
     (member(where="midle"), "where: 'midle' is not left, right, a point, a box or a mask file"),
     (member(where="lefft"), "lefft: not found); did you mean 'left'?"),
     ({"stepz": 4}, "stepz: unknown key; did you mean 'steps' or 'style'?"),
-    ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
+    ({"steps": 0}, "steps: want at least 1"),
     ({"prompt": "{a} and {c}"}, "slot {c} but the cast has no such member"),
     ({"prompt": "{a} alone"}, "cast member 'b' has 0 slots"),
     ({"size": [64, 100]}, "height 100 does not fit this model; want a multiple of 8 px, e.g. 96"),
     ({"prompt": "{a} and {b} " + "so " * 600}, "the limit is 600; shorten"),
-    ({"model": "gone"}, "model 'gone': no such folder or file; want a diffusers folder"),
+    ({"model": "gone"}, "gone': no such folder or file; want a diffusers folder"),
     ({"model": "builtin"}, "model 'builtin': no model_index.json there"),
 ]
 
@@ -60,13 +64,13 @@ def test_invalid_scene_is_reported_in_one_line_and_writes_nothing(expect_error, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["render", "gone.yaml"], "gone.yaml: cannot be read"),
+        (["render", "gone.yaml"], "gone.yaml: no such file or folder (/"),
         (["render", "left.png"], "left.png: contains no scene"),
         (["plan", "scene.yaml", "--set", "seed"], "--set seed: want key=value"),
         (["render", "scene.yaml", "--set", "cast.c.weight=1"], "the scene has no 'c'"),
         (["render", "scene.yaml", "--set", "method=nope"], "no method 'nope'; known: multi_lora, two_stage"),
         (["plan", "scene.yaml", "--set", "method=multi_lora"], "multi_lora has no layout to plan; use two_stage"),
-        (["render", "scene.yaml", "--seed", "-3"], "seed: Input should be greater than or equal to 0"),
+        (["render", "scene.yaml", "--seed", "-3"], "seed: want at least 0 (got -3)"),
         (["render", "scene.yaml", "--max-rows", "1"], "max_rows 1"),
         (["render", "."], "has no plan.json; make one with costars plan"),
     ],
@@ -91,7 +95,7 @@ def test_invalid_machine_setting_is_reported_in_one_line(expect_error, folder, m
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seed", "4"], "a plan has its seed; render the scene to use --seed or --retries"),
+        (["--seed", "4"], "a plan has its seed; render the scene to use --seed, --count or --retries"),
         (["--retries", "2"], "a plan has its seed"),
         (["--set", "steps=8"], "steps"),
         (["--set", "seed=8"], "seed"),

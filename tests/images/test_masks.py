@@ -1,10 +1,10 @@
-"""Mask images become values in [0, 1]; coloured or transparent images are rejected."""
+"""Mask images of any mode become values in [0, 1]; coloured ones are rejected."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from costars.images.masks import same_aspect_ratio, to_grey_levels
+from costars.images.masks import ALPHA_IS_MASK, ON_BLACK, read_levels, same_aspect_ratio, to_grey_levels
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,47 @@ def test_grey_images_of_any_mode(image, expected):
     np.testing.assert_allclose(levels, [expected], rtol=1e-6)
 
 
-@pytest.mark.parametrize("image", [Image.new("RGB", (1, 1), "red"), Image.new("RGBA", (1, 1), (255, 255, 255, 254))])
-def test_colours_and_transparency_are_rejected(image):
-    with pytest.raises(ValueError, match="has colours or an alpha channel"):
+def paint(mode, *pixels):
+    """An image of one row."""
+    image = Image.new(mode, (len(pixels), 1))
+    image.putdata(pixels)
+    return image
+
+
+PALETTE = paint("RGBA", (255, 0, 0, 0), (255, 0, 0, 255)).quantize(4)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected", "how"),
+    [
+        (paint("RGBA", (255, 255, 255, 0), (255, 255, 255, 51), (255, 255, 255, 255)), [0, 0.2, 1], ALPHA_IS_MASK),
+        (paint("RGBA", (7, 90, 3, 0), (0, 0, 0, 255)), [0, 1], ALPHA_IS_MASK),
+        (paint("RGBA", (0, 0, 0, 0), (255, 0, 0, 255)), [0, 1], ALPHA_IS_MASK),
+        (paint("LA", (0, 0), (9, 255)), [0, 1], ALPHA_IS_MASK),
+        (PALETTE, [0, 1], ALPHA_IS_MASK),
+        (paint("RGBA", (255, 255, 255, 0), (0, 0, 0, 255), (255, 255, 255, 51)), [0, 0, 0.2], ON_BLACK),
+        (paint("LA", (255, 0), (51, 255), (255, 255)), [0, 0.2, 1], ON_BLACK),
+        (paint("RGBA", (0, 0, 0, 255), (255, 255, 255, 255)), [0, 1], ""),
+        (paint("L", 0, 51).convert("P"), [0, 0.2], ""),
+    ],
+)
+def test_transparent_masks_are_their_alpha_or_lie_on_black(image, expected, how):
+    levels, told = read_levels(image)
+    np.testing.assert_allclose(levels, [expected], atol=1e-6)
+    assert told == how
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        (Image.new("RGB", (1, 1), "red"), "has colours"),
+        (paint("RGBA", (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 0, 0)), "has colours"),
+        (Image.new("F", (1, 1)), "the pixel format F"),
+        (Image.new("CMYK", (1, 1)), "the pixel format CMYK"),
+    ],
+)
+def test_colours_and_formats_without_a_white_are_rejected(image, why):
+    with pytest.raises(ValueError, match=why):
         to_grey_levels(image)
 
 

@@ -7,6 +7,7 @@ import pytest
 from costars.errors import SceneError
 from costars.model.prompt_weighting import parse_prompt
 from costars.model.text_encoder import find_word_spans
+from costars.scene.prompt_syntax import parse_emphasis
 
 
 def test_long_prompt_is_split_between_words(tiny):
@@ -41,14 +42,10 @@ def test_too_long_prompt_is_rejected(tiny):
         tiny.encode_text(" ".join(["a"] * 601))
 
 
-@pytest.mark.parametrize("text", [":" + "1" * 20_000, ": " + " " * 20_000, "a" * 20_000, ":1" * 10_000, "\\" * 20_000])
+@pytest.mark.parametrize(
+    "text", [":" + "1" * 20_000, ": " + " " * 20_000, "a" * 20_000, ":1" * 10_000, "\\" * 20_000, "(" * 20_000]
+)
 def test_time_to_parse_a_prompt_is_linear(text):
     began = time.process_time()
     assert "".join(part for part, _ in parse_emphasis(text)).replace("\\", "") == text.replace("\\", "")
     assert time.process_time() - began < 1
-
-
-def test_open_brackets_are_limited():
-    assert parse_emphasis("(" * 100 + "a" + ")" * 100)[0][0] == "a"
-    with pytest.raises(SceneError, match="more than 100 open brackets; close some"):
-        parse_emphasis("(" * 101)

@@ -1,4 +1,4 @@
-"""Mask files are white on black in any grey mode, and anything else is rejected."""
+"""Mask files are white on black in any grey mode, or one colour on transparent; anything else is rejected."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from PIL import Image
 
 from costars.errors import SceneError
 from costars.scene.scene import CastMember
-from costars.segment.mask_files import check_mask_files, has_mask_file, load_mask
+from costars.segment.mask_files import check_mask_files, describe_masks, has_mask_file, load_mask
 
 SIZE = (64, 64)
 
@@ -35,13 +35,24 @@ def test_mask_is_resized_to_the_picture(tmp_path):
     assert load_mask(member(tmp_path / "small.png"), SIZE).shape == (64, 64)
 
 
-@pytest.mark.parametrize("mode", ["alpha", "colour"])
-def test_mask_with_colours_or_alpha_is_rejected(tmp_path, mode):
+def test_mask_with_colours_is_rejected(tmp_path):
     image = Image.new("RGBA", SIZE, "white")
-    image.paste((255, 255, 255, 0) if mode == "alpha" else (255, 0, 0, 255), (0, 0, 32, 64))
+    image.paste((255, 0, 0, 255), (0, 0, 32, 64))
     image.save(tmp_path / "ana.png")
-    with pytest.raises(SceneError, match=r"where: '.*ana.png' has colours or an alpha channel; use white on black"):
+    with pytest.raises(SceneError, match=r"where: '.*ana.png' has colours; use white on black, or one colour on"):
         load_mask(member(tmp_path / "ana.png"), SIZE)
+
+
+def test_figure_painted_on_an_empty_layer_is_the_mask_and_is_told(tmp_path):
+    image = Image.new("RGBA", SIZE, (0, 0, 0, 0))
+    image.paste((10, 10, 10, 255), (0, 0, 32, 64))
+    image.save(tmp_path / "ana.png")
+    mask = load_mask(member(tmp_path / "ana.png"), SIZE)
+    assert mask[:, :32].all() and not mask[:, 32:].any()
+    Image.new("L", SIZE, 255).save(tmp_path / "bo.png")
+    cast = {"ana": member(tmp_path / "ana.png"), "bo": member(tmp_path / "bo.png")}
+    (note,) = describe_masks(cast)
+    assert note.startswith("cast.ana.where: ") and "so its alpha channel is the mask" in note
 
 
 def test_mask_of_another_aspect_ratio_is_rejected(tmp_path):

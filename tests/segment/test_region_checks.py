@@ -6,7 +6,7 @@ from PIL import Image
 
 from costars.errors import SceneError
 from costars.scene.scene import CastMember
-from costars.segment.region_checks import check_places, check_regions, describe_missing, find_lost_members
+from costars.segment.region_checks import check_places, check_regions, describe_missing
 from costars.types import Layout, RegionError
 
 LAYOUT = Layout(Image.new("RGB", (64, 64)), torch.zeros(1), {}, "", 0)
@@ -57,10 +57,3 @@ def test_missing_members_are_described_with_the_figures_found(make_region):
     )
     assert text.startswith("the layout does not show bo (man); it shows 2 woman (a man scores only 0.10) for a cast")
     assert "--retries" in text
-
-
-def test_lost_members_have_no_figure_of_their_class_at_their_mask(make_region):
-    regions = {"a": make_region("woman", LEFT), "b": make_region("man", RIGHT)}
-    assert find_lost_members(regions, list(regions.values())) == ()
-    assert find_lost_members(regions, [make_region("man", LEFT), regions["b"]]) == ("a",)
-    assert find_lost_members(regions, []) == ("a", "b")

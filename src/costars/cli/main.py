@@ -5,27 +5,28 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from costars.cli import summary
 from costars.cli.concepts import concepts_app
 from costars.cli.console import console, parse_path, print_line, to_line, write_any_path
 from costars.cli.train import train
 from costars.errors import CostarsError, SceneError, ran_out_of_memory
 from costars.scene.files import load_scene, with_settings
+from costars.scene.numbers import RANDOM
 from costars.scene.scene import Scene
 from costars.settings import Device, Dtype, Memory, machine_settings
 
 if TYPE_CHECKING:
     from costars.jobs import PlanJob, RenderJob
     from costars.studio import Studio
-    from costars.types import Picture, Plan
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(concepts_app, name="concepts")
@@ -52,8 +53,14 @@ def common(
 
 Out = Annotated[Path, typer.Option("--out", "-o", parser=parse_path, help="folder to write into")]
 Settings = Annotated[list[str], typer.Option("--set", help="key=value, e.g. seed=3 or cast.ana.weight=0.8")]
-Seed = Annotated[int | None, typer.Option(help="seed of the layout; default: the scene's")]
-Retries = Annotated[int, typer.Option(min=0, help="number of further seeds to try if a member is missing")]
+Seed = Annotated[
+    str | None, typer.Option(metavar="INTEGER|random", help="seed of the layout, or random; default: the scene's")
+]
+Count = Annotated[
+    int | None, typer.Option(min=1, help="number of pictures, each with a seed and a folder of its own in --out")
+]
+Retries = Annotated[int, typer.Option(min=0, help="number of further seeds to try, in all, if a member is missing")]
+Replace = Annotated[bool, typer.Option("--replace", help="replace the result of an earlier run in --out")]
 OnDevice = Annotated[Device | None, typer.Option(help="where to run; default: COSTARS_DEVICE, or auto")]
 OfDtype = Annotated[Dtype | None, typer.Option(help="number format; default: COSTARS_DTYPE, or auto")]
 MaxRows = Annotated[int | None, typer.Option(min=0, help="most UNet rows per call; 0: no limit")]
@@ -72,27 +79,23 @@ def plan(
     set_: Settings = [],  # noqa: B006
     seed: Seed = None,
     retries: Retries = 0,
+    replace: Replace = False,
     device: OnDevice = None,
     dtype: OfDtype = None,
     memory: InMemory = None,
     offline: Offline = None,
 ) -> None:
     """Draw the layout and find the region of each member. You can edit the masks, then render the folder."""
-    scene = _apply_settings(load_scene(scene_file), set_, seed, scene_file.parent)
+    scene = _change(load_scene(scene_file), set_, seed)
     from costars.jobs import PlanJob, check_job
 
-    job = PlanJob(scene=scene, out=out, retries=retries)
+    job = PlanJob(scene=scene, out=out, retries=retries, replace=replace)
     check_job(job)
-    planned: Plan = _run(job, _open_studio(device, dtype, memory=memory, offline=offline))
-    _print_seed(planned.scene, scene)
-    for note in planned.layout.notes:
-        print_line(note)
-    order = sorted(planned.regions, key=lambda name: planned.regions[name].depth)
-    found = ", ".join(
-        f"{name} ({planned.regions[name].class_name}, {planned.regions[name].area:.0%})" for name in order
-    )
-    print_line(f"from front to back: {found}; to finish it: costars render {out}")
-    typer.echo(out / "plan.json")
+    notes = summary.Notes()
+    studio = _open_studio(device, dtype, notes, memory=memory, offline=offline)
+    for planned in _run(job, studio):
+        summary.print_plan(planned, job, notes)
+        typer.echo(out / "plan.json")
 
 
 @app.command()
@@ -104,7 +107,9 @@ def render(
     out: Out,
     set_: Settings = [],  # noqa: B006
     seed: Seed = None,
+    count: Count = None,
     retries: Retries = 0,
+    replace: Replace = False,
     device: OnDevice = None,
     dtype: OfDtype = None,
     max_rows: MaxRows = None,
@@ -112,50 +117,35 @@ def render(
     offline: Offline = None,
 ) -> None:
     """Render a scene, a plan (edited or not), or a picture again."""
-    jobs = _render_jobs(source, out, set_, seed, retries)
-    from costars.jobs import check_job
+    from costars.jobs import RenderJob, check_job
 
-    for job in jobs:
-        check_job(job)
+    is_plan = source.is_dir()
+    if is_plan and (seed is not None or count is not None or retries):
+        raise SceneError(f"{source}: a plan has its seed; render the scene to use --seed, --count or --retries")
+    scene = _change(_load_plan_scene(source, out) if is_plan else load_scene(source), set_, seed, count)
+    plan_folder = source if is_plan else None
+    job = RenderJob(scene=scene, out=out, plan_folder=plan_folder, retries=retries, replace=replace)
+    check_job(job)
     if max_rows is None and source.suffix == ".png":
         max_rows = _recorded_max_rows(source)
-    studio = _open_studio(device, dtype, max_rows=max_rows, memory=memory, offline=offline)
-    for job in jobs:
-        picture: Picture = _run(job, studio)
-        if job.plan_folder is None:
-            _print_seed(picture.scene, job.scene)
-        _print_summary(picture)
-        typer.echo(job.out / "picture.png")
+    seeds, notes = list[int](), summary.Notes()
+    studio = _open_studio(device, dtype, notes, max_rows=max_rows, memory=memory, offline=offline)
+    for picture in _run(job, studio):
+        seeds.append(picture.scene.seed)
+        summary.print_picture(picture, job, notes)
+        typer.echo(job.folder(picture.scene.seed) / "picture.png")
+    summary.print_seeds(seeds, job)
 
 
 app.command()(train)
 
 
-def _render_jobs(source: Path, out: Path, settings: list[str], seed: int | None, retries: int) -> list[RenderJob]:
-    """One job for each picture of the source; several are written into folders named by their seed."""
-    if source.is_dir():
-        if seed is not None or retries:
-            raise SceneError(f"{source}: a plan has its seed; render the scene to use --seed or --retries")
-        from costars.files.output_folder import check_output_folder
-        from costars.jobs import RenderJob
-        from costars.records.plan import read_plan
+def _load_plan_scene(folder: Path, out: Path) -> Scene:
+    from costars.files.output_folder import check_output_folder
+    from costars.records.plan import read_plan
 
-        check_output_folder(out, "picture")
-        scene = with_settings(read_plan(source).scene, settings, source.parent)
-        return [RenderJob(scene=scene, out=out, plan_folder=source)]
-    scene = _apply_settings(load_scene(source), settings, seed, source.parent)
-    if scene.count > 1 and retries:
-        raise SceneError(
-            f"--retries cannot be used with count {scene.count}: some seeds would be drawn twice; leave one of them out"
-        )
-    from costars.jobs import RenderJob
-
-    scenes = scene.each()
-    folders = [out / str(one.seed) if len(scenes) > 1 else out for one in scenes]
-    for folder in folders if len(scenes) > 1 else ():
-        if folder.is_symlink():
-            raise SceneError(f"--out {out}: its {folder.name} is a link; remove it, or choose another folder")
-    return [RenderJob(scene=one, out=folder, retries=retries) for one, folder in zip(scenes, folders, strict=True)]
+    check_output_folder(out, "picture")
+    return read_plan(folder).scene
 
 
 def _recorded_max_rows(picture: Path) -> int | None:
@@ -163,32 +153,6 @@ def _recorded_max_rows(picture: Path) -> int | None:
     from costars.records.png_metadata import read_max_rows
 
     return None if machine_settings().max_rows else read_max_rows(picture)
-
-
-def _print_seed(used: Scene, requested: Scene) -> None:
-    if used.seed != requested.seed:
-        failed = ", ".join(map(str, range(requested.seed, used.seed)))
-        print_line(f"this is seed {used.seed}; seeds {failed} left a member out")
-
-
-def _print_summary(picture: Picture) -> None:
-    for note in picture.notes:
-        print_line(note)
-    for name in picture.lost:
-        edited = picture.plan is not None and picture.plan.edited
-        remedy = "check its mask and depth in the plan" if edited else "try another seed or --retries"
-        print_line(f"{name} is not visible where the plan has {name}; {remedy}", style="bold")
-    rows = picture.rows
-    seconds = ", ".join(f"{name} {value:.1f}" for name, value in picture.seconds.items())
-    print_line(
-        f"UNet rows: stage 1 {rows['stage1']}, stage 2 {rows['stage2']}, at most {picture.max_rows} per call; "
-        f"seconds: {seconds}; memory: {picture.memory}"
-    )
-    if picture.plan is not None and not rows["stage2"]:
-        print_line(
-            f"no identity takes part: start {picture.scene.start} leaves no step for stage 2; this is the layout",
-            style="bold",
-        )
 
 
 @app.command()
@@ -209,20 +173,31 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def _open_studio(device: Device | None, dtype: Dtype | None, **options: Any) -> Studio:
-    with console.status("loading"):
+def _open_studio(device: Device | None, dtype: Dtype | None, notes: summary.Notes, **options: Any) -> Studio:
+    if not console.is_terminal:
+        print_line("loading the libraries")
+    with console.status("loading the libraries"):
         from costars.studio import open_studio
 
-        return open_studio(device, dtype, **options)
+        studio = open_studio(device, dtype, **options)
+    studio.tell = notes.print
+    return studio
 
 
-def _apply_settings(scene: Scene, settings: list[str], seed: int | None, folder: Path) -> Scene:
-    scene = with_settings(scene, settings, folder)
-    return scene if seed is None else with_settings(scene, [f"seed={seed}"], origin="--seed")
+def _change(scene: Scene, settings: list[str], seed: str | None, count: int | None = None) -> Scene:
+    """The scene with the changes of the command line; a random seed is told."""
+    scene = with_settings(scene, settings)
+    if count is not None:
+        scene = with_settings(scene, [f"count={count}"], "--count")
+    if seed is not None:
+        scene = with_settings(scene, [f"seed={seed}"], "--seed")
+        if seed == RANDOM:
+            print_line(f"seed {scene.seed}")
+    return scene
 
 
-def _run(job: PlanJob | RenderJob, studio: Studio) -> Any:
-    """Run a job under one progress bar per stage; returns the plan or picture that was written."""
+def _run(job: PlanJob | RenderJob, studio: Studio) -> Iterator[Any]:
+    """Run a job and show its progress; yields each plan or picture that was written."""
     from costars.cli.progress import show_progress
     from costars.jobs import run_job
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as ProgressBars
 
 from costars.cli.console import console, parse_path, print_line
+from costars.cli.progress import ProgressLines
 from costars.errors import ReadError, TrainError
 from costars.files.plain_data import parse_yaml, read_data
 from costars.settings import Device, Dtype
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from costars.train.results import TrainingResult
     from costars.train.session import Message
 
-LOG_LINES = 10  # per stage where no progress bar can be drawn, as in a log file
 IS_MAIN = int(os.environ.get("RANK", "0")) == 0  # only the first of several processes prints
 
 
@@ -128,6 +128,7 @@ def _show(session: Iterator[Progress | Message | TrainingResult], files: Trainin
     with ProgressBars(*columns, text, console=console, disable=not is_drawn) as bars:
         stages: dict[str, TaskID] = {}
         previous, seconds_per_step = time.monotonic(), 0.0
+        lines = ProgressLines()
         for event in session:
             if isinstance(event, TrainingResult):
                 _print_result(event, files)
@@ -141,12 +142,11 @@ def _show(session: Iterator[Progress | Message | TrainingResult], files: Trainin
                     print_line(event.note)
                 elapsed, previous = time.monotonic() - previous, time.monotonic()
                 seconds_per_step = 0.9 * seconds_per_step + 0.1 * elapsed if seconds_per_step else elapsed
-                line = ""
-                if event.stage == TRAINING:
-                    line = f"loss {event.loss:.4f}, {1 / max(seconds_per_step, 1e-9):.1f} steps/s"
-                bars.update(stages[event.stage], completed=event.step, text=line)
-                if IS_MAIN and not is_drawn and event.step % -(-event.total // LOG_LINES) == 0:
-                    print_line(f"{event.stage} {event.step}/{event.total} {line}".rstrip())
+                loss = f"loss {event.loss:.4f}" if event.stage == TRAINING else ""
+                pace = f", {1 / max(seconds_per_step, 1e-9):.1f} steps/s" if loss else ""
+                bars.update(stages[event.stage], completed=event.step, text=loss + pace)
+                if IS_MAIN and not is_drawn:
+                    lines.update(event.stage, event.step, event.total, loss)
 
 
 def _print_result(result: TrainingResult, files: TrainingFiles) -> None:

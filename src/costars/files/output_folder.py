@@ -23,7 +23,7 @@ from costars.files.temporary import PREFIX, locked_folder, new_folder, temporary
 
 # Files of each kind of run; the last one is its record.
 KINDS = {
-    "plan": ("layout.png", "layout.safetensors", "plan.json"),
+    "plan": ("layout.png", "layout.safetensors", "sheet.png", "plan.json"),
     "picture": ("picture.png", "layout.png", "sheet.png", "result.json"),
 }
 RECORDS = ("result.json", "plan.json", "missing.json")

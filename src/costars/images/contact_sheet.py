@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from costars.types import Picture, Region
+from costars.types import Picture, Plan, Region
 
-COLOURS = ((255, 92, 92), (64, 156, 255), (255, 196, 64), (96, 208, 128), (190, 120, 255))
+COLOURS = (
+    *((255, 92, 92), (64, 156, 255), (255, 196, 64), (96, 208, 128), (190, 120, 255)),
+    *((255, 140, 30), (0, 190, 190), (240, 90, 200), (150, 105, 60), (110, 120, 135)),
+)
 TILE_PX = 256
 GAP_PX = 10
+SWATCH_PX = 14  # side of a colour in the legend
+LEGEND_PX = 24  # height of a line of the legend
 BACKGROUND = (252, 250, 246)
 TEXT_COLOUR = (52, 44, 60)
 
@@ -36,7 +41,7 @@ def make_grid(
     caption_px = 24 if captions else 0
     step_x, step_y = TILE_PX + GAP_PX, TILE_PX + GAP_PX + caption_px
     grid = Image.new("RGB", (columns * step_x + GAP_PX, top + len(rows) * step_y), BACKGROUND)
-    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(size=14)
+    draw, font = ImageDraw.Draw(grid), _load_font()
     for i, title in enumerate(titles):
         draw.text((GAP_PX + i * step_x + TILE_PX / 2, 5), title, TEXT_COLOUR, font, anchor="ma")
     for j, row in enumerate(rows):
@@ -48,12 +53,48 @@ def make_grid(
 
 
 def make_contact_sheet(picture: Picture) -> Image.Image:
-    """Layout, masks and picture of a result; only the picture if its method has no layout."""
+    """Layout, masks and picture of a result, with a legend; only the picture if its method has no layout."""
     if picture.plan is None:
         return make_grid([[picture.image]], ["picture"])
-    layout = picture.plan.layout.image
-    row = [layout, overlay_masks(layout, picture.plan.regions), picture.image]
-    return make_grid([row], ["layout", "who is where", "picture"])
+    return _make_sheet(picture.plan, [picture.image], ["picture"])
+
+
+def make_plan_sheet(plan: Plan) -> Image.Image:
+    """Layout and masks of a plan, with a legend."""
+    return _make_sheet(plan, [], [])
+
+
+def _make_sheet(plan: Plan, images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    row = [plan.layout.image, overlay_masks(plan.layout.image, plan.regions), *images]
+    return add_legend(make_grid([row], ["layout", "who is where", *titles]), plan.regions)
+
+
+def add_legend(sheet: Image.Image, regions: Mapping[str, Region]) -> Image.Image:
+    """Add lines below a sheet with the colour, name, class and depth of each member, as overlay_masks draws them."""
+    font = _load_font()
+    entries = [
+        (COLOURS[i % len(COLOURS)], f"{name} ({region.class_name}){' in front' if region.depth == 0 else ''}")
+        for i, (name, region) in enumerate(regions.items())
+    ]
+    places, x, y = [], GAP_PX, 0
+    for _, text in entries:
+        width = SWATCH_PX + 6 + round(font.getlength(text)) + 2 * GAP_PX
+        if x > GAP_PX and x + width > sheet.width:
+            x, y = GAP_PX, y + LEGEND_PX
+        places.append((x, y))
+        x += width
+    out = Image.new("RGB", (sheet.width, sheet.height + y + LEGEND_PX), BACKGROUND)
+    out.paste(sheet)
+    draw = ImageDraw.Draw(out)
+    for (colour, text), (left, row) in zip(entries, places, strict=True):
+        top = sheet.height + row
+        draw.rectangle((left, top, left + SWATCH_PX, top + SWATCH_PX), colour)
+        draw.text((left + SWATCH_PX + 6, top + SWATCH_PX / 2), text, TEXT_COLOUR, font, anchor="lm")
+    return out
+
+
+def _load_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=14)
 
 
 def _fit_tile(image: Image.Image) -> Image.Image:

@@ -18,7 +18,7 @@ def make_sampler(resolved: ResolvedScene, start: int = 0) -> Sampler:
     scene = resolved.scene
     return prepare_sampler(
         resolved.scheduler,
-        scene.steps,
+        resolved.steps,
         resolved.model.device,
         resolved.size_px,
         scene.guidance_scale,

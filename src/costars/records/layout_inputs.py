@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from costars.errors import SceneError
+from costars.scene.defaults import fill_defaults
 from costars.scene.scene import Scene
 from costars.segment.match_cast import order_by_depth
 from costars.types import Plan
@@ -61,6 +62,7 @@ def with_scene(plan: Plan, scene: Scene) -> Plan:
 
     Raises SceneError for a change that needs another layout.
     """
+    scene = fill_defaults(scene)
     if plan.scene.model != scene.model:
         raise SceneError(f"model: the plan was drawn by {plan.scene.model!r}; plan the scene again")
     check_layout_inputs(json.loads(json.dumps(layout_inputs(plan.scene))), scene)

@@ -9,21 +9,25 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from costars.errors import ReadError, SceneError
+from costars.files.folder_claim import check_no_earlier_run
 from costars.files.output_folder import MAX_RECORD_BYTES, atomic_folder, is_interrupted, reading
 from costars.files.plain_data import read_json
+from costars.images.contact_sheet import make_plan_sheet
 from costars.records.layout_files import hash_layout, read_layout, write_layout
 from costars.records.layout_inputs import check_layout_inputs, layout_inputs
-from costars.records.regions import hash_masks, read_region, region_facts, round_seconds, write_masks
+from costars.records.regions import describe_masks, hash_masks, read_region, region_facts, round_seconds, write_masks
 from costars.scene.files import anchor_paths
 from costars.scene.scene import parse_scene
 from costars.types import Plan
 
 
-def write_plan(plan: Plan, out: Path) -> None:
-    """Write plan.json, layout.png, layout.safetensors (latents, maps) and masks/NAME.png.
+def write_plan(plan: Plan, out: Path, *, replace: bool = False) -> None:
+    """Write plan.json, layout.png, layout.safetensors (latents, maps), masks/NAME.png and sheet.png.
 
-    The scene's paths are absolute there, so the plan works wherever it lies.
+    The scene's paths are absolute there, so the plan works wherever it lies. Raises SceneError if out cannot be
+    written, contains files that costars did not write, or, without replace, the plan of an earlier run.
     """
+    check_no_earlier_run(out, "plan", replace=replace)
     layout, scene = plan.layout, anchor_paths(plan.scene, Path()).model_dump(mode="json", exclude_none=True)
     facts = {
         "scene": scene,
@@ -37,6 +41,7 @@ def write_plan(plan: Plan, out: Path) -> None:
         (folder / "plan.json").write_text(json.dumps(facts, indent=2) + "\n")
         write_layout(layout, folder)
         write_masks(plan.regions, folder)
+        make_plan_sheet(plan).save(folder / "sheet.png")
 
 
 def read_plan(folder: Path) -> Plan:
@@ -72,7 +77,8 @@ def read_plan(folder: Path) -> Plan:
             )
         regions = {r.name: read_region(folder, r.model_dump(), layout.image.size) for r in facts.regions}
     check_layout_inputs(facts.layout.layout_inputs, scene, f"{folder.name}/plan.json: ")
-    return Plan(scene, layout, regions, facts.seconds, edited=facts.masks_sha256 != hash_masks(regions))
+    edited = facts.masks_sha256 != hash_masks(regions)
+    return Plan(scene, layout, regions, facts.seconds, edited=edited, notes=describe_masks(folder, regions))
 
 
 class _RegionFacts(BaseModel):

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from costars.files.folder_claim import check_no_earlier_run
 from costars.files.output_folder import KINDS, atomic_folder
 from costars.images.contact_sheet import make_contact_sheet
 from costars.records.regions import region_facts, round_seconds, write_masks
@@ -21,11 +22,13 @@ from costars.types import Picture, RegionError
 EMPHASIS_NAMES = {"original": "Original", "no_norm": "No norm", "ignore": "Ignore"}  # AUTOMATIC1111's
 
 
-def write_picture(picture: Picture, out: str | Path) -> None:
+def write_picture(picture: Picture, out: str | Path, *, replace: bool = False) -> None:
     """Write picture.png with its scene inside, layout.png, masks/NAME.png, sheet.png and result.json.
 
-    Raises SceneError if out cannot be written, or contains files that costars did not write.
+    Raises SceneError if out cannot be written, contains files that costars did not write, or, without replace, the
+    picture of an earlier run.
     """
+    check_no_earlier_run(Path(out), "picture", replace=replace)
     plan = picture.plan
     with atomic_folder(Path(out)) as folder:
         (folder / "picture.png").write_bytes(png(picture))
@@ -46,6 +49,7 @@ def write_picture(picture: Picture, out: str | Path) -> None:
             "max_rows": picture.max_rows,
             **({"layer_counts": dict(picture.layer_counts)} if picture.layer_counts else {}),
             **({"lost": list(picture.lost)} if picture.lost else {}),
+            **({"became": dict(picture.became)} if picture.became else {}),
             **({"notes": list(picture.notes)} if picture.notes else {}),
         }
         (folder / "result.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from costars.errors import ReadError, SceneError
 from costars.files.pictures import load_picture
-from costars.images.masks import to_grey_levels
+from costars.images.masks import read_levels, to_grey_levels
 from costars.types import Region
 
 
@@ -39,7 +39,7 @@ def write_masks(regions: Mapping[str, Region], folder: Path) -> None:
 def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -> Region:
     """Read a region and its mask; raises SceneError for a mask of another size than (width, height), or not grey."""
     path = folder / "masks" / f"{Path(facts['name']).name}.png"
-    want = f"save it as a grey .png of {size[0]} x {size[1]} px without alpha, white where {facts['name']} is"
+    want = f"save it as a grey .png of {size[0]} x {size[1]} px, white where {facts['name']} is"
     try:
         image = load_picture(path)
         if image.size != size:
@@ -50,6 +50,17 @@ def read_region(folder: Path, facts: Mapping[str, Any], size: tuple[int, int]) -
     except ValueError as error:
         raise SceneError(f"{path}: {error}; {want}") from None
     return Region(str(facts["class_name"]), mask, float(facts["score"]), int(facts["depth"]))
+
+
+def describe_masks(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """A note for each mask of a plan that is transparent; the masks have been read before."""
+    notes = []
+    for name in names:
+        path = folder / "masks" / f"{Path(name).name}.png"
+        _, transparency = read_levels(load_picture(path))
+        if transparency:
+            notes.append(f"{path} {transparency}")
+    return tuple(notes)
 
 
 def hash_masks(regions: Mapping[str, Region]) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from costars.scene.options import BY_PHRASE
-from costars.scene.scene import Scene
+from costars.scene.scene import BUILTIN, Scene
 
 LOWEST_SCORE = 0.3  # of a figure that counts; chosen on the built-in world's held-out renders
+STEPS = 50  # the official code of OMG
+STEPS_BY_MODEL: Mapping[str, int] = {BUILTIN: 25}  # the fewest that measure as good as 50 (docs/results.md, Steps)
 
 
 def fill_defaults(scene: Scene) -> Scene:
@@ -32,5 +34,6 @@ def _defaults(scene: Scene) -> tuple[dict[str, Any], dict[str, Any]]:
     table: Mapping[str, Mapping[str, float]] = getattr(type(scene.method), "DEFAULTS", {})
     values = table.get(scene.model, table.get("", {}))
     own: dict[str, Any] = {key: value for key, value in values.items() if key in Scene.model_fields}
+    own["steps"] = STEPS_BY_MODEL.get(scene.model, STEPS)
     own["lowest_score"] = 0.0 if isinstance(scene.segmenter, BY_PHRASE) else LOWEST_SCORE
     return own, {key: value for key, value in values.items() if key not in own}

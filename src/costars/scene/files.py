@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from costars.files.regular_file import expand_user, is_there
 from costars.scene.defaults import reopen_defaults
 from costars.scene.scene import BUILTIN, SIDES, Scene, parse_scene
 
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")  # org/name or org/name@revision
 # The fields of a scene that may name a file or folder; * stands for every key or index.
 PATH_FIELDS = (
     ("model",),
@@ -28,13 +30,16 @@ PATH_FIELDS = (
 )
 
 
-def anchor_paths(scene: Scene, folder: Path) -> Scene:
+def anchor_paths(scene: Scene, folder: Path, kept: Container[tuple[str, str]] = ()) -> Scene:
     """The scene with its relative paths made absolute, as seen from a folder.
 
-    Names of the library and of the hub stay as they are. Raises SceneError for a path that cannot be stored.
+    Names of the library and of the hub stay as they are, and so do the (field, name) in kept. Raises SceneError for a
+    path that cannot be stored.
     """
 
     def anchored(field: str, name: str) -> str:
+        if (field, name) in kept:
+            return name
         try:
             path = (folder / expand_user(name)).absolute()
             is_path = _is_path(field, name, path)
@@ -58,8 +63,10 @@ def _is_path(field: str, name: str, path: Path) -> bool:
             return name not in SIDES
         case "concept":
             return name.endswith(".safetensors")
-        case _:
-            return name != BUILTIN and (is_there(path) or name.endswith(".safetensors"))
+        case _:  # a model: what has not the form of a hub id can only be a path, whether it exists or not
+            return name != BUILTIN and (
+                is_there(path) or name.endswith(".safetensors") or _HUB_ID.fullmatch(name) is None
+            )
 
 
 def map_paths(scene: Scene, change: Callable[[str, str], str]) -> dict[str, Any]:
@@ -87,6 +94,10 @@ def load_scene(path: Path) -> Scene:
 
     Relative paths are those beside the file. Raises SceneError for a file that cannot be read or contains no scene.
     """
+    if not is_there(path):
+        raise SceneError(f"{path}: no such file or folder ({path.absolute()}); check the path")
+    if path.is_dir():
+        raise SceneError(f"{path}: is a folder; a scene is a file. Only costars render takes the folder of a plan")
     if path.suffix == ".png":
         return anchor_paths(_scene_in_picture(path), path.parent)
     if path.suffix not in PARSERS:
@@ -130,14 +141,19 @@ def _value(text: str, before: Any) -> Any:
     return text if isinstance(before, str) and (plain or not text) else value
 
 
-def with_settings(
-    scene: Scene, settings: list[str], folder: Path | None = None, origin: str = "scene with --set"
-) -> Scene:
+def with_settings(scene: Scene, settings: list[str], origin: str = "scene with --set") -> Scene:
     """The scene with key=value changes; keys may be dotted (cast.ana.weight), values are YAML.
 
-    Relative paths among the values are those beside folder, or in the working folder. Raises SceneError for a
-    setting that does not exist or is not allowed.
+    Relative paths among the values are in the working folder; what the scene says already stays as it is. Raises
+    SceneError for a setting that does not exist or is not allowed.
     """
+    kept = set[tuple[str, str]]()
+
+    def keep(field: str, name: str) -> str:
+        kept.add((field, name))
+        return name
+
+    map_paths(scene, keep)
     reopens = any(setting.partition("=")[0].partition(".")[0] in ("model", "segmenter") for setting in settings)
     data = (reopen_defaults(scene) if reopens else scene).model_dump(mode="json")
     for setting in settings:
@@ -153,4 +169,4 @@ def with_settings(
                 raise SceneError(f"--set {setting}: {parent!r} has no parts; set it as a whole, {parent}=...")
             here = here[parent]
         here[last] = _value(value, here.get(last))
-    return anchor_paths(parse_scene(data, origin), folder or Path())
+    return anchor_paths(parse_scene(data, origin), Path(), kept)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from costars.catalog import METHODS, method_options
 from costars.errors import SceneError, nearest
+from costars.scene.messages import shorten
 from costars.scene.names import NAME_RULE, Words, is_name, normalize_name
+from costars.scene.numbers import Seed, Size
 from costars.scene.options import BY_PHRASE, SEGMENTER_KINDS, Checkpoint, Control, Segmenter, Style
 from costars.scene.prompt_syntax import find_foreign_syntax
 from costars.scene.value import MethodOptions, Unit, Value
 
-Side = Annotated[int, Field(ge=64, le=8192)]  # px
 Point = tuple[Unit, Unit]
 Rectangle = tuple[Unit, Unit, Unit, Unit]
 # As AUTOMATIC1111's prompts name one.
@@ -33,7 +35,7 @@ _OPTIONS = method_options()
 
 def _parse_method(value: Any) -> Any:
     value = {"name": value} if isinstance(value, str) else value
-    if isinstance(value, dict) and not (isinstance(value.get("name"), str) and value["name"] in METHODS):
+    if isinstance(value, dict) and str(value.get("name")) not in METHODS:
         raise ValueError(f"no method {value.get('name')!r}; {nearest(str(value.get('name')), METHODS)}")
     return value
 
@@ -96,16 +98,26 @@ class CastMember(Value):
 
 
 def _by_concept(value: Any) -> Any:
+    if not isinstance(value, str | dict | Value):
+        raise ValueError(
+            f"want a concept, such as builtin/ana, or keys such as {{concept: ...}} (got {shorten(value)})"
+        )
     return {"concept": value} if isinstance(value, str) else value
+
+
+def _check_cast_has_names(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"want names with their concepts, such as {{ana: builtin/ana}} (got {shorten(value)})")
+    return value
 
 
 class Scene(Value):
     """One picture to make: a prompt with {slots} and the cast that fills them."""
 
     prompt: str = Field(min_length=1, description='"{ana} in front of {bo} in a park"')
-    cast: dict[str, Annotated[CastMember, BeforeValidator(_by_concept)]] = Field(
-        description="who fills each slot; up to any number; a concept alone may stand for {concept: ...}"
-    )
+    cast: Annotated[
+        dict[str, Annotated[CastMember, BeforeValidator(_by_concept)]], BeforeValidator(_check_cast_has_names)
+    ] = Field(description="who fills each slot; up to any number; a concept alone may stand for {concept: ...}")
     negative_prompt: str = ""
     emphasis: Literal["original", "no_norm", "ignore"] = Field(
         "no_norm",
@@ -137,15 +149,17 @@ class Scene(Value):
         description="checkpoint: the one that the model ships with; or ddim, euler, dpm++ 2m karras, euler a, ... "
         "or the name of the class of diffusers",
     )
-    size: tuple[Side, Side] | None = Field(None, description="(width, height) in px, default: the model's own")
-    steps: int = Field(50, ge=1, le=999)
+    size: Size | None = Field(
+        None, description="[width, height] in px or text such as 1024x1024, default: the model's own"
+    )
+    steps: int | None = Field(None, ge=1, le=999, description="default: 25 on the built-in model, 50 on any other")
     guidance_scale: float = Field(5.0, ge=0.0, le=50.0, description="1 or less: no guidance, and half the rows")
     start: Unit | None = Field(
         None,
         description="share of the steps before identities take part; "
         "default: 0.12 on the built-in model, 16/50 on any other (official code)",
     )
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: Seed = Field(0, description="of the noise; random: another one each time, which the picture keeps")
     count: int = Field(1, ge=1, le=1000, description="number of pictures, with this seed and the following ones")
     clip_skip: int | None = Field(
         None,
@@ -153,10 +167,15 @@ class Scene(Value):
         le=12,
         description="layer of the text encoders that is read, from the end; default: 1 for SD 1.5 and 2, 2 for SDXL",
     )
-    style: Annotated[Style | None, BeforeValidator(_by_concept)] = Field(
+    style: Annotated[Style, BeforeValidator(_by_concept)] | None = Field(
         None, description="a LoRA for the whole picture; a concept alone may stand for {concept: ...}"
     )
     controls: tuple[Control, ...] = ()
+
+    @classmethod
+    def class_at(cls, location: tuple[int | str, ...]) -> type[BaseModel]:
+        """The class whose keys are allowed at this location of a scene."""
+        return _class_at(location)
 
     @model_validator(mode="after")
     def _check_prompts_load_no_lora(self) -> Scene:
@@ -253,34 +272,11 @@ def parse_scene(data: Any, origin: str = "scene") -> Scene:
         )
     try:
         return Scene.model_validate(data)
-    except ValidationError as error:
-        raise SceneError(f"{origin}: {_one_line(error)}") from None
-
-
-def _one_line(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            known = _class_at(problem["loc"])
-            message = f"unknown key; {nearest(str(problem['loc'][-1]), known.model_fields)}"
-        elif problem["type"] == "missing":
-            message = "is missing"
-        elif problem["type"] != "value_error":
-            message += f" (got {shorten(problem['input'])})"
-        problems.append(f"{where}: {message}" if where else message)
-    return "; ".join(problems)
-
-
-def shorten(value: Any, most: int = 80) -> str:
-    """repr of the value, with its middle left out if it is long."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 20]} ... {text[-15:]}"
+    except SceneError as error:
+        raise SceneError(f"{origin}: {str(error).removeprefix('scene: ')}") from None
 
 
 def _class_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The class whose keys are allowed at this location of a scene."""
     match location:
         case ("cast", *_):
             return CastMember

@@ -33,7 +33,7 @@ def match_cast(
     Raises RegionError, with the layout and all regions, if a member is missing or two members share a figure.
     """
     masks = {name: load_mask(m, layout.image.size) for name, m in cast.items() if has_mask_file(m)}
-    usable = _usable_regions(regions, masks, limits)
+    usable = usable_regions(regions, masks, limits)
     chosen = _assign(cast, {name: c for name, c in classes.items() if name not in masks}, usable)
     missing = [name for name in classes if name not in chosen and name not in masks]
     found = tuple(regions)
@@ -50,7 +50,7 @@ def match_cast(
     return visible
 
 
-def _usable_regions(regions: Sequence[Region], masks: Mapping[str, MaskArray], limits: RegionLimits) -> list[Region]:
+def usable_regions(regions: Sequence[Region], masks: Mapping[str, MaskArray], limits: RegionLimits) -> list[Region]:
     """Return the regions within the limits, without duplicates and figures that a mask file covers."""
     usable = [r for r in regions if r.area >= limits.smallest_area and r.score >= limits.lowest_score]
     usable = _remove_duplicates(usable, limits.most_overlap)

@@ -12,8 +12,6 @@ from costars.scene.scene import CastMember
 from costars.segment.overlap import box_iou, mask_iou
 from costars.types import Layout, Region, RegionError
 
-PRESENT_IOU = 0.3  # IoU of a figure's masks in layout and picture; figures that are present reach 0.8 on average
-
 
 @dataclass(frozen=True)
 class RegionLimits:
@@ -109,13 +107,4 @@ def describe_missing(
         f"the layout does not show {names}; it shows {found} for a cast of {len(classes)}; "
         "try another seed (--retries 5), a lower threshold (lowest_score), fewer members, "
         "or give a mask (cast.NAME.where=FILE.png)"
-    )
-
-
-def find_lost_members(regions: Mapping[str, Region], figures: Sequence[Region]) -> tuple[str, ...]:
-    """Return the members of the layout that no figure of the picture matches in class and mask."""
-    return tuple(
-        name
-        for name, region in regions.items()
-        if not any(f.class_name == region.class_name and mask_iou(f.mask, region.mask) >= PRESENT_IOU for f in figures)
     )

@@ -26,6 +26,7 @@ DEFAULT_SEEDS = {
     "alone": 8,
     "weight": 20,
     "start": 8,
+    "steps": 30,
     "ablation": 8,
     "degradation": 6,
     "count": 8,

@@ -21,8 +21,10 @@ PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 RELATIONS = ("in front of", "to the left of", "behind", "next to")
 FIVE_CONCEPTS = ("ana", "bo", "rex", "mochi", "bolt")
+STEP_COUNTS = (8, 12, 16, 25, 50)  # of the benchmark "steps"
+STEPS_SEED = 500  # its seeds are used by no other benchmark
 START_SHARES = (0.0, 0.1, 0.2, 0.32, 0.5, 0.7, 1.0)
-STEPS = 10  # sampling steps of every picture, so that many layouts can be measured on a CPU
+STEPS = 10  # sampling steps of every benchmark but "steps", so that many layouts can be measured on a CPU
 WHOLE, IN_COMPANY = "whole method", "in company"  # variants
 GROWN_PX = 6
 # First seeds of benchmarks that must not share layouts with the pairs, whose seeds begin at 0.
@@ -50,7 +52,7 @@ class Case:
 
 
 def make_scene(prompt: str, names: tuple[str, ...], seed: int, **fields: object) -> Scene:
-    """Make a scene with concepts of the pack."""
+    """Make a scene with concepts of the pack, drawn in STEPS unless told otherwise."""
     cast = {name: {"concept": f"builtin/{name}"} for name in names}
     return Scene.model_validate({"prompt": prompt, "cast": cast, "seed": seed, "steps": STEPS, **fields})
 
@@ -114,6 +116,15 @@ def weight_cases(seeds: int) -> Iterator[Case]:
     for kind, seed, scene in make_varied_pairs(seeds, WEIGHT_SEED):
         for weight in ADAPTER_WEIGHTS:
             yield Case("all pairs", f"{weight:.1f}", seed, _with_all_adapters(scene, weight), kind)
+
+
+def steps_cases(layouts: int) -> Iterator[Case]:
+    """Fewer steps than 50 with the scheduler of the built-in model; every layout has a seed of its own."""
+    kinds = list(PAIRS)
+    for seed in range(STEPS_SEED, STEPS_SEED + layouts):
+        kind = kinds[seed % len(kinds)]
+        for steps in STEP_COUNTS:
+            yield Case("all pairs", str(steps), seed, make_pair_scene(kind, seed, steps=steps), kind)
 
 
 def ablation_cases(seeds: int) -> Iterator[Case]:
@@ -182,13 +193,14 @@ def _with_all_adapters(scene: Scene, weight: float) -> Scene:
 
 
 # The variant that a benchmark's other variants are compared with.
-BASELINES = {"ablation": WHOLE, "degradation": "alone"}
+BASELINES = {"ablation": WHOLE, "degradation": "alone", "steps": "50"}
 # To add a benchmark, add a line.
 BENCHMARKS: Mapping[str, Callable[[int], Iterator[Case]]] = {
     "identity": identity_cases,
     "alone": alone_cases,
     "weight": weight_cases,
     "start": start_cases,
+    "steps": steps_cases,
     "ablation": ablation_cases,
     "degradation": degradation_cases,
     "count": count_cases,

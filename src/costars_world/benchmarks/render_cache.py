@@ -67,7 +67,7 @@ class RenderCache:
             write_failure(error, folder)
             facts["failed"] = str(error)
         else:
-            write_picture(picture, folder)
+            write_picture(picture, folder, replace=True)  # of a run that was killed before its scores
             facts |= self._score(picture, source)
         partial = folder / f"{SCORES}.part"
         partial.write_text(json.dumps(facts, indent=2) + "\n")
