@@ -44,6 +44,14 @@ def format_interval(value: Mapping[str, float] | None, decimals: int = 2) -> str
     return f"{mean} ({low} to {high})"
 
 
+def format_count(value: Mapping[str, float] | None) -> str:
+    """How many of how many; empty where nothing was measured."""
+    return "" if value is None else f"{value['mean'] * value['n']:.0f} of {value['n']}"
+
+
+FORMATS = {"order_kept": format_count}  # the pairs that touch are few
+
+
 def format_share(share: Mapping[str, float]) -> str:
     """A share as counts, per cent and interval."""
     low, high = (f"{100 * share[key]:.0f}" for key in ("low", "high"))
@@ -59,7 +67,7 @@ def benchmark_lines(first: Callable[[Row], Cells], *measures: str) -> Callable[[
                 **first(row),
                 "layouts": str(row["layouts"]),
                 "scenes": f"{row['scenes']} of {row['tried']}",
-                **{HEADINGS[key]: format_interval(row.get(key)) for key in measures},
+                **{HEADINGS[key]: FORMATS.get(key, format_interval)(row.get(key)) for key in measures},
             }
             for row in facts["rows"]
         ]
