@@ -1,7 +1,7 @@
 """Compare one adapter per row in one UNet call: costars, peft's mixed batch, and one call per adapter.
 
-Prints the median time of a call, its quartiles, and its ratio to costars, all measured in one run; "costars again" shows
-how far two measurements of one thing are apart:
+Prints the median time of a call, its quartiles, and its ratio to costars, all measured in one run; "costars again"
+shows how far two measurements of one thing are apart:
 
     python bench/adapters.py [--rounds 10] [--concepts 2 4] [--out FILE.json]
 """

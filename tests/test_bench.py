@@ -1,4 +1,7 @@
-"""The benchmarks of true sizes run from end to end on their tiny size; what they find is not judged here."""
+"""The benchmarks of true sizes run from end to end on their tiny size.
+
+Their clock counts rows of the UNet, so that every time that they report is known exactly.
+"""
 
 import json
 import runpy
@@ -6,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from diffusers import UNet2DConditionModel
 
 BENCH = Path(__file__).parents[1] / "bench"
 
@@ -14,6 +18,22 @@ def run(monkeypatch, script, *arguments):
     monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     runpy.run_path(str(BENCH / script), run_name="__main__")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock on which each row of a UNet call takes one second, and nothing else takes any."""
+    seconds, forward = [0.0], UNet2DConditionModel.forward
+
+    def counted(self, sample, *args, **kwargs):
+        seconds[0] += len(sample)
+        return forward(self, sample, *args, **kwargs)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", counted)
+    monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.setattr("timing.now", lambda device: seconds[0])
+    monkeypatch.setattr("timing.measure_ceilings", lambda device: {"copy_tb_s": 1.0, "matmul_tflop_s": 1.0})
+    return lambda: seconds[0]
 
 
 ALREADY_LOADED = "ignore:Already found a `peft_config` attribute"
@@ -27,19 +47,23 @@ def run_sdxl(monkeypatch, out, *arguments):
 
 
 @pytest.mark.filterwarnings(ALREADY_LOADED)
-def test_sdxl_measures_every_memory_tier_number_of_concepts_and_dtype(monkeypatch, tmp_path, capsys):
+def test_sdxl_measures_every_memory_tier_number_of_concepts_and_dtype(clock, monkeypatch, tmp_path, capsys):
     options = ("--k", "1", "2", "--memory", "full", "offload")
     code, report = run_sdxl(monkeypatch, tmp_path / "tiny.json", *options)
     assert code == 0 and report["tiny"] and report["size_px"] == 64 and not report["skipped"] and not report["failed"]
     rows = {name: result for name, result in report["measured"].items() if "rows" in result}
     assert [*rows] == [f"float32 {memory} k={k}" for memory in ("full", "offload") for k in (1, 2)]
     assert [row["rows"] for row in rows.values()] == 2 * [100 + 34 * 5, 100 + 34 * 7]
-    parts = {"layout", "personalise", "resolve", "decode"}
     for row in rows.values():
-        baselines = {"diffusers", "official"} if row["memory"] == "full" else set()
-        assert row["seconds"].keys() == parts | baselines and all(value > 0 for value in row["seconds"].values())
-        assert row["seconds"]["layout"] == 50 * row["step_seconds"]["layout"]
-        assert row["seconds"]["personalise"] == 34 * row["step_seconds"]["personalise"]
+        k, ours = row["k"], {"layout": 50 * 2, "personalise": 34 * (3 + 2 * row["k"])}
+        assert row["step_seconds"] == {"layout": 2, "personalise": 3 + 2 * k}
+        baselines = {"diffusers": sum(ours.values()), "official": 50 * 8 + 34 * 2 * k}
+        compared = baselines if row["memory"] == "full" else {}
+        del row["seconds"]["resolve"]  # by another clock: it calls no UNet
+        assert row["seconds"] == {**ours, **compared, "decode": 0}
+        if row["memory"] == "full":
+            assert row["over_diffusers"] == 1
+            assert row["times_faster_than_official"] == baselines["official"] / baselines["diffusers"]
     assert capsys.readouterr().out.count("x as fast as the official schedule") == 2
     check_precision(report["measured"]["precision"])
 
@@ -69,23 +93,23 @@ def test_measurements_after_the_deadline_are_named_and_skipped(monkeypatch, tmp_
 
 
 @pytest.mark.filterwarnings(ALREADY_LOADED)
-def test_other_measurements_run_after_one_fails(monkeypatch, tmp_path):
+def test_other_measurements_run_after_one_fails(clock, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.setattr("baselines.BATCHES", ("two",))
     code, report = run_sdxl(monkeypatch, tmp_path / "tiny.json", "--k", "1", "--no-precision")
     assert code == 1 and [*report["failed"]] == ["float32 full diffusers"]
     row = report["measured"]["float32 full k=1"]
-    assert "over_diffusers" not in row and row["times_faster_than_official"] > 0
+    assert "over_diffusers" not in row and row["times_faster_than_official"] == 468 / 270
 
 
-def test_both_loops_of_training_take_their_steps(monkeypatch, tmp_path, capsys):
+def test_both_loops_of_training_take_their_steps(clock, monkeypatch, tmp_path, capsys):
     out = tmp_path / "training.json"
+    monkeypatch.setattr("time.perf_counter", clock)
     run(monkeypatch, "training.py", "--tiny", "--size", "64", "--steps", "3", "--out", str(out))
     told = json.loads(out.read_text())
     assert told["tiny"] and told["peak_gib"] == {"diffusers": None, "costars": None}
-    assert all(value > 0 for value in told["seconds"].values())
-    assert told["over_diffusers"] == told["seconds"]["costars"] / told["seconds"]["diffusers"]
-    assert "x as long" in capsys.readouterr().out
+    assert told["seconds"] == {"diffusers": 1, "costars": 1} and told["over_diffusers"] == 1  # one row in each step
+    assert "costars takes 1.00 x as long" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", ["sdxl.py", "training.py"])

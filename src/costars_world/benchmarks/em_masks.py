@@ -28,6 +28,7 @@ from costars.train.em.report import MaskHistory
 from costars.train.loop import train
 from costars.train.recipe import EmConfig, Recipe
 from costars.train.recipes import BUILTIN, RECIPES
+from costars.train.results import TrainingResult
 from costars.train.task import TrainingTask
 from costars_world.benchmarks.em import SETS, make_set_subjects, set_classes
 from costars_world.benchmarks.provenance import describe_run
@@ -53,6 +54,8 @@ def measure_masks(model: Model, number: int, recipe: Recipe, steps: int) -> IoU:
     history = MaskHistory(subjects)
     events = train(TrainingTask(model=model, subjects=subjects, recipe=replace(recipe, steps=steps + 1)))
     for event in events:
+        if isinstance(event, TrainingResult):
+            break
         history.record(event.step - 1, event.masks)
         if event.step > steps:
             break

@@ -44,6 +44,14 @@ def format_interval(value: Mapping[str, float] | None, decimals: int = 2) -> str
     return f"{mean} ({low} to {high})"
 
 
+def format_count(value: Mapping[str, float] | None) -> str:
+    """How many of how many; empty where nothing was measured."""
+    return "" if value is None else f"{value['mean'] * value['n']:.0f} of {value['n']}"
+
+
+FORMATS = {"order_kept": format_count}  # the pairs that touch are few
+
+
 def format_share(share: Mapping[str, float]) -> str:
     """A share as counts, per cent and interval."""
     low, high = (f"{100 * share[key]:.0f}" for key in ("low", "high"))
@@ -59,7 +67,7 @@ def benchmark_lines(first: Callable[[Row], Cells], *measures: str) -> Callable[[
                 **first(row),
                 "layouts": str(row["layouts"]),
                 "scenes": f"{row['scenes']} of {row['tried']}",
-                **{HEADINGS[key]: format_interval(row.get(key)) for key in measures},
+                **{HEADINGS[key]: FORMATS.get(key, format_interval)(row.get(key)) for key in measures},
             }
             for row in facts["rows"]
         ]
@@ -90,16 +98,16 @@ def recipe_lines(facts: Row) -> list[Cells]:
 
 
 def em_lines(facts: Row) -> list[Cells]:
-    """Lines of the masks of the EM recipe, and of the differences between them."""
-    means = [
-        {"masks": f"{evidence}, {step}", "sets": str(value["n"]), "mean IoU or difference": format_interval(value)}
-        for evidence, steps in facts["iou"].items()
-        for step, value in steps.items()
+    """Lines of the masks of each set of the EM benchmark, and what each part of the recipe adds over all sets."""
+    lines = [
+        {"set": row["set"], "masks": row["evidence"], **{f"{step} steps": f"{v:.2f}" for step, v in row["iou"].items()}}
+        for row in facts["sets"]
     ]
-    return means + [
-        {"masks": name, "sets": str(value["n"]), "mean IoU or difference": format_interval(value, 3)}
-        for name, value in facts["differences"].items()
-    ]
+    ends = list(facts["sets"][0]["iou"])
+    for name, value in facts["differences"].items():
+        sets = f"mean difference of {value['n']} sets"
+        lines.append({"set": sets, "masks": name, f"{ends[0]} steps": "", f"{ends[-1]} steps": f"{value['mean']:+.2f}"})
+    return lines
 
 
 def kernel_lines(facts: Row) -> list[Cells]:
@@ -112,7 +120,7 @@ def kernel_lines(facts: Row) -> list[Cells]:
 
 def adapter_lines(facts: Row) -> list[Cells]:
     """Lines of the times of bench/adapters.py."""
-    lines = []
+    lines = list[Cells]()
     for name in next(iter(facts["measured"].values())):
         times = {k: table[name] for k, table in facts["measured"].items()}
         cells = {k: f"{row['ratio']:.2f} ({1000 * row['seconds']:.0f} ms)" for k, row in times.items()}

@@ -22,12 +22,13 @@ def write(folder, name, facts):
 
 def test_numbers_have_their_intervals_and_counts():
     assert publish.format_interval(VALUE) == "0.59 (0.46 to 0.70)" and publish.format_interval(None) == ""
+    assert publish.format_count({"n": 18, "mean": 0.9444}) == "17 of 18" and publish.format_count(None) == ""
     share = {"right": 66, "n": 68, "mean": 66 / 68, "low": 0.899, "high": 0.992}
     assert publish.format_share(share) == "66 of 68, 97 % (90 to 99)"
 
 
 def test_only_what_stands_between_the_marks_is_written(tmp_path):
-    write(tmp_path, "start", {"rows": [make_row()]})
+    write(tmp_path, "start", {"rows": [make_row(order_kept={"n": 4, "mean": 0.75, "low": 0.5, "high": 1.0})]})
     page = "before\n<!-- table: start -->\nold\n<!-- end -->\nafter <!-- end -->\n"
     written = publish.write_tables(page, tmp_path)
     assert written.splitlines() == [
@@ -35,7 +36,7 @@ def test_only_what_stands_between_the_marks_is_written(tmp_path):
         "<!-- table: start -->",
         "| start | layouts | scenes | similarity | attributes right | found first of 101 | layout IoU | order kept |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| 0.10 | 7 | 8 of 9 | 0.59 (0.46 to 0.70) | 0.59 (0.46 to 0.70) | 0.59 (0.46 to 0.70) |  |  |",
+        "| 0.10 | 7 | 8 of 9 | 0.59 (0.46 to 0.70) | 0.59 (0.46 to 0.70) | 0.59 (0.46 to 0.70) |  | 3 of 4 |",
         "<!-- end -->",
         "after <!-- end -->",
     ]

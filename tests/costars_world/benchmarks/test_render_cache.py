@@ -1,14 +1,13 @@
 """Cases are rendered once, and failures are stored."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from costars import open_studio
 from costars.types import RegionError
-from costars_world.benchmarks.cases import BENCHMARKS, Case, make_pair_scene
+from costars_world.benchmarks.cases import BENCHMARKS, PAIRS, Case, make_pair_scene
 from costars_world.benchmarks.render_cache import RenderCache
 from costars_world.benchmarks.score import load_scorer
 
@@ -24,15 +23,20 @@ def scorer(studio):
 
 
 def test_two_stage_keeps_identities_better_than_multi_lora(studio, scorer, tmp_path):
-    # Each kind of pair once, in fewer steps than the benchmark takes.
-    cases = [c for c in BENCHMARKS["identity"](2) if c.seed == 1 and len(c.scene.cast) == 2]
-    cases = [replace(c, scene=c.scene.model_copy(update={"steps": 8})) for c in cases]
-    similarities = {"two_stage": [], "multi_lora": []}
+    """The first scene of each kind of pair.
+
+    Over the benchmark's 30 layouts two_stage is ahead by 0.38 (standard deviation 0.25); on these five by 0.33, one
+    standard error of five more than 0.22. Without noise blending it is behind.
+    """
+    variants = ("two_stage", "multi_lora")
+    cases = [c for c in BENCHMARKS["identity"](1) if c.variant in variants]
+    assert sorted((c.group, c.variant) for c in cases) == sorted((kind, v) for kind in PAIRS for v in variants)
+    similarities = {variant: [] for variant in variants}
     for case, facts in RenderCache(studio, scorer, tmp_path).render_cases(cases):
         assert not facts["failed"]
         similarities[case.variant].append(facts["means"]["similarity"])
-    assert len(similarities["two_stage"]) == 5
-    assert np.mean(similarities["two_stage"]) >= 0.3 + np.mean(similarities["multi_lora"])
+    ahead = np.subtract(similarities["two_stage"], similarities["multi_lora"])
+    assert ahead.mean() >= 0.22 and np.sum(ahead > 0) >= 4
 
 
 def test_interrupted_run_continues_without_rendering_again(short_identity, studio, scorer, tmp_path, monkeypatch):
