@@ -47,6 +47,7 @@ REFUSED = [
     ("unet", {"projection_class_embeddings_input_dim": 99}, "reads other size ids than SDXL's"),
     ("unet", {"cross_attention_dim": 1280}, "reads text of width 1280, but its text encoders give 2048"),
     ("unet", {"in_channels": 9}, "is an inpainting model"),
+    ("unet", {"sample_size": None}, "sample_size 'None' in a config.json: want one whole number"),
     ("unet", {"in_channels": "4"}, "in_channels '4' in a config.json: want one whole number"),
     ("vae", {"_class_name": "AutoencoderTiny"}, "_class_name 'AutoencoderTiny'"),
     ("vae", {"latent_channels": 16}, "reads 4 channels, and the VAE's latents have 16"),

@@ -84,6 +84,7 @@ def test_vae_file_replaces_vae(sd15, sd15_folder, first_release, tmp_path):
     save_file(own, tmp_path / "vae.safetensors")
     model = load(tmp_path / "model.safetensors", config=sd15_folder, vae=tmp_path / "vae.safetensors")
     assert torch.equal(model.vae.decoder.conv_out.bias, sd15.vae.decoder.conv_out.bias + 0.5)
+    assert model.info.notes == ()
     own = hashlib.sha256((tmp_path / "vae.safetensors").read_bytes()).hexdigest()
     assert model.info.parts_sha256 == {"checkpoint.vae": own}  # the rest is in the one file
     assert not model.vae.training and not any(p.requires_grad for p in model.vae.parameters())

@@ -88,6 +88,7 @@ def test_scale_is_of_the_weight_or_of_its_rows(shape, scale):
         ({"a.scale_weight": Entry("F32", ())}, "'a.scale_weight' is a scale without a float8 weight 'a.weight'"),
         ({"a.weight_scale": Entry("F32", ()), "a.weight": Entry("F16", (2, 2))}, "is a scale without a float8"),
         ({"a.weight_scale": Entry("F32", (1, 2)), "a.weight": Entry("F8_E4M3", (4, 256))}, "does not scale a weight"),
+        ({"a.weight_scale": Entry("U8", ()), "a.weight": Entry("F8_E4M3", (4, 256))}, "does not scale a weight"),
     ],
 )
 def test_scale_that_does_not_fit_is_rejected(entries, message):

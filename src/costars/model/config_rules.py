@@ -116,6 +116,7 @@ def check_unet_config(config: Config, family: Family, what: str) -> list[str]:
     addition = "text_time" if any(e.pooled for e in family.text_encoders) else None
     added = Rule("addition_embed_type", (addition,), _OTHER_INPUT)
     _check(config, (*UNET_RULES, added), UNET, what)
+    _read_size(config, "sample_size", 64, what)
     if addition and config.get("addition_embed_type") is None:
         raise ModelError(
             f"{what}: unet/config.json lacks addition_embed_type, which {family.title} needs; {added.advice}"

@@ -26,7 +26,7 @@ from costars.model.file_kinds import check_channels
 from costars.model.hub import Source
 from costars.model.model import Model, ModelInfo
 from costars.model.offload import Offload, choose_tier, count_weight_bytes
-from costars.model.single_file import CONFIGS, check_all_read, map_part
+from costars.model.single_file import CONFIGS, check_all_read, check_types, map_part
 from costars.model.text_encoder import TextEncoder, TextEncoders
 
 
@@ -124,12 +124,16 @@ def _check_tokenizer(encoder: TextEncoder, what: str) -> None:
 
 
 def _load_vae(source: Source, parts: CheckpointParts, dtype: torch.dtype) -> AutoencoderKL:
-    """The checkpoint's VAE, or the one that replaces it: a diffusers folder or a single file."""
-    if source.vae is None:
-        vae = parts.load_module(VAE)
+    """The checkpoint's VAE, or the one that replaces it, with the scaling of latents that the checkpoint states."""
+    vae = parts.load_module(VAE) if source.vae is None else _load_other_vae(source.vae, source, parts, dtype)
+    if vae.config["latents_mean"] is None:
         vae.register_to_config(**parts.vae)
-        return vae
-    path, what = _find_vae(source.vae), f"checkpoint.vae {str(source.vae)!r}"
+    return vae
+
+
+def _load_other_vae(place: Path, source: Source, parts: CheckpointParts, dtype: torch.dtype) -> AutoencoderKL:
+    """A VAE from a diffusers folder or a single file."""
+    path, what = _find_vae(place), f"checkpoint.vae {str(place)!r}"
     with _one_line_errors(what, "want the folder of a diffusers VAE, or its .safetensors file"):
         if path.is_dir():
             if (path / "config.json").is_file():
@@ -137,8 +141,8 @@ def _load_vae(source: Source, parts: CheckpointParts, dtype: torch.dtype) -> Aut
             return load_component(AutoencoderKL, path, dtype)
         file = open_checkpoint_file(path, what, ConceptError)  # without ModelError, so that the error names the field
         part = map_part(file, VAE, AutoencoderKL, source.config or CONFIGS / parts.family.name, VAE_PREFIXES)
-        if not any(key.startswith(VAE_PREFIXES) for key in file.entries):
-            check_all_read(file, [part], [""])
+        check_types(file, [part.prefix])
+        check_all_read(file, [part], [part.prefix])
         return part.load(dtype)
 
 
