@@ -41,7 +41,7 @@ def test_info_is_read_from_sd15_folder(sd15):
 def test_copy_has_same_hash_and_weights(tiny, linked):
     loaded = load(linked)
     assert loaded.info.sha256 == tiny.info.sha256
-    assert all(torch.equal(v, tiny.unet.state_dict()[k]) for k, v in loaded.unet.state_dict().items())
+    assert same(loaded.unet, tiny.unet)
 
 
 def test_modules_are_frozen_and_in_eval_mode(tiny):

@@ -62,8 +62,9 @@ def test_scaled_float8_file_equals_its_weights(sd15, sd15_folder, first_release,
         (text, layer, f"cond_stage_model.transformer.text_model.{layer}"),
     ):
         assert torch.equal(module.get_parameter(key), meant[stored_key])
+    found = model.unet.state_dict()
     for name, value in sd15.unet.state_dict().items():
-        assert torch.allclose(model.unet.state_dict()[name], value, rtol=0.1, atol=1e-2)
+        assert torch.allclose(found[name], value, rtol=0.1, atol=1e-2)
 
 
 def test_float8_without_scale_is_converted(sd15, sd15_folder, first_release, tmp_path):

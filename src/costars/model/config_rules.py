@@ -133,9 +133,6 @@ def check_unet_config(config: Config, family: Family, what: str) -> list[str]:
 def check_vae_config(config: Config, what: str) -> list[str]:
     """Notes about a VAE's settings; see `check_configs`."""
     _check(config, VAE_RULES, VAE, what)
-    scaling = config.get("scaling_factor", 1.0)
-    if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 0 < scaling < math.inf:
-        _refuse(VAE, "scaling_factor", scaling, "a positive number", "use another VAE", what)
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if (mean is None) != (std is None):
         key, other = ("latents_std", "latents_mean") if mean is None else ("latents_mean", "latents_std")

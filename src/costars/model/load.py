@@ -51,7 +51,7 @@ def load_model(
         parts = open_single_file(source, dtype) if in_one_file else open_folder(source, dtype)
         unet, vae = parts.load_module(UNET), _load_vae(source, parts, dtype)
         check_channels(int(unet.config["in_channels"]), int(vae.config["latent_channels"]), what)
-        encoders = _load_text_encoders(parts, what)
+        encoders = _load_text_encoders(parts)
         scheduler = _make_scheduler(parts.scheduler)
         info = _describe(source, parts, unet, vae, segmenter)
     if dtype == torch.float16 and vae.config["force_upcast"]:
@@ -99,28 +99,11 @@ def _silence_libraries() -> None:
         library.set_verbosity_error()
 
 
-def _load_text_encoders(parts: CheckpointParts, what: str) -> TextEncoders:
-    encoders = tuple(
+def _load_text_encoders(parts: CheckpointParts) -> TextEncoders:
+    return tuple(
         TextEncoder(spec, parts.load_tokenizer(spec.tokenizer), parts.load_module(spec.name))
         for spec in parts.family.text_encoders
     )
-    for encoder in encoders:
-        _check_tokenizer(encoder, what)
-    return encoders
-
-
-def _check_tokenizer(encoder: TextEncoder, what: str) -> None:
-    """Raises ModelError for a tokenizer with longer prompts or more tokens than its text encoder has embeddings for."""
-    config = encoder.module.config
-    for ours, theirs, unit in (
-        (encoder.tokenizer.model_max_length, config.max_position_embeddings, "tokens in a prompt"),
-        (len(encoder.tokenizer), config.vocab_size, "words"),
-    ):
-        if ours > theirs:
-            raise ModelError(
-                f"{what}: its {encoder.spec.tokenizer} has {ours} {unit}, but its {encoder.name} only {theirs}; use "
-                "the tokenizer and the text encoder of one release"
-            )
 
 
 def _load_vae(source: Source, parts: CheckpointParts, dtype: torch.dtype) -> AutoencoderKL:
