@@ -87,7 +87,8 @@ def test_file_of_another_spelling_with_useless_tensors_equals_the_plain_one(sd15
     model = load(tmp_path / "m.safetensors", config=sd15_folder)
     assert model.info.notes == ()
     for ours, theirs in ((model.unet, sd15.unet), (model.encoders[0].module, sd15.encoders[0].module)):
-        assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+        expected = theirs.state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
 
 
 @pytest.mark.parametrize(

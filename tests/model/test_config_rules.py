@@ -47,11 +47,11 @@ REFUSED = [
     ("unet", {"projection_class_embeddings_input_dim": 99}, "reads other size ids than SDXL's"),
     ("unet", {"cross_attention_dim": 1280}, "reads text of width 1280, but its text encoders give 2048"),
     ("unet", {"in_channels": 9}, "is an inpainting model"),
+    ("unet", {"sample_size": None}, "sample_size 'None' in a config.json: want one whole number"),
     ("unet", {"in_channels": "4"}, "in_channels '4' in a config.json: want one whole number"),
     ("vae", {"_class_name": "AutoencoderTiny"}, "_class_name 'AutoencoderTiny'"),
     ("vae", {"latent_channels": 16}, "reads 4 channels, and the VAE's latents have 16"),
     ("vae", {"shift_factor": 0.1159}, "shift_factor '0.1159'"),
-    ("vae", {"scaling_factor": 0}, "scaling_factor '0', supported: a positive number"),
     ("vae", {"latents_mean": [0, 0, 0, 0]}, "has latents_mean without latents_std"),
     ("vae", {"latents_mean": [0, 0], "latents_std": [1, 1]}, "latents_mean '[0, 0]', supported: 4 finite numbers"),
     ("vae", {"latents_mean": [0] * 4, "latents_std": [0] * 4}, "latents_std '[0, 0, 0, 0]'"),
@@ -90,11 +90,4 @@ def test_settings_of_a_folder_are_checked_before_its_weights(sd15_folder, copied
     edit(folder, "unet", "config.json", class_embed_type="projection")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not read")
     with pytest.raises(ModelError, match=r"^model 'mine': unet/config.json has class_embed_type 'projection'"):
-        load_model(Source("mine", folder), CPU, torch.float32)
-
-
-def test_longer_prompts_than_the_text_encoder_reads_are_rejected(sd15_folder, copied):
-    folder = copied(sd15_folder)
-    edit(folder, "tokenizer", "tokenizer_config.json", model_max_length=248)
-    with pytest.raises(ModelError, match=r"its tokenizer has 248 tokens in a prompt, but its text_encoder only 77"):
         load_model(Source("mine", folder), CPU, torch.float32)

@@ -62,8 +62,9 @@ def test_scaled_float8_file_equals_its_weights(sd15, sd15_folder, first_release,
         (text, layer, f"cond_stage_model.transformer.text_model.{layer}"),
     ):
         assert torch.equal(module.get_parameter(key), meant[stored_key])
+    found = model.unet.state_dict()
     for name, value in sd15.unet.state_dict().items():
-        assert torch.allclose(model.unet.state_dict()[name], value, rtol=0.1, atol=1e-2)
+        assert torch.allclose(found[name], value, rtol=0.1, atol=1e-2)
 
 
 def test_float8_without_scale_is_converted(sd15, sd15_folder, first_release, tmp_path):
@@ -88,6 +89,7 @@ def test_scale_is_of_the_weight_or_of_its_rows(shape, scale):
         ({"a.scale_weight": Entry("F32", ())}, "'a.scale_weight' is a scale without a float8 weight 'a.weight'"),
         ({"a.weight_scale": Entry("F32", ()), "a.weight": Entry("F16", (2, 2))}, "is a scale without a float8"),
         ({"a.weight_scale": Entry("F32", (1, 2)), "a.weight": Entry("F8_E4M3", (4, 256))}, "does not scale a weight"),
+        ({"a.weight_scale": Entry("U8", ()), "a.weight": Entry("F8_E4M3", (4, 256))}, "does not scale a weight"),
     ],
 )
 def test_scale_that_does_not_fit_is_rejected(entries, message):

@@ -113,6 +113,8 @@ def test_edm_file_equals_diffusers_pipeline(tiny, golden, first_release, tmp_pat
     *_, step = denoise(model, plan.noise(model), [DenoisingPath("global", model.encode_text("a man"))], plan)
     ours = np.asarray(model.decode(step.latent), dtype=int)
     assert np.abs(ours - np.asarray(expected, dtype=int)).max() <= 1
+    replaced = load(path, config=golden / "tiny-sdxl", vae=golden / "tiny-sdxl").vae.config
+    assert replaced["scaling_factor"] == 0.5 and np.allclose(replaced["latents_mean"], mean)
 
 
 def test_vae_without_encoder_is_loaded(sd15, sd15_folder, first_release, tmp_path):
@@ -144,8 +146,14 @@ def test_longer_text_encoder_is_named(sd15, sd15_folder, first_release, tmp_path
 
 def test_damaged_vae_file_names_the_field(sd15, sd15_folder, first_release, tmp_path):
     save_file({"decoder.conv_in.weight": torch.zeros(1)}, tmp_path / "vae.safetensors")
+    save_file(first_release(sd15), tmp_path / "whole.safetensors")
     with pytest.raises(ModelError, match=r"^checkpoint.vae '.*vae.safetensors': its vae lacks \d+ weights"):
         load(sd15_folder, vae=tmp_path / "vae.safetensors")
+    start = "first_stage_model."
+    vae = {k.removeprefix(start): v for k, v in first_release(sd15).items() if k.startswith(start)}
+    save_file(vae | {"decoder.extra.weight": torch.zeros(1)}, tmp_path / "vae.safetensors")
+    with pytest.raises(ModelError, match=r"^checkpoint.vae '.*': has layers .* the first is 'decoder.extra.weight'"):
+        load(tmp_path / "whole.safetensors", config=sd15_folder, vae=tmp_path / "vae.safetensors")
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "ddim", "euler", "euler a", "dpm++ 2m karras", "unipc", "lcm", "ddpm"])

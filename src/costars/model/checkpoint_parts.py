@@ -16,7 +16,7 @@ from costars.errors import ModelError, ReadError
 from costars.files.regular_file import is_there
 from costars.files.safetensors_header import compute_sha256
 from costars.model.checkpoint_file import CheckpointFile, open_checkpoint_file
-from costars.model.checkpoint_keys import part_prefixes
+from costars.model.checkpoint_keys import VAE_PREFIXES, part_prefixes
 from costars.model.checkpoint_statements import StatedFile, Statements, read_statements
 from costars.model.clip_tokenizer import load_tokenizer
 from costars.model.components import find_weights_problem, load_component
@@ -109,7 +109,7 @@ def open_single_file(source: Source, dtype: torch.dtype) -> CheckpointParts:
     unknown = check_configs({**configs, **vae, SCHEDULER: scheduler}, family, place)
     classes = part_classes(family)
     parts = {part: map_part(file, part, classes[part], config, starts) for part, starts in prefixes.items()}
-    unread = check_all_read(file, parts.values(), own)
+    unread = check_all_read(file, parts.values(), own, VAE_PREFIXES if source.vae else ())
     is_unknown = family.prediction is None and not ("prediction_type" in statements.scheduler or source.config)
     overruled = _describe_overruled(configs[SCHEDULER], statements, place) if source.config else ()
     notes = (*statements.notes, *overruled, *corrected, *unknown, *unread)

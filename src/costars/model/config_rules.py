@@ -116,6 +116,7 @@ def check_unet_config(config: Config, family: Family, what: str) -> list[str]:
     addition = "text_time" if any(e.pooled for e in family.text_encoders) else None
     added = Rule("addition_embed_type", (addition,), _OTHER_INPUT)
     _check(config, (*UNET_RULES, added), UNET, what)
+    _read_size(config, "sample_size", 64, what)
     if addition and config.get("addition_embed_type") is None:
         raise ModelError(
             f"{what}: unet/config.json lacks addition_embed_type, which {family.title} needs; {added.advice}"
@@ -132,9 +133,6 @@ def check_unet_config(config: Config, family: Family, what: str) -> list[str]:
 def check_vae_config(config: Config, what: str) -> list[str]:
     """Notes about a VAE's settings; see `check_configs`."""
     _check(config, VAE_RULES, VAE, what)
-    scaling = config.get("scaling_factor", 1.0)
-    if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 0 < scaling < math.inf:
-        _refuse(VAE, "scaling_factor", scaling, "a positive number", "use another VAE", what)
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if (mean is None) != (std is None):
         key, other = ("latents_std", "latents_mean") if mean is None else ("latents_mean", "latents_std")

@@ -27,7 +27,7 @@ from costars.model.hub import Source
 from costars.model.model import Model, ModelInfo
 from costars.model.model_index import reads_force_zeros
 from costars.model.offload import Offload, choose_tier, count_weight_bytes
-from costars.model.single_file import CONFIGS, check_all_read, map_part
+from costars.model.single_file import CONFIGS, check_all_read, check_types, map_part
 from costars.model.text_encoder import TextEncoder, TextEncoders
 
 
@@ -54,7 +54,7 @@ def load_model(
         parts = open_single_file(source, dtype) if in_one_file else open_folder(source, dtype)
         unet, vae = parts.load_module(UNET), _load_vae(source, parts, dtype)
         check_channels(int(unet.config["in_channels"]), int(vae.config["latent_channels"]), what)
-        encoders = _load_text_encoders(parts, what)
+        encoders = _load_text_encoders(parts)
         scheduler = _make_scheduler(parts.scheduler)
         check_values(unet, vae, encoders, scheduler)
         info = _describe(source, parts, unet, vae, segmenter)
@@ -103,37 +103,24 @@ def _silence_libraries() -> None:
         library.set_verbosity_error()
 
 
-def _load_text_encoders(parts: CheckpointParts, what: str) -> TextEncoders:
-    encoders = tuple(
+def _load_text_encoders(parts: CheckpointParts) -> TextEncoders:
+    return tuple(
         TextEncoder(spec, parts.load_tokenizer(spec.tokenizer), parts.load_module(spec.name))
         for spec in parts.family.text_encoders
     )
-    for encoder in encoders:
-        _check_tokenizer(encoder, what)
-    return encoders
-
-
-def _check_tokenizer(encoder: TextEncoder, what: str) -> None:
-    """Raises ModelError for a tokenizer with longer prompts or more tokens than its text encoder has embeddings for."""
-    config = encoder.module.config
-    for ours, theirs, unit in (
-        (encoder.tokenizer.model_max_length, config.max_position_embeddings, "tokens in a prompt"),
-        (len(encoder.tokenizer), config.vocab_size, "words"),
-    ):
-        if ours > theirs:
-            raise ModelError(
-                f"{what}: its {encoder.spec.tokenizer} has {ours} {unit}, but its {encoder.name} only {theirs}; use "
-                "the tokenizer and the text encoder of one release"
-            )
 
 
 def _load_vae(source: Source, parts: CheckpointParts, dtype: torch.dtype) -> AutoencoderKL:
-    """The checkpoint's VAE, or the one that replaces it: a diffusers folder or a single file."""
-    if source.vae is None:
-        vae = parts.load_module(VAE)
+    """The checkpoint's VAE, or the one that replaces it, with the scaling of latents that the checkpoint states."""
+    vae = parts.load_module(VAE) if source.vae is None else _load_other_vae(source.vae, source, parts, dtype)
+    if vae.config["latents_mean"] is None:
         vae.register_to_config(**parts.vae)
-        return vae
-    path, what = _find_vae(source.vae), f"checkpoint.vae {str(source.vae)!r}"
+    return vae
+
+
+def _load_other_vae(place: Path, source: Source, parts: CheckpointParts, dtype: torch.dtype) -> AutoencoderKL:
+    """A VAE from a diffusers folder or a single file."""
+    path, what = _find_vae(place), f"checkpoint.vae {str(place)!r}"
     with _one_line_errors(what, "want the folder of a diffusers VAE, or its .safetensors file"):
         if path.is_dir():
             if (path / "config.json").is_file():
@@ -141,8 +128,8 @@ def _load_vae(source: Source, parts: CheckpointParts, dtype: torch.dtype) -> Aut
             return load_component(AutoencoderKL, path, dtype)
         file = open_checkpoint_file(path, what, ConceptError)  # without ModelError, so that the error names the field
         part = map_part(file, VAE, AutoencoderKL, source.config or CONFIGS / parts.family.name, VAE_PREFIXES)
-        if not any(key.startswith(VAE_PREFIXES) for key in file.entries):
-            check_all_read(file, [part], [""])
+        check_types(file, [part.prefix])
+        check_all_read(file, [part], [part.prefix])
         return part.load(dtype)
 
 

@@ -19,6 +19,7 @@ _SCALES = (".scale_weight", ".weight_scale")
 _MARKER = ".comfy_quant"
 _FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _FORMATS = ("float8_e4m3fn", "float8_e5m2")  # of a marker
+_SCALE_TYPES = ("F32", "F16", "BF16")
 _WEIGHTS = ("F64", "F32", "F16", "BF16", *_FLOAT8)
 _REMEDY = "use a release in float16, bfloat16 or float32"
 
@@ -38,9 +39,9 @@ def find_scales(entries: Mapping[str, Entry], what: str) -> dict[str, str]:
         if weight not in entries or entries[weight].dtype not in _FLOAT8 or weight in scales:
             raise ModelError(f"{what}: {key!r} is a scale without a float8 weight {weight!r}; {_REMEDY}")
         rows = entries[weight].shape[:1]
-        if entry.shape not in ((), (1,), rows, (*rows, 1)):
+        if entry.dtype not in _SCALE_TYPES or entry.shape not in ((), (1,), rows, (*rows, 1)):
             raise ModelError(
-                f"{what}: {key!r} of shape {entry.shape} does not scale a weight of shape "
+                f"{what}: {key!r} ({entry.dtype} of shape {entry.shape}) does not scale a weight of shape "
                 f"{entries[weight].shape} as a whole or by rows, which is not supported; {_REMEDY}"
             )
         scales[weight] = key

@@ -108,14 +108,17 @@ def map_part(file: CheckpointFile, part: str, kind: Any, config: Path, prefixes:
     return FilePart(module=module, file=file, prefix=prefix, keys=keys, read=read)
 
 
-def check_all_read(file: CheckpointFile, parts: Iterable[FilePart], prefixes: Iterable[str]) -> tuple[str, ...]:
+def check_all_read(
+    file: CheckpointFile, parts: Iterable[FilePart], prefixes: Iterable[str], replaced: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Notes about tensors that no part reads. Raises ModelError if they are layers of a part.
 
-    prefixes are the starts of the keys that belong to a part that is read.
+    prefixes are the starts of the keys of the parts that are read, replaced of those that another file replaces.
     """
     read = frozenset[str]().union(*(part.read for part in parts))
     scales = {file.scales[key] for key in read if key in file.scales}
-    unread = [key for key in file.entries if key not in read and key not in scales and not is_unused(key)]
+    known = [key for key in file.entries if key in read or key in scales or key.startswith(tuple(replaced))]
+    unread = [key for key in sorted({*file.entries} - {*known}) if not is_unused(key)]
     layers = [key for key in unread if key.startswith(tuple(prefixes))]
     if layers:
         raise ModelError(
