@@ -185,7 +185,7 @@ def make_plan(resolved: ResolvedScene) -> Plan:
         mask[:, left:right] = 1
         regions[name] = Region("man", mask, 1.0, i)
     size = model.latent_size(resolved.size_px)
-    latents = torch.empty(scene.steps + 1, model.info.latent_channels, *size, device=META, dtype=model.dtype)
+    latents = torch.empty(scene.steps + 1, model.info.latent_channels, *size, device=META, dtype=model.latent_dtype)
     image = Image.new("RGB", resolved.size_px)
     return Plan(scene, Layout(image, latents, {}, resolved.prompt, 2 * scene.steps), regions)
 

@@ -108,6 +108,19 @@ def test_a_model_that_fits_alone_gets_the_others_room(studio, tmp_path, loads):
     assert [name.rpartition("/")[2] for name in names] == ["small", "large", "large"]
 
 
+def test_a_controlnet_is_loaded_once_for_each_memory_tier(studio, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("costars.studio.load_controlnet", lambda folder, name, model: loaded.append(model.offload.tier))
+    for name in ("check_controlnet", "load_control_image", "compute_sha256"):
+        monkeypatch.setattr(f"costars.studio.{name}", lambda *_: None)
+    control = SimpleNamespace(model=str(tmp_path), image="pose.png", scale=1.0, start=0.0, end=1.0)
+    for tier in ("full", "offload", "full"):
+        model = SimpleNamespace(offload=Offload(tier, torch.device("cpu")))
+        scene = SimpleNamespace(controls=[control])
+        assert len(studio._load_controls(SimpleNamespace(scene=scene, model=model, size_px=(64, 64)))) == 1
+    assert loaded == ["full", "offload"]
+
+
 @pytest.fixture
 def tight(monkeypatch):
     """A UNet that runs out of memory above two rows."""

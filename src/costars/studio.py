@@ -63,7 +63,8 @@ class Studio:
     max_rows: int = 0
     memory: str = "auto"
     models: RecentlyUsed[Source, Model] = field(default_factory=lambda: RecentlyUsed(MODELS_KEPT))
-    control_nets: RecentlyUsed[Path, tuple[ControlNetModel, str]] = field(  # each with its sha256
+    # By folder and memory tier, each with its sha256.
+    control_nets: RecentlyUsed[tuple[Path, str], tuple[ControlNetModel, str]] = field(
         default_factory=lambda: RecentlyUsed(CONTROL_NETS_KEPT)
     )
     segmenters: RecentlyUsed[str, Segmenter] = field(default_factory=lambda: RecentlyUsed(SEGMENTERS_KEPT))
@@ -144,7 +145,7 @@ class Studio:
         for control in resolved.scene.controls:
             folder = self._locate(control.model, "controls.model", COMPONENT_PATTERNS)
             load = partial(_load_controlnet, folder, control.model, model)
-            net, sha256 = self.control_nets.get(folder, load)
+            net, sha256 = self.control_nets.get((folder, model.offload.tier), load)
             check_controlnet(net, control.model, model)
             image = load_control_image(control.image, resolved.size_px, model)
             image_sha256 = compute_sha256(Path(control.image))

@@ -25,11 +25,10 @@ def test_the_layout_is_there_in_the_steps_that_use_it(cross, self_share, cache, 
     options = TwoStage(cross_replace_steps=cross, self_replace_steps=self_share, attention_cache=cache)
     paths = [LAYOUT, GLOBAL] if max(cross, self_share) else [GLOBAL]
     cached = {(step, "layer"): None for step in range(of)} if cache == "device" else {}
-    steps = {}
-    for segment in denoising_segments(options, paths, start, of, cached):
-        steps |= dict.fromkeys(range(segment.first, segment.stop), segment)
-    assert list(steps) == list(range(start, of))
-    for step, segment in steps.items():
+    segments = denoising_segments(options, paths, start, of, cached)
+    steps = [(step, segment) for segment in segments for step in range(segment.first, segment.stop)]
+    assert [step for step, _ in steps] == list(range(start, of))
+    for step, segment in steps:
         in_cross, in_self = step / of < cross, step / of < self_share
         from_cache = cache == "device" and in_cross and not in_self
         assert (LAYOUT in segment.paths) == (in_self or (in_cross and not from_cache))
