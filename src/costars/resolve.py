@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from costars.segment.mask_files import check_mask_files
 from costars.types import Concept
 
 SHOWN = 3  # names of layers in a note
+MOST_MISSING = 0.5  # share of a part's layers that may be missing; more are a misread file or another model
 _STYLE = "{style}"  # how messages name the style; no member can have this name
 
 
@@ -34,7 +36,10 @@ def resolve_scene(
     scene = fill_defaults(scene)
     scheduler = make_scheduler(scene.scheduler, model.scheduler)
     named = {**concepts, **({_STYLE: style} if style else {})}
-    matched_concepts, notes, layer_counts = match_concepts(named, model)
+    allowed = {name for name, member in scene.cast.items() if member.allow_missing_layers}
+    if scene.style is not None and scene.style.allow_missing_layers:
+        allowed.add(_STYLE)
+    matched_concepts, notes, layer_counts = match_concepts(named, model, allowed)
     style = matched_concepts.pop(_STYLE, None)
     for name, member in scene.cast.items():
         if member.trigger:
@@ -92,10 +97,13 @@ class MatchedConcepts(NamedTuple):
     layer_counts: dict[str, str]
 
 
-def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConcepts:
+def match_concepts(
+    concepts: Mapping[str, Concept], model: Model, allow_missing: Collection[str] = ()
+) -> MatchedConcepts:
     """Reduce concepts to the layers that the model has.
 
-    Raises ConceptError for one of another family, of other sizes, or of which no layer is in the model.
+    Raises ConceptError for one of another family, of other sizes, of which no layer is in the model, or most layers of
+    a part are not, unless its name is in allow_missing.
     """
     modules = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
     taken, notes, layer_counts = {}, [], {}
@@ -109,6 +117,7 @@ def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConc
             notes.append(
                 f"{name}: {concept.source!r} does not say which base model it is for; its layers are in this one"
             )
+        notes += [f"{name}: {note}" for note in concept.notes]
         whole = {**concept.adapter, **subtract_base_weights(concept.weights, modules, concept.source)}
         adapter, left = select_layers(whole, modules)
         if left and not adapter:
@@ -116,6 +125,8 @@ def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConc
                 f"concept {concept.source!r}: none of its {len(left)} layers is in the model {model.info.name!r} "
                 f"({', '.join(left[:SHOWN])}); it was made for another model"
             )
+        if name not in allow_missing:
+            _check_missing(name, concept, whole, left, model)
         if left:
             notes.append(
                 f"{name}: {len(left)} of {len(whole)} layers of {concept.source!r} are not in this model "
@@ -127,6 +138,20 @@ def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConc
         taken[name] = replace(concept, adapter=adapter, weights={})
         layer_counts[name] = f"{len(adapter)} of {len(whole)} layers"
     return MatchedConcepts(taken, tuple(notes), layer_counts)
+
+
+def _check_missing(name: str, concept: Concept, whole: Collection[str], left: list[str], model: Model) -> None:
+    """Raises ConceptError for a concept of which most layers of a part are not in the model."""
+    counts, missing = (Counter(path.partition(".")[0] for path in paths) for paths in (whole, left))
+    for part, count in missing.items():
+        if count > MOST_MISSING * counts[part]:
+            field = "style" if name == _STYLE else f"cast.{name}"
+            example = next(path for path in left if path.startswith(part))
+            raise ConceptError(
+                f"concept {concept.source!r}: {count} of its {counts[part]} layers of {part} are not in the model "
+                f"{model.info.name!r} ({example}, ...); use a concept for this model, or set "
+                f"{field}.allow_missing_layers: true to draw without them"
+            )
 
 
 def _check_words(concept: Concept, model: Model) -> None:

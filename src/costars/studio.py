@@ -12,6 +12,7 @@ import torch
 from diffusers import ControlNetModel
 
 from costars.catalog import load_method, load_segmenter
+from costars.concepts.cache import ConceptCache
 from costars.concepts.library import Library
 from costars.errors import ModelError, SceneError, TrainError
 from costars.files.safetensors_header import compute_sha256
@@ -54,12 +55,14 @@ class Studio:
     models: dict[Source, Model] = field(default_factory=dict)
     control_nets: dict[Path, tuple[ControlNetModel, str]] = field(default_factory=dict)  # each with its sha256
     load_seconds: float = 0.0
+    concepts: ConceptCache = field(default_factory=ConceptCache)
 
     @property
     def store(self) -> Library:
         """Where concepts are looked up."""
         settings = self.settings
-        return Library(settings.builtin / "concepts", settings.library, settings.concept_folders)
+        folders = settings.builtin / "concepts", settings.library, settings.concept_folders
+        return Library(*folders, cache=self.concepts)
 
     def model(self, name: str, checkpoint: Checkpoint | None = None) -> Model:
         """The model of this name or path, loaded once.

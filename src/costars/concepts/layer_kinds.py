@@ -16,6 +16,7 @@ from costars.concepts.layer_paths import kernel_size
 from costars.types import Change, FullChange, LowRank, WeightRule
 
 MAX_RANK = 4096
+MAX_ELEMENTS = 2**28  # of an expanded LoHa layer; the largest layer of SDXL takes 2**24
 LayerTensors = Mapping[str, Tensor]  # by role
 _EXTRAS = frozenset({"alpha", "scalar", "dora_scale", "magnitude", "diff_b"})  # may be beside those of some kinds
 _LOKR = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
@@ -136,6 +137,8 @@ def _build_loha(path: str, layer: LayerTensors, options: LayerOptions) -> Change
         raise LayerError(f"{_shapes(own)}, which do not fit a kernel of {side} x {side}")
     if more or "t1" in own or rank * (rows + columns) >= rows * columns:
         return _rule("loha", own | more | {"scale": torch.tensor(scale)})
+    if rank * (rows + columns) > MAX_ELEMENTS:
+        raise LayerError(f"{_shapes(own)}, which would expand to over {MAX_ELEMENTS} elements")
     a1, b1, a2, b2 = (t.to(torch.float32) for t in (a1, b1, a2, b2))
     up = (a1[:, :, None] * a2[:, None, :]).flatten(1) * scale
     down = (b1[:, None, :] * b2[None, :, :]).flatten(0, 1)
