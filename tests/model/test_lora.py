@@ -345,12 +345,18 @@ def test_whole_change_that_does_not_fit_is_rejected(entry, message):
         pass
 
 
-@pytest.mark.parametrize("scale", [2.0**-20, 1.0, 2.0**12])
-def test_factors_keep_their_precision_in_half(scale):
-    """As with alpha / rank in up: 1e-6 alone has two digits in float16."""
+@pytest.mark.parametrize(("scale", "size"), [(2.0**-20, 64.0), (1.0, 1.0), (2.0**12, 2.0**-6)])
+def test_factors_keep_their_precision_in_half(scale, size):
+    """alpha / rank in up makes values of 1e-6, of which float16 alone keeps one or two digits."""
     entry = LowRank(torch.randn(4, 32), torch.randn(24, 4) * scale)
-    layer, x = nn.Linear(32, 24, bias=False).half(), torch.randn(1, 8, 32).half()
+    layer, x = nn.Linear(32, 24, bias=False).half(), (size * torch.randn(1, 8, 32)).half()
     layer.weight.data.zero_()
-    out = change(layer, {"a": {"m.layer": entry}}, ["a"], x * (1 / max(scale, 1)))
-    expected = (x * (1 / max(scale, 1))).float() @ entry.down.T @ entry.up.T
-    assert (out.float() - expected).norm() < 3e-3 * expected.norm() + 24 * 8 * 2.0**-25
+    out = change(layer, {"a": {"m.layer": entry}}, ["a"], x)
+    expected = x.float() @ entry.down.T @ entry.up.T
+    assert (out.float() - expected).norm() < 2e-3 * expected.norm()
+
+
+def test_a_rank_of_zeros_stays_zero_in_half():
+    entry = LowRank(torch.zeros(2, 6), torch.zeros(5, 2))
+    out = change(nn.Linear(6, 5).half(), {"a": {"m.layer": entry}}, ["a"], torch.randn(1, 4, 6).half())
+    assert torch.equal(out, torch.zeros_like(out))
