@@ -143,6 +143,8 @@ def test_scalar_of_old_lycoris_files_is_multiplied(write, random):
     stem = f"lora_unet_{PATHS['linear'].replace('.', '_')}"
     tensors = {f"{stem}.lora_down.weight": random(2, 12), f"{stem}.lora_up.weight": random(8, 2)}
     plain = load_change(write(tensors, "plain"))
+    whole = {f"{stem}.lokr_w1": random(2, 2), f"{stem}.lokr_w2": random(4, 6), f"{stem}.scalar": torch.tensor(0.25)}
+    assert load_change(write(whole, "whole")).parts[0][0].tensors["scale"] == 0.25
     scaled = load_change(write(tensors | {f"{stem}.scalar": torch.tensor(0.25)}, "scaled"))
     assert torch.equal(scaled.up, plain.up * 0.25) and torch.equal(scaled.down, plain.down)
 
@@ -255,6 +257,19 @@ def test_half_precision_files_stay_half(write, random):
         ({"diff": (8, 12), "lora_down.weight": (2, 12), "lora_up.weight": (8, 2)}, "has tensors diff, down, up, expec"),
         ({"dora_scale": (8, 1)}, "has tensors dora_scale, expected"),
         ({"oft_blocks": (2, 4, 3)}, "expected square blocks"),
+        ({"lora_down.weight": (2, 12), "lora_mid.weight": (), "lora_up.weight": (8, 2)}, "do not fit together"),
+        ({"a1.weight": (), "a2.weight": (2, 12), "b1.weight": (8, 2), "b2.weight": (2, 12)}, "do not fit together"),
+        (
+            {
+                "hada_w1_a": (8,),
+                "hada_w1_b": (2, 12),
+                "hada_w2_a": (2, 8),
+                "hada_w2_b": (2, 12),
+                "hada_t1": (2, 2, 3, 3),
+                "hada_t2": (2, 2, 3, 3),
+            },
+            "do not fit together",
+        ),
         ({"lora_down.weight": (2, 12, 3, 3), "lora_mid.weight": (2, 2, 3, 3), "lora_up.weight": (8, 2)}, "do not fit"),
         ({"hada_w1_a": (2, 8), "hada_w1_b": (2, 12), "hada_w2_a": (2, 8), "hada_w2_b": (2, 12)}, "do not fit together"),
     ],
@@ -272,6 +287,8 @@ def test_tensors_that_make_no_layer_are_rejected(write, tensors, expected):
         ({"lora_down.weight": (2, 12), "lora_up.weight": (8, 2), "dora_scale": (3, 1)}, "has DoRA magnitudes of shape"),
         ({"oft_blocks": (3, 2, 2)}, "which do not fit the model's weight"),
         ({"diff": (12, 8)}, "which do not fit the model's weight"),
+        ({"diff": ()}, "which do not fit the model's weight"),
+        ({"lora_down.weight": (2, 12), "lora_up.weight": (8, 2), "dora_scale": ()}, "which do not fit the model's"),
         ({"a1.weight": (8, 2), "a2.weight": (2, 8), "b1.weight": (8, 2), "b2.weight": (2, 12)}, "another layout"),
         ({"on_input": (), "weight": (8,)}, "has 8 factors, the model's "),
     ],
