@@ -34,6 +34,29 @@ def test_where_no_layer_is_there_the_concept_is_refused(tiny, concepts):
         match_concepts({"a": replace(concepts["a"], adapter=STRANGE)}, tiny)
 
 
+def test_most_layers_of_a_part_must_be_there_unless_the_scene_allows_it(tiny, concepts, make_scene):
+    (entry,) = STRANGE.values()
+    encoder = {f"text_encoder.text_model.encoder.layers.{i}.gone": entry for i in range(99)}
+    fewer = replace(concepts["a"], adapter={**concepts["a"].adapter, **encoder})
+    with pytest.raises(
+        ConceptError, match=r"'char_a': 99 of its \d+ layers of text_encoder are not in the model 'tiny'"
+    ):
+        match_concepts({"a": fewer}, tiny)
+    scene = make_scene()
+    with pytest.raises(ConceptError, match=r"set cast\.a\.allow_missing_layers: true to draw without them"):
+        resolve_scene(scene, tiny, {**concepts, "a": fewer})
+    allowed = scene.cast["a"].model_copy(update={"allow_missing_layers": True})
+    resolved = resolve_scene(
+        scene.model_copy(update={"cast": {**scene.cast, "a": allowed}}), tiny, {**concepts, "a": fewer}
+    )
+    assert any("99 of" in note and "are left out (text_encoder" in note for note in resolved.notes)
+    assert resolved.members["a"].concept.adapter.keys() == concepts["a"].adapter.keys()
+
+
+def test_notes_of_a_file_are_notes_of_the_scene(tiny, concepts):
+    assert match_concepts({"a": replace(concepts["a"], notes=("odd",))}, tiny).notes == ("a: odd",)
+
+
 def test_one_of_another_family_is_refused_naming_both(tiny, concepts):
     with pytest.raises(ConceptError, match="'char_a' is for sd15, the model 'tiny' is sdxl; use a concept"):
         match_concepts({"a": replace(concepts["a"], family="sd15")}, tiny)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from costars.types import Concept
 
 SHOWN = 3  # names of layers in a note
 STYLE = "style"  # the field of a scene's style
+MOST_MISSING = 0.5  # share of a part's layers that may be missing; more are a misread file or another model
 _STYLE = "{style}"  # how messages name the style; no member can have this name
 
 
@@ -41,7 +43,10 @@ def resolve_scene(
     scene = fill_defaults(scene)
     scheduler = make_scheduler(scene.scheduler, model.scheduler)
     named = {**concepts, **({_STYLE: style} if style else {})}
-    matched_concepts, notes, layer_counts = _match_each(scene, named, model)
+    allowed = {name for name, member in scene.cast.items() if member.allow_missing_layers}
+    if scene.style is not None and scene.style.allow_missing_layers:
+        allowed.add(_STYLE)
+    matched_concepts, notes, layer_counts = _match_each(scene, named, model, allowed)
     style = matched_concepts.pop(_STYLE, None)
     for name, member in scene.cast.items():
         if member.trigger:
@@ -103,13 +108,15 @@ def check_files(scene: Scene) -> None:
         raise SceneError("; ".join(problems))
 
 
-def _match_each(scene: Scene, concepts: Mapping[str, Concept], model: Model) -> MatchedConcepts:
+def _match_each(
+    scene: Scene, concepts: Mapping[str, Concept], model: Model, allow_missing: Collection[str]
+) -> MatchedConcepts:
     """match_concepts; its errors name the member and its file, and those of all members come at once."""
     fields = {STYLE if name == _STYLE else f"cast.{name}": name for name in concepts}
     given = concept_names(scene)
     names = {field: given.get(field, "") for field in fields}
     matched = collect_errors(
-        names, lambda field: match_concepts({fields[field]: concepts[fields[field]]}, model)
+        names, lambda field: match_concepts({fields[field]: concepts[fields[field]]}, model, allow_missing)
     ).values()
     return MatchedConcepts(
         {name: concept for each in matched for name, concept in each.concepts.items()},
@@ -147,10 +154,13 @@ class MatchedConcepts(NamedTuple):
     layer_counts: dict[str, str]
 
 
-def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConcepts:
+def match_concepts(
+    concepts: Mapping[str, Concept], model: Model, allow_missing: Collection[str] = ()
+) -> MatchedConcepts:
     """Reduce concepts to the layers that the model has.
 
-    Raises ConceptError for one of another family, of other sizes, or of which no layer is in the model.
+    Raises ConceptError for one of another family, of other sizes, of which no layer is in the model, or most layers of
+    a part are not, unless its name is in allow_missing.
     """
     modules = {"unet": model.unet, **{e.name: e.module for e in model.encoders}}
     taken, notes, layer_counts = {}, [], {}
@@ -164,6 +174,7 @@ def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConc
             notes.append(
                 f"{name}: {concept.source!r} does not say which base model it is for; its layers are in this one"
             )
+        notes += [f"{name}: {note}" for note in concept.notes]
         whole = {**concept.adapter, **subtract_base_weights(concept.weights, modules, concept.source)}
         adapter, left = select_layers(whole, modules)
         if left and not adapter:
@@ -171,6 +182,8 @@ def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConc
                 f"concept {concept.source!r}: none of its {len(left)} layers is in the model {model.info.name!r} "
                 f"({', '.join(left[:SHOWN])}); it was made for another model"
             )
+        if name not in allow_missing:
+            _check_missing(name, concept, whole, left, model)
         if left:
             notes.append(
                 f"{name}: {len(left)} of {len(whole)} layers of {concept.source!r} are not in this model "
@@ -182,6 +195,20 @@ def match_concepts(concepts: Mapping[str, Concept], model: Model) -> MatchedConc
         taken[name] = replace(concept, adapter=adapter, weights={})
         layer_counts[name] = f"{len(adapter)} of {len(whole)} layers"
     return MatchedConcepts(taken, tuple(notes), layer_counts)
+
+
+def _check_missing(name: str, concept: Concept, whole: Collection[str], left: list[str], model: Model) -> None:
+    """Raises ConceptError for a concept of which most layers of a part are not in the model."""
+    counts, missing = (Counter(path.partition(".")[0] for path in paths) for paths in (whole, left))
+    for part, count in missing.items():
+        if count > MOST_MISSING * counts[part]:
+            field = "style" if name == _STYLE else f"cast.{name}"
+            example = next(path for path in left if path.startswith(part))
+            raise ConceptError(
+                f"concept {concept.source!r}: {count} of its {counts[part]} layers of {part} are not in the model "
+                f"{model.info.name!r} ({example}, ...); use a concept for this model, or set "
+                f"{field}.allow_missing_layers: true to draw without them"
+            )
 
 
 def _check_words(concept: Concept, model: Model) -> None:

@@ -14,6 +14,7 @@ import torch
 from diffusers import ControlNetModel
 
 from costars.catalog import load_method, load_segmenter
+from costars.concepts.cache import ConceptCache
 from costars.concepts.cast import load_concepts
 from costars.concepts.library import Library
 from costars.errors import ModelError, SceneError, TrainError
@@ -69,6 +70,7 @@ class Studio:
     )
     segmenters: RecentlyUsed[str, Segmenter] = field(default_factory=lambda: RecentlyUsed(SEGMENTERS_KEPT))
     load_seconds: float = 0.0
+    concepts: ConceptCache = field(default_factory=ConceptCache)
     tell: Callable[[str], None] = lambda note: None  # is called with the notes on a scene before it is drawn
     memory_notes: tuple[str, ...] = ()
     _hub_folders: dict[tuple[str, Sequence[str]], Path] = field(default_factory=dict, repr=False)
@@ -77,7 +79,8 @@ class Studio:
     def store(self) -> Library:
         """Where concepts are looked up."""
         settings = self.settings
-        return Library(settings.builtin / "concepts", settings.library, settings.concept_folders)
+        folders = settings.builtin / "concepts", settings.library, settings.concept_folders
+        return Library(*folders, cache=self.concepts)
 
     def model(self, name: str, checkpoint: Checkpoint | None = None) -> Model:
         """The model of this name or path, loaded once.

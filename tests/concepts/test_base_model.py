@@ -83,7 +83,6 @@ def test_layers_of_two_families_are_rejected(write):
         ("modelspec.architecture", "stable-diffusion-3-m/lora"),
         ("modelspec.architecture", "stable-diffusion-xl-v1-refiner"),
         ("modelspec.architecture", "Z-Image"),
-        ("modelspec.architecture", "of next year/lora"),
         ("ss_base_model_version", "lumina2"),
     ],
 )
@@ -103,3 +102,37 @@ def test_unknown_family_in_the_card_is_rejected(write, value):
 @pytest.mark.parametrize(("width", "expected"), [(768, "sd15"), (1024, "sd2")])
 def test_family_from_width_of_embeddings(write, width, expected):
     assert detect(write({"emb_params": torch.ones(2, width)})) == expected
+
+
+@pytest.mark.parametrize("value", ["Illustrious", "pony", "unknown", "of next year/lora"])
+def test_unknown_architecture_is_noted_and_the_layers_decide(write, value):
+    path = write(lora_tensors(f"unet.{KEY}", 2048), **{"modelspec.architecture": value})
+    concept = load_concept(path, "mine", "mine")
+    (note,) = concept.notes
+    assert concept.family == "sdxl"
+    assert note == f"'mine' says modelspec.architecture {value!r}, which is not known; its layers are of sdxl"
+    assert load_concept(write(lora_tensors(f"unet.{KEY}", 2048)), "mine", "mine").notes == ()
+
+
+def test_unknown_architecture_without_layers_that_tell(write):
+    concept = load_concept(write(lora_tensors(f"unet.{QUERY}"), **{"modelspec.architecture": "pony"}), "mine", "mine")
+    assert concept.family == "" and concept.notes[0].endswith("its layers do not tell a family")
+
+
+def test_sd_xl_is_a_name_of_sdxl(write):
+    assert detect(write(lora_tensors(f"unet.{QUERY}"), **{"modelspec.architecture": "sd_xl_base_1.0"})) == "sdxl"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        ({"lokr_w1": (4, 32), "lokr_w2": (160, 64)}, "sdxl"),
+        ({"lokr_w1": (4, 32), "lokr_w2_a": (160, 1), "lokr_w2_b": (1, 24)}, "sd15"),
+        ({"hada_w1_a": (5, 40), "hada_w1_b": (40, 1024), "hada_w2_a": (5, 40), "hada_w2_b": (40, 1024)}, "sd2"),
+        ({"diff": (5, 768)}, "sd15"),
+        ({"oft_blocks": (5, 2, 2)}, ""),
+    ],
+)
+def test_family_from_whole_changes(write, random, tensors, expected):
+    stem = "lora_unet_" + KEY.replace(".", "_")
+    assert detect(write({f"{stem}.{name}": random(*shape) for name, shape in tensors.items()})) == expected

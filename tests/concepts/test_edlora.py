@@ -95,7 +95,7 @@ def edlora(**more):
         (edlora(unet={"a": torch.ones(2, dtype=torch.int64)}), "'unet.a' is not a dense floating"),
         (edlora(unet={"a": torch.ones(1).expand(60_000, 60_000)}), "'unet.a' is not a dense floating"),
         (edlora(unet={"a": torch.ones(2, 2).to_sparse()}), "'unet.a' is not a dense floating"),
-        (edlora(unet={"a.lora_down.weight": torch.ones(2, 2)}), "'unet.a' has tensors down, expected down, up"),
+        (edlora(unet={"a.lora_down.weight": torch.ones(2, 2)}), "'unet.a' has tensors down, expected those of"),
         (edlora(new_concept_embedding={}), "embeddings for [] layers, expected 16 or 70"),
         (edlora(new_concept_embedding={"<a>": torch.ones(12, 768)}), "embeddings for [12] layers, expected 16 or 70"),
         (edlora(new_concept_embedding={"<a>": torch.ones(768)}), "embeddings for [0] layers"),

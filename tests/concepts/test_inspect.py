@@ -32,6 +32,8 @@ def test_description_of_a_kohya_file(write, tmp_path):
         "format": "kohya",
         "tensors": 4,
         "keys": [f"{TEXT}.lora_down.weight", f"{TEXT}.lora_up.weight", f"{UNET}.lora_down.weight"],
+        "whole_layers": 0,
+        "notes": [],
         "family": "sdxl",
         "class_name": "",
         "trigger": "",
@@ -61,10 +63,10 @@ def test_description_of_a_textual_inversion(write, random):
 
 def test_description_of_an_unsupported_file_has_the_reason(write):
     metadata = {"modelspec.title": "Ana", "modelspec.license": "CC0-1.0"}
-    path = write({f"{UNET}.lokr_w1": torch.ones(2, 2), f"{UNET}.alpha": torch.ones(())}, **metadata)
+    path = write({f"{UNET}.oft_diag": torch.ones(2, 2), f"{UNET}.alpha": torch.ones(())}, **metadata)
     report = describe(path)
     assert json.loads(json.dumps(report)) == report
-    assert report["cannot_be_applied"].startswith("mine.safetensors: is a LoKr")
+    assert report["cannot_be_applied"].startswith("mine.safetensors: is an OFT of an old")
     assert (report["tensors"], report["licence"], report["modelspec"]["title"]) == (2, "CC0-1.0", "Ana")
     assert report["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and "family" not in report
 

@@ -37,6 +37,27 @@ def test_kohya_names_of_text_encoder_layers(tiny, prefix, part):
         ("text_encoder.encoder.layers.3.mlp.fc1", "text_encoder.text_model.encoder.layers.3.mlp.fc1"),
         ("text_encoder_2.text_projection", "text_encoder_2.text_projection"),
         ("lora_unet_mid_block_resnets_1_time_emb_proj", "unet.mid_block.resnets.1.time_emb_proj"),
+        ("oft_unet_mid_block_attentions_0_proj_in", "unet.mid_block.attentions.0.proj_in"),
+        ("lycoris_mid_block_attentions_0_proj_in", "unet.mid_block.attentions.0.proj_in"),
+        ("lora_te2_transformer_resblocks_3_mlp_c_fc", "text_encoder_2.text_model.encoder.layers.3.mlp.fc1"),
+        ("text_encoder_2.transformer.resblocks.3.attn.out_proj",
+         "text_encoder_2.text_model.encoder.layers.3.self_attn.out_proj"),
+        ("text_encoders.clip_l.transformer.text_model.encoder.layers.3.mlp.fc1",
+         "text_encoder.text_model.encoder.layers.3.mlp.fc1"),
+        ("text_encoders.clip_g.transformer.text_model.encoder.layers.3.mlp.fc1",
+         "text_encoder_2.text_model.encoder.layers.3.mlp.fc1"),
+        ("clip_g.text_model.encoder.layers.3.mlp.fc2", "text_encoder_2.text_model.encoder.layers.3.mlp.fc2"),
+        *(
+            (f"{prefix}.output_blocks.5.1.transformer_blocks.0.attn1.to_out",
+             "unet.up_blocks.1.attentions.2.transformer_blocks.0.attn1.to_out.0")
+            for prefix in ("unet", "diffusion_model", "model.diffusion_model", "base_model.model.unet")
+        ),
+        ("unet.input_blocks.3.0.op", "unet.down_blocks.0.downsamplers.0.conv"),
+        ("unet.time_embed.0", "unet.time_embedding.linear_1"),
+        ("unet.out.0", "unet.conv_norm_out"),
+        ("lora_unet_input_blocks_1_1_norm", "unet.down_blocks.0.attentions.0.norm"),
+        ("lora_unet_middle_block_0_out_layers_0", "unet.mid_block.resnets.0.norm2"),
+        ("lora_te_text_model_final_layer_norm", "text_encoder.text_model.final_layer_norm"),
     ],
 )  # fmt: skip
 def test_key_of_every_dialect_is_read(stem, path, ending):

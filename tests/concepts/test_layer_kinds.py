@@ -1,7 +1,5 @@
 """Every kind of adapter layer changes a layer's output as the library that trains it does: LyCORIS and peft."""
 
-import json
-import math
 from dataclasses import dataclass, field
 
 import peft
@@ -16,13 +14,12 @@ from lycoris.modules.locon import LoConModule
 from lycoris.modules.loha import LohaModule
 from lycoris.modules.lokr import LokrModule
 from lycoris.modules.norms import NormModule
-from safetensors.torch import save_file
 from torch import nn
 
 from costars.concepts.load import load_concept
 from costars.concepts.saving import write_concept
 from costars.errors import ConceptError
-from costars.model.lora import concatenate_adapters, one_adapter_per_row, scale_adapter
+from costars.model.lora import one_adapter_per_row, scale_adapter
 from costars.types import FullChange, LowRank
 
 # A layer of each shape, at a path where costars expects one, with the input that it is tried with.
@@ -136,13 +133,18 @@ def test_layer_of_lycoris(case, tmp_path, write):
     out = output(layer, change, x)
     torch.testing.assert_close(out, expected, atol=2e-5, rtol=2e-5)
     assert (out - plain).abs().max() > 0.01
+    concept = load_concept(tmp_path / "mine.safetensors", "mine", "mine")
+    write_concept(concept, {}, tmp_path / "imported.safetensors")
+    again = output(layer, load_change(tmp_path / "imported.safetensors"), x)
+    torch.testing.assert_close(again, out, atol=1e-6, rtol=1e-6)
 
 
 def test_scalar_of_old_lycoris_files_is_multiplied(write, random):
-    layer, x = make_layer("linear")
     stem = f"lora_unet_{PATHS['linear'].replace('.', '_')}"
     tensors = {f"{stem}.lora_down.weight": random(2, 12), f"{stem}.lora_up.weight": random(8, 2)}
     plain = load_change(write(tensors, "plain"))
+    whole = {f"{stem}.lokr_w1": random(2, 2), f"{stem}.lokr_w2": random(4, 6), f"{stem}.scalar": torch.tensor(0.25)}
+    assert load_change(write(whole, "whole")).parts[0][0].tensors["scale"] == 0.25
     scaled = load_change(write(tensors | {f"{stem}.scalar": torch.tensor(0.25)}, "scaled"))
     assert torch.equal(scaled.up, plain.up * 0.25) and torch.equal(scaled.down, plain.down)
 
@@ -202,3 +204,112 @@ def _nest(path: str, layer: nn.Module) -> nn.Module:
     outer = nn.Module()
     outer.add_module(name, _nest(rest, layer) if rest else layer)
     return outer
+
+
+STEM = f"lora_unet_{PATHS['linear'].replace('.', '_')}"
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_weight_of_a_dora_scales_its_change(write, random, weight):
+    """Linearly, as ComfyUI does: half of the weight is half of the way from the model's weights to the DoRA's."""
+    layer, x = make_layer("linear")
+    tensors = {"lora_down.weight": random(2, 12), "lora_up.weight": random(8, 2), "dora_scale": random(8, 1).abs()}
+    change = load_change(write({f"{STEM}.{name}": tensor for name, tensor in tensors.items()}))
+    full = output(layer, change, x) - layer(x)[1]
+    scaled = output(layer, scale_adapter({"m.layer": change}, weight)["m.layer"], x) - layer(x)[1]
+    torch.testing.assert_close(scaled, weight * full, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("linear", (8, 12)), ("pointwise", (8, 12, 1, 1)), ("conv", (8, 12, 3, 3))]
+)
+def test_set_weight_of_comfyui_replaces_the_weight(write, random, name, shape):
+    layer, x = make_layer(name)
+    stem = f"lora_unet_{PATHS[name].replace('.', '_')}"
+    change = load_change(write({f"{stem}.set_weight": random(*shape)}))
+    out = output(layer, change, x)
+    with torch.no_grad():
+        layer.weight.copy_(random(*shape))
+        torch.testing.assert_close(out, layer(x)[1], atol=1e-5, rtol=1e-5)
+
+
+def test_bias_difference_beside_a_lora(write, random):
+    """As ComfyUI extracts it."""
+    layer, x = make_layer("linear")
+    tensors = {"lora_down.weight": random(2, 12), "lora_up.weight": random(8, 2), "diff_b": random(8)}
+    out = output(layer, load_change(write({f"{STEM}.{name}": tensor for name, tensor in tensors.items()})), x)
+    expected = layer(x)[1] + x[1] @ random(2, 12).T @ random(8, 2).T + random(8)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_files_stay_half(write, random):
+    """A full difference takes no more memory than its file."""
+    change = load_change(write({f"{STEM}.diff": random(8, 12).half()}))
+    assert change.parts[0][0].tensors["diff"].dtype is torch.float16
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        ({"lokr_w1": (2, 2)}, "has tensors lokr_w1, expected those of one kind"),
+        ({"lokr_w1": (2, 2), "lokr_w2": (4, 6), "magnitude": ()}, "contains"),
+        ({"lokr_w1": (2,), "lokr_w2": (4, 6)}, "which do not fit together"),
+        ({"diff": (8, 12), "lora_down.weight": (2, 12), "lora_up.weight": (8, 2)}, "has tensors diff, down, up, expec"),
+        ({"dora_scale": (8, 1)}, "has tensors dora_scale, expected"),
+        ({"oft_blocks": (2, 4, 3)}, "expected square blocks"),
+        ({"lora_down.weight": (2, 12), "lora_mid.weight": (), "lora_up.weight": (8, 2)}, "do not fit together"),
+        ({"a1.weight": (), "a2.weight": (2, 12), "b1.weight": (8, 2), "b2.weight": (2, 12)}, "do not fit together"),
+        (
+            {
+                "hada_w1_a": (8,),
+                "hada_w1_b": (2, 12),
+                "hada_w2_a": (2, 8),
+                "hada_w2_b": (2, 12),
+                "hada_t1": (2, 2, 3, 3),
+                "hada_t2": (2, 2, 3, 3),
+            },
+            "do not fit together",
+        ),
+        ({"lora_down.weight": (2, 12, 3, 3), "lora_mid.weight": (2, 2, 3, 3), "lora_up.weight": (8, 2)}, "do not fit"),
+        ({"hada_w1_a": (2, 8), "hada_w1_b": (2, 12), "hada_w2_a": (2, 8), "hada_w2_b": (2, 12)}, "do not fit together"),
+    ],
+)
+def test_tensors_that_make_no_layer_are_rejected(write, tensors, expected):
+    with pytest.raises(ConceptError, match=expected) as caught:
+        load_concept(write({f"{STEM}.{name}": torch.ones(shape) for name, shape in tensors.items()}), "mine", "mine")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        ({"lokr_w1": (2, 2), "lokr_w2": (4, 7)}, r"has tensors w1 \(2, 2\), w2 \(4, 7\), which do not fit the model's"),
+        ({"lora_down.weight": (2, 12), "lora_up.weight": (8, 2), "dora_scale": (3, 1)}, "has DoRA magnitudes of shape"),
+        ({"oft_blocks": (3, 2, 2)}, "which do not fit the model's weight"),
+        ({"diff": (12, 8)}, "which do not fit the model's weight"),
+        ({"diff": ()}, "which do not fit the model's weight"),
+        ({"lora_down.weight": (2, 12), "lora_up.weight": (8, 2), "dora_scale": ()}, "which do not fit the model's"),
+        ({"a1.weight": (8, 2), "a2.weight": (2, 8), "b1.weight": (8, 2), "b2.weight": (2, 12)}, "another layout"),
+        ({"on_input": (), "weight": (8,)}, "has 8 factors, the model's "),
+    ],
+)
+def test_layer_of_another_size_is_rejected_before_it_is_applied(write, tensors, expected):
+    layer, x = make_layer("linear")
+    change = load_change(write({f"{STEM}.{name}": torch.ones(shape) for name, shape in tensors.items()}))
+    with pytest.raises(ConceptError, match=expected):
+        output(layer, change, x)
+
+
+@pytest.mark.parametrize("name", ["lokr_w2", "lokr_w1"])
+def test_non_finite_whole_changes_are_rejected(write, name):
+    tensors = {"lokr_w1": torch.ones(2, 2), "lokr_w2": torch.ones(4, 6).half()}
+    tensors[name][0, 0] = float("inf")
+    with pytest.raises(ConceptError, match="has non-finite values, as after a failed training"):
+        load_concept(write({f"{STEM}.{key}": tensor for key, tensor in tensors.items()}), "mine", "mine")
+
+
+def test_norms_cannot_be_changed_by_products(write, random):
+    layer, x = make_layer("layer_norm")
+    change = FullChange(((LowRank(random(2, 12), random(12, 2)), 1.0),))
+    with pytest.raises(ConceptError, match="changes a norm, which only differences and new values can change"):
+        output(layer, change, x)

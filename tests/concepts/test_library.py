@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
+from costars.concepts import cache
 from costars.concepts.library import Library
+from costars.concepts.load import load_concept
 from costars.errors import ConceptError
 
 
@@ -169,3 +171,24 @@ def test_folder_without_permission_is_told(library, monkeypatch):
     monkeypatch.setattr("os.scandir", denied)
     with pytest.raises(ConceptError, match=r"the folder of concepts cannot be read \(Permission denied\)"):
         library.find("mia")
+
+
+def test_concept_is_read_again_only_if_its_file_changed(library, golden, tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr(cache, "load_concept", lambda *args: reads.append(args) or load_concept(*args))
+    file = tmp_path / "mine.safetensors"
+    shutil.copy(golden / "char_a.safetensors", file)
+    first = library.load(str(file))
+    assert library.load(str(file)) is first and len(reads) == 1
+    os.utime(file, ns=(1, 1))
+    assert library.load(str(file)) is not first and len(reads) == 2
+    (tmp_path / "adapter_config.json").write_text("{}")
+    library.load(str(file))
+    assert len(reads) == 3
+
+
+def test_cache_holds_at_most_its_bytes(golden):
+    concept = load_concept(golden / "char_a.safetensors", "a", "a")
+    own = cache.ConceptCache(max_bytes=int(2.5 * cache.count_bytes(concept)))
+    loaded = [own.load(golden / "char_a.safetensors", name, name) for name in "abac"]
+    assert loaded[0] is loaded[2] and [key[0] for key in own.concepts] == ["a", "c"]

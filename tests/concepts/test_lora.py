@@ -5,6 +5,8 @@ import torch
 
 from costars.concepts.load import load_concept
 from costars.errors import ConceptError
+from costars.model.full_change import sum_parts
+from costars.types import LowRank
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 FLAT = "lora_unet_" + QUERY.replace(".", "_")
@@ -39,6 +41,11 @@ def test_locon_change_is_the_product_at_every_kernel_position(write, random):
     assert torch.allclose(weight_change(load_layer(path)), expected, atol=1e-6)
 
 
+def loha_change(entry, weight) -> torch.Tensor:
+    """A change of low rank, or of the whole weight."""
+    return weight_change(entry) if isinstance(entry, LowRank) else sum_parts(entry, weight, None)[0]
+
+
 def loha_tensors(stem, shapes, random, alpha=None):
     tensors = {
         f"{stem}.hada_w{i}_{side}": random(*shape, seed=10 * i)
@@ -55,8 +62,9 @@ def test_loha_change_is_the_product_of_two_matrix_products(write, random, rank, 
     concept = load_concept(write(tensors), "mine", "mine")
     entry = concept.adapter[f"unet.{QUERY}"]
     a1, b1, a2, b2 = (tensors[f"{FLAT}.hada_w{w}"] for w in ("1_a", "1_b", "2_a", "2_b"))
-    assert torch.allclose(weight_change(entry), (a1 @ b1) * (a2 @ b2) * 2 / rank, atol=1e-5)
-    assert (len(entry.down), concept.format) == (min(rank * rank, out, inside), "LyCORIS LoHa")
+    change = loha_change(entry, torch.zeros(out, inside))
+    assert torch.allclose(change, (a1 @ b1) * (a2 @ b2) * 2 / rank, atol=1e-5)
+    assert isinstance(entry, LowRank) == (rank == 1) and concept.format == "LyCORIS LoHa"
 
 
 @pytest.mark.parametrize(("name", "side"), [("conv1", 3), ("conv_shortcut", 1)])
@@ -65,8 +73,8 @@ def test_loha_of_a_convolution_unfolds_the_kernel(write, random, name, side):
     tensors = loha_tensors(stem, [(5, 2), (2, 4 * side**2)], random)
     a1, b1, a2, b2 = (tensors[f"{stem}.hada_w{w}"] for w in ("1_a", "1_b", "2_a", "2_b"))
     entry = load_layer(write(tensors))
-    assert entry.down.shape[1:] == (4, side, side) and entry.up.shape[2:] == (1, 1)
-    assert torch.allclose(weight_change(entry), ((a1 @ b1) * (a2 @ b2)).view(5, 4, side, side), atol=1e-5)
+    expected = ((a1 @ b1) * (a2 @ b2)).view(5, 4, side, side)
+    assert torch.allclose(loha_change(entry, torch.zeros(5, 4, side, side)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -129,19 +137,35 @@ LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 @pytest.mark.parametrize(
     ("names", "shapes", "expected"),
     [
-        (LORA, [(2, 6)], "has tensors down, expected down, up (LoRA) or w1_a, w1_b, w2_a, w2_b (LoHa)"),
-        (LORA[2:], [()], "has tensors none, expected down, up"),
-        (LOHA, [(5, 2), (2, 6)], "has tensors w1_a, w1_b, expected down, up"),
-        (LORA, [(2, 6), (5, 3)], "has tensors of shapes (2, 6) and (5, 3)"),
-        (LORA, [(2, 6), (5, 2, 3, 3)], "has tensors of shapes (2, 6) and (5, 2, 3, 3)"),
-        (LORA, [(2,), (5, 2)], "has tensors of shapes (2,) and (5, 2)"),
-        (LORA, [(0, 6), (5, 0)], "has tensors of shapes (0, 6) and (5, 0): rank 0, expected 1 to 4096"),
-        (LORA, [(4097, 1), (1, 4097)], "has tensors of shapes (4097, 1) and (1, 4097): rank 4097, expected 1 to 4096"),
-        (LORA, [(2, 6), (5, 2), (2,)], "has an alpha of shape (2,), expected one number"),
-        (LOHA, [(5, 2), (2, 6), (4, 2), (2, 6)], "has tensors of shapes [(5, 2), (2, 6), (4, 2), (2, 6)]"),
-        (LOHA, [(5, 2), (3, 6), (5, 2), (2, 6)], "has tensors of shapes [(5, 2), (3, 6), (5, 2), (2, 6)]"),
-        (LOHA, [(5,), (2, 6), (5, 2), (2, 6)], "has tensors of shapes [(5,), (2, 6), (5, 2), (2, 6)]"),
-        (LOHA, [(5, 0), (0, 6), (5, 2), (2, 6)], "has tensors of shapes [(5, 0), (0, 6), (5, 2), (2, 6)]"),
+        (
+            LORA,
+            [(2, 6)],
+            "has tensors down, expected those of one kind: down, up (LoRA); w1_a, w1_b, w2_a, w2_b (LoHa); lokr",
+        ),
+        (LORA[2:], [()], "has tensors alpha, expected those of one kind: down, up"),
+        (LOHA, [(5, 2), (2, 6)], "has tensors w1_a, w1_b, expected those of one kind"),
+        (LORA, [(2, 6), (5, 3)], "has tensors of shapes (2, 6), (5, 3)"),
+        (LORA, [(2, 6), (5, 2, 3, 3)], "has tensors of shapes (2, 6), (5, 2, 3, 3)"),
+        (LORA, [(2,), (5, 2)], "has tensors of shapes (2,), (5, 2)"),
+        (LORA, [(0, 6), (5, 0)], "has tensors of shapes (0, 6), (5, 0): rank 0, expected 1 to 4096"),
+        (LORA, [(4097, 1), (1, 4097)], "has tensors of shapes (4097, 1), (1, 4097): rank 4097, expected 1 to 4096"),
+        (LORA, [(2, 6), (5, 2), (2,)], "has alpha of shape (2,), expected one number"),
+        (
+            LOHA,
+            [(5, 2), (2, 6), (4, 2), (2, 6)],
+            "has tensors of shapes (5, 2), (2, 6), (4, 2), (2, 6), which do not fit",
+        ),
+        (
+            LOHA,
+            [(5, 2), (3, 6), (5, 2), (2, 6)],
+            "has tensors of shapes (5, 2), (3, 6), (5, 2), (2, 6), which do not fit",
+        ),
+        (LOHA, [(5,), (2, 6), (5, 2), (2, 6)], "has tensors of shapes (5,), (2, 6), (5, 2), (2, 6), which do not fit"),
+        (
+            LOHA,
+            [(5, 0), (0, 6), (5, 2), (2, 6)],
+            "has tensors of shapes (5, 0), (0, 6), (5, 2), (2, 6), which do not fit",
+        ),
     ],
 )
 def test_inconsistent_layer_is_rejected(write, names, shapes, expected):
@@ -153,7 +177,7 @@ def test_inconsistent_layer_is_rejected(write, names, shapes, expected):
 
 
 def test_too_large_loha_is_rejected(write):
-    shapes = zip(LOHA, 2 * [(2**14, 128), (128, 2**14)], strict=True)
+    shapes = zip(LOHA, 2 * [(2**15, 70), (70, 2**15)], strict=True)
     tensors = {f"{FLAT}.{name}": torch.zeros(shape, dtype=torch.float16) for name, shape in shapes}
     with pytest.raises(ConceptError, match="which would expand to over 268435456 elements; fetch the file again"):
         load_concept(write(tensors), "mine", "mine")
@@ -178,3 +202,32 @@ def test_layer_with_two_names_is_rejected(write, random):
     tensors = {f"{s}.lora_{side}.weight": random(2, 2) for s in stems for side in ("down", "up")}
     with pytest.raises(ConceptError, match=rf"mine: layer 'unet.{QUERY}' appears twice, once as 'lora_unet_mid"):
         load_concept(write(tensors), "mine", "mine")
+
+
+def test_alpha_zero_is_rejected(write, random):
+    tensors = {"lora_down.weight": random(2, 6), "lora_up.weight": random(5, 2), "alpha": torch.zeros(())}
+    with pytest.raises(ConceptError, match="has alpha 0, which some programs read as no change and others as the rank"):
+        load_concept(write({f"{FLAT}.{k}": t for k, t in tensors.items()}), "mine", "mine")
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor([4.0]), torch.tensor(4), torch.tensor([[4.0]]).half()])
+def test_alpha_may_have_axes_or_be_an_integer(write, random, alpha):
+    tensors = {f"{FLAT}.lora_down.weight": random(2, 6), f"{FLAT}.lora_up.weight": random(5, 2)}
+    scaled = load_layer(write(tensors | {f"{FLAT}.alpha": alpha}))
+    assert torch.equal(scaled.up, random(5, 2) * 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_factors_of_any_floating_point_type(write, random, dtype):
+    tensors = {"lora_down.weight": random(2, 6).to(dtype), "lora_up.weight": random(5, 2).to(dtype)}
+    entry = load_layer(write({f"{FLAT}.{k}": t for k, t in tensors.items()}))
+    assert entry.down.dtype is torch.float32 and torch.equal(entry.down, tensors["lora_down.weight"].float())
+
+
+@pytest.mark.parametrize("name", ["default", "char-1"])
+def test_name_of_pefts_adapter_is_no_part_of_the_layer(write, random, name):
+    tensors = {f"unet.{QUERY}.lora_A.{name}.weight": random(2, 6), f"unet.{QUERY}.lora_B.{name}.weight": random(5, 2)}
+    assert torch.equal(load_layer(write(tensors)).down, random(2, 6))
+    other = {key.replace(name, "other"): tensor for key, tensor in tensors.items()}
+    with pytest.raises(ConceptError, match="appears twice"):
+        load_concept(write(tensors | other), "mine", "mine")

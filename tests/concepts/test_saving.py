@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from costars.concepts.load import load_concept, read_card
 from costars.concepts.saving import to_smallest_dtype, write_concept
-from costars.types import Concept, LowRank
+from costars.errors import ConceptError
+from costars.types import Concept, FullChange, LowRank, WeightRule
 
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 CONCEPT = Concept(name="mia", class_name="", trigger="", family="", adapter={}, source="mia", sha256="")
@@ -58,3 +59,30 @@ def test_scaled_half_precision_stays_half_precision(random, tmp_path, alpha, ran
     assert equal(load_concept(path, "mia", "mia").adapter[LAYER], entry)
     stored = load_file(path)
     assert {t.dtype for key, t in stored.items() if not key.endswith(".alpha")} == {torch.float16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_and_whole_changes_are_kept(random, tmp_path, dtype):
+    weight, change = random(5, 6).to(dtype), random(5, 6, seed=1).to(dtype)
+    whole = FullChange(((WeightRule("difference", {"diff": change}), 1.0),))
+    weights = {"unet.mid_block.attentions.0.proj_in": weight}
+    concept = replace(CONCEPT, adapter={LAYER: whole}, weights=weights)
+    write_concept(concept, {"family": "sdxl"}, tmp_path / "mia.safetensors")
+    again = load_concept(tmp_path / "mia.safetensors", "mia", "mia")
+    ((rule, _),) = again.adapter[LAYER].parts
+    assert rule.kind == "difference" and torch.equal(rule.tensors["diff"], change)
+    assert torch.equal(again.weights["unet.mid_block.attentions.0.proj_in"], weight) and again.family == "sdxl"
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (f"changes.lokr.w1.{LAYER}", "has the changes lokr (w1), expected the tensors of one kind"),
+        (f"changes.magic.w1.{LAYER}", "has the changes magic (w1), expected"),
+        ("changes.lokr", "layer '' has the changes lokr (), expected"),
+    ],
+)
+def test_damaged_whole_changes_are_rejected(write, key, expected):
+    with pytest.raises(ConceptError) as caught:
+        load_concept(write({key: torch.ones(2, 2)}), "mine", "mine")
+    assert expected in str(caught.value) and "\n" not in str(caught.value)

@@ -28,6 +28,14 @@ def load(path):
             {"text_encoder": (4, 768), "text_encoder_2": (4, 1280)},
             "sdxl",
         ),
+        (
+            {"text_encoders_0": (2, 768), "text_encoders_1": (2, 1280)},
+            "mine",
+            {"text_encoder": (2, 768), "text_encoder_2": (2, 1280)},
+            "sdxl",
+        ),
+        ({"text_encoders_0": (2, 768)}, "mine", {"text_encoder": (2, 768)}, "sd15"),
+        ({"string_to_param.*": (2, 768)}, "mine", {"text_encoder": (2, 768)}, "sd15"),
     ],
 )
 def test_embeddings_for_each_text_encoder(write, random, tensors, token, shapes, family):
@@ -58,6 +66,11 @@ def test_embeddings_equal_diffusers(write, random, pipeline):
     [
         ({"clip_l": (4, 768)}, "contains clip_l, expected only emb_params, or clip_l with clip_g"),
         ({"clip_g": (4, 1280)}, "contains clip_g, expected only emb_params"),
+        ({"clip_l": (4, 768), "text_encoders_1": (4, 1280)}, "expected only emb_params, or clip_l with clip_g"),
+        ({"text_encoders_1": (4, 1280)}, "contains text_encoders_1, expected only"),
+        ({"emb_params": (2, 768), "emb_params_out": (2, 768)}, "contains 'emb_params_out', output embeddings, which"),
+        ({"clip_l": (2, 768), "clip_g": (2, 1280), "clip_g_out": (2, 1280)}, "contains 'clip_g_out', output embeddi"),
+        ({"clip_l": (2, 768), "clip_g": (2, 1280), "t5": (2, 4096)}, "contains 't5', embeddings for T5"),
         ({"clip_g": (4, 1280), "<zxa>": (4, 768)}, "contains <zxa>, clip_g, expected"),
         ({"<zxa>": (4, 1280)}, "token '<zxa>' has embeddings only for SDXL's second text encoder; put both"),
         ({"clip_l": (4, 768), "clip_g": (3, 1280)}, "embeddings text_encoder (4, 768), text_encoder_2 (3, 1280),"),

@@ -5,11 +5,13 @@ import weakref
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from costars.errors import ConceptError
+from costars.model.full_change import FullLayer
 from costars.model.lora import (
     RowRun,
     concatenate_adapters,
@@ -19,7 +21,7 @@ from costars.model.lora import (
     subtract_base_weights,
     text_adapter,
 )
-from costars.types import LowRank
+from costars.types import FullChange, LowRank, WeightRule
 
 ROWS = [None, "a", "b", "a"]
 
@@ -229,13 +231,13 @@ def test_convolution_adapter_does_not_fit_linear_layer_or_reverse(layer, entry):
     [nn.Linear(6, 5), nn.Linear(5, 6), nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 3, 3, 2, 1), nn.Conv2d(3, 4, 1)],
     ids=["narrow", "wide", "convolution", "downsampler", "shortcut"],
 )
-def test_full_weight_becomes_exact_adapter(layer):
+def test_full_weight_is_applied_exactly(layer):
     weight = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0))
     module, x = nn.ModuleDict({"layer": layer}), torch.randn(2, *((7, 7) if weight.ndim == 4 else ()), weight.shape[1])
     x = x.movedim(-1, 1) if weight.ndim == 4 else x
     adapter = subtract_base_weights({"m.layer": weight}, {"m": module}, "mine")
-    entry = adapter["m.layer"]
-    assert entry.up.ndim == entry.down.ndim == weight.ndim and entry.down.shape[2:] == weight.shape[2:]
+    (((rule, scale),),) = (adapter["m.layer"].parts,)
+    assert rule.tensors["weight"] is weight and scale == 1  # nothing is copied from the model
     out = change(layer, {"a": adapter}, ["a", None], x)
     with torch.no_grad():
         before = layer(x)
@@ -254,3 +256,107 @@ def test_full_weight_becomes_exact_adapter(layer):
 def test_full_weight_of_other_shape_is_rejected(layer, shape):
     with pytest.raises(ConceptError, match=r"concept 'mine': its weight 'm\.layer' is .*; it was made for another"):
         subtract_base_weights({"m.layer": torch.ones(shape)}, {"m": nn.ModuleDict({"layer": layer})}, "mine")
+
+
+def difference(shape: tuple[int, ...], seed: int, bias: int = 0) -> FullChange:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {"diff": torch.randn(shape, generator=generator)}
+    tensors |= {"diff_b": torch.randn(bias, generator=generator)} if bias else {}
+    return FullChange(((WeightRule("difference", tensors), 1.0),))
+
+
+def test_rows_of_one_layer_may_use_products_and_whole_changes():
+    layer, x = nn.Linear(6, 5), torch.randn(5, 4, 6)
+    adapters = {"low": {"m.layer": low_rank(2, 0)}, "a": {"m.layer": difference((5, 6), 1, bias=5)},
+                "b": {"m.layer": difference((5, 6), 2)}}  # fmt: skip
+    out = change(layer, adapters, ["a", "low", None, "b", "a"], x)
+    first, second = (adapters[name]["m.layer"].parts[0][0].tensors for name in "ab")
+    expected = {
+        0: x[0] @ first["diff"].T + first["diff_b"],
+        1: x[1] @ low_rank(2, 0).down.T @ low_rank(2, 0).up.T,
+        2: torch.zeros(4, 5),
+        3: x[3] @ second["diff"].T,
+        4: x[4] @ first["diff"].T + first["diff_b"],
+    }
+    for i, value in expected.items():
+        assert torch.allclose(out[i], value, atol=1e-5), i
+
+
+def test_whole_changes_are_scaled_and_added_to_products():
+    parts = [{"m.layer": difference((5, 6), 1, bias=5)}, {"m.layer": low_rank(2, 0)}]
+    scaled = [scale_adapter(parts[0], 0.5), scale_adapter(parts[1], 0.25)]
+    layer, x = nn.Linear(6, 5), torch.randn(1, 4, 6)
+    together = change(layer, {"a": concatenate_adapters(scaled)}, ["a"], x)
+    alone = 0.5 * change(layer, {"a": parts[0]}, ["a"], x) + 0.25 * change(layer, {"a": parts[1]}, ["a"], x)
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 5, bias=False), nn.Conv2d(6, 5, 3)])
+def test_bias_alone_is_changed(layer):
+    bias = FullChange(((WeightRule("difference", {"diff_b": torch.arange(5.0)}), 1.0),))
+    x = torch.randn(2, 4, 6) if isinstance(layer, nn.Linear) else torch.randn(2, 6, 4, 4)
+    out = change(layer, {"a": {"m.layer": bias}}, [None, "a"], x)
+    by_channel = out.movedim(1, -1) if out.ndim == 4 else out
+    assert torch.allclose(by_channel[1], torch.arange(5.0).expand_as(by_channel[1]), atol=1e-5)
+    assert torch.equal(out[0], torch.zeros_like(out[0]))
+
+
+def test_whole_changes_take_as_much_memory_as_their_layers(monkeypatch):
+    """In the layers' dtype, once for each adapter; and they are released when the block ends."""
+    module = nn.ModuleDict({"a": nn.Linear(6, 5), "b": nn.Conv2d(4, 3, 3), "c": nn.Linear(6, 5)}).to(torch.bfloat16)
+    names = [(name, part) for name in ("x", "y") for part in "abc"]
+    adapters = {n: {f"m.{p}": difference(tuple(module[p].weight.shape), 0) for m, p in names if m == n} for n in "xy"}
+    references = []
+    with one_adapter_per_row(module, "m.", adapters):
+        held = [hook for layer in module.values() for hook in layer._forward_hooks.values()]
+        assert all(isinstance(hook, FullLayer) and hook.bias is None for hook in held)
+        sizes = [hook.weight.numel() * hook.weight.element_size() for hook in held]
+        assert sum(sizes) == 2 * sum(layer.weight.numel() * 2 for layer in module.values())
+        references = [weakref.ref(hook.weight) for hook in held]
+        del held
+    assert [reference() for reference in references] == [None] * 3
+
+
+def test_whole_changes_of_layers_that_are_moved_for_their_calls():
+    """As in the memory tier sequential, where weights are on the meta device between calls."""
+    layer, x = nn.Linear(6, 5), torch.randn(2, 4, 6)
+    entry = concatenate_adapters([{"m.layer": difference((5, 6), 1)}, {"m.layer": low_rank(2, 0)}])
+    expected = change(layer, {"a": entry}, ["a", None], x)
+    module = nn.ModuleDict({"layer": layer})
+    cpu_offload(module, execution_device=torch.device("cpu"))
+    assert layer.weight.is_meta
+    with torch.no_grad(), one_adapter_per_row(module, "m.", {"a": entry}) as state, state.on(["a", None]):
+        moved = layer(x)
+    assert layer.weight.is_meta and torch.allclose(moved[0] - layer(x)[0], expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (difference((5, 7), 0), "has tensors diff \\(5, 7\\), which do not fit the model's weight \\(5, 6\\)"),
+        (difference((5, 6), 0, bias=4), "has a bias of shape \\(4,\\), the model's layer has 5 outputs"),
+    ],
+)
+def test_whole_change_that_does_not_fit_is_rejected(entry, message):
+    with (
+        pytest.raises(ConceptError, match=f"concept 'a': layer 'layer' {message}; it was made for another base model"),
+        one_adapter_per_row(nn.ModuleDict({"layer": nn.Linear(6, 5)}), "m.", {"a": {"m.layer": entry}}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("scale", "size"), [(2.0**-20, 64.0), (1.0, 1.0), (2.0**12, 2.0**-6)])
+def test_factors_keep_their_precision_in_half(scale, size):
+    """alpha / rank in up makes values of 1e-6, of which float16 alone keeps one or two digits."""
+    entry = LowRank(torch.randn(4, 32), torch.randn(24, 4) * scale)
+    layer, x = nn.Linear(32, 24, bias=False).half(), (size * torch.randn(1, 8, 32)).half()
+    layer.weight.data.zero_()
+    out = change(layer, {"a": {"m.layer": entry}}, ["a"], x)
+    expected = x.float() @ entry.down.T @ entry.up.T
+    assert (out.float() - expected).norm() < 2e-3 * expected.norm()
+
+
+def test_a_rank_of_zeros_stays_zero_in_half():
+    entry = LowRank(torch.zeros(2, 6), torch.zeros(5, 2))
+    out = change(nn.Linear(6, 5).half(), {"a": {"m.layer": entry}}, ["a"], torch.randn(1, 4, 6).half())
+    assert torch.equal(out, torch.zeros_like(out))

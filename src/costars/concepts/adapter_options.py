@@ -36,7 +36,8 @@ class AdapterOptions:
         With rank 0 the rank is that of the options.
         """
         options = self._of(path)
-        alpha = _match(options.get("alpha_pattern"), path) or options.get("lora_alpha", options.get("alpha"))
+        alpha = _match(options.get("alpha_pattern"), path)
+        alpha = options.get("lora_alpha", options.get("alpha")) if alpha is None else alpha
         rank = rank or _match(options.get("rank_pattern"), path) or options.get("r", 0)
         if alpha is None or not rank:
             return 1.0
@@ -66,7 +67,7 @@ def read_options(metadata: Mapping[str, str], keys: Iterable[str], path: Path, s
     Raises ConceptError for an option that is not known, or whose value is refused.
     """
     key_list = list(keys)
-    if any(key.startswith(PEFT) for key in key_list):
+    if any(PEFT in key for key in key_list):
         return _read_peft(path, key_list, source)
     text = metadata.get("lora_adapter_metadata", "{}")
     options = parse_json_object(text, f"{path.name}: metadata 'lora_adapter_metadata'")

@@ -41,7 +41,6 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect(".on_input", "IA3"),
     Dialect(".ia3_l", "IA3"),
     Dialect(".a1.weight", "LyCORIS GLoRA"),
-    Dialect(".diff", "full difference"),
     Dialect(".w_norm", "trained norms"),
     Dialect("lora_unet_", "kohya", "unet.", underscored=True),
     Dialect("lora_te_", "kohya", "text_encoder.", underscored=True),

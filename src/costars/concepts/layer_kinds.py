@@ -16,6 +16,7 @@ from costars.concepts.layer_paths import kernel_size
 from costars.types import Change, FullChange, LowRank, WeightRule
 
 MAX_RANK = 4096
+MAX_ELEMENTS = 2**28  # of an expanded LoHa layer; the largest layer of SDXL takes 2**24
 LayerTensors = Mapping[str, Tensor]  # by role
 _EXTRAS = frozenset({"alpha", "scalar", "dora_scale", "magnitude", "diff_b"})  # may be beside those of some kinds
 _LOKR = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
@@ -94,7 +95,8 @@ def _build_lora(path: str, layer: LayerTensors, options: LayerOptions) -> Change
     """LoRA, LoCon or its Tucker form: down (r, in[, kh, kw]), up (out, r[, 1, 1]), mid (r, r, kh, kw)."""
     down, up, mid = layer["down"], layer["up"], layer.get("mid")
     shapes = _shapes(_pick(layer, "down", "up", "mid"))
-    if not {down.ndim, up.ndim} <= {2, 4} or up.shape[1] != len(down if mid is None else mid):
+    axes = {down.ndim, up.ndim} | ({mid.ndim} if mid is not None else set())
+    if not axes <= {2, 4} or up.shape[1] != len(down if mid is None else mid):
         raise LayerError(f"{shapes}, which do not fit together")
     if any(n != 1 for n in up.shape[2:]):
         raise LayerError(f"{shapes}, which do not fit together")
@@ -122,12 +124,14 @@ def _build_loha(path: str, layer: LayerTensors, options: LayerOptions) -> Change
     """
     own = _pick(layer, "w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
     a1, b1, a2, b2 = (own[f"w{i}_{side}"] for i in (1, 2) for side in "ab")
+    if any(t.ndim != 2 for t in (a1, b1, a2, b2)):
+        raise LayerError(f"{_shapes(own)}, which do not fit together")
     ranks = (len(b1), len(b2)) if "t1" in own else (a1.shape[-1], a2.shape[-1])
     fits = ranks == (len(b1), len(b2)) and (a1.shape[1 if "t1" in own else 0], b1.shape[1:]) == (
         a2.shape[1 if "t1" in own else 0],
         b2.shape[1:],
     )
-    if any(t.ndim != 2 for t in (a1, b1, a2, b2)) or not fits or not 1 <= len(b1) <= MAX_RANK:
+    if not fits or not 1 <= len(b1) <= MAX_RANK:
         raise LayerError(f"{_shapes(own)}, which do not fit together")
     scale = _scale(path, layer, len(b1), options)
     more = _pick(layer, "dora_scale", "diff_b")
@@ -136,6 +140,8 @@ def _build_loha(path: str, layer: LayerTensors, options: LayerOptions) -> Change
         raise LayerError(f"{_shapes(own)}, which do not fit a kernel of {side} x {side}")
     if more or "t1" in own or rank * (rows + columns) >= rows * columns:
         return _rule("loha", own | more | {"scale": torch.tensor(scale)})
+    if rank * (rows + columns) > MAX_ELEMENTS:
+        raise LayerError(f"{_shapes(own)}, which would expand to over {MAX_ELEMENTS} elements")
     a1, b1, a2, b2 = (t.to(torch.float32) for t in (a1, b1, a2, b2))
     up = (a1[:, :, None] * a2[:, None, :]).flatten(1) * scale
     down = (b1[:, None, :] * b2[None, :, :]).flatten(0, 1)
@@ -145,13 +151,13 @@ def _build_loha(path: str, layer: LayerTensors, options: LayerOptions) -> Change
 def _build_lokr(path: str, layer: LayerTensors, options: LayerOptions) -> Change:
     """LoKr; if both sides are whole, LyCORIS ignores alpha, while peft divides by the rank of its options."""
     own = {name: layer[f"lokr_{name}"] for name in _LOKR if f"lokr_{name}" in layer}
-    if any(tensor.ndim not in (2, 4) for tensor in own.values()):
+    if any(tensor.ndim not in (2, 4) or 0 in tensor.shape for tensor in own.values()):
         raise LayerError(f"{_shapes(own)}, which do not fit together")
     pair = "w2_b" if "w2_b" in own else "w1_b"
     if pair in own:
         scale = _scale(path, layer, len(own[pair]), options)
     else:
-        scale = options.scale(path, 0) * float(layer.get("scalar", 1.0)) if options.of_peft else 1.0
+        scale = (options.scale(path, 0) if options.of_peft else 1.0) * float(layer.get("scalar", 1.0))
     return _rule("lokr", own | _pick(layer, "dora_scale", "diff_b") | {"scale": torch.tensor(scale)})
 
 
@@ -166,6 +172,8 @@ def _build_replacement(path: str, layer: LayerTensors, options: LayerOptions) ->
 
 def _build_glora(path: str, layer: LayerTensors, options: LayerOptions) -> Change:
     own = _pick(layer, "a1", "a2", "b1", "b2")
+    if any(tensor.ndim not in (2, 4) or 0 in tensor.shape for tensor in own.values()):
+        raise LayerError(f"{_shapes(own)}, which do not fit together")
     return _rule("glora", own | {"scale": torch.tensor(_scale(path, layer, len(own["a2"]), options))})
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from costars.concepts.load import load_concept
+from costars.concepts.cache import ConceptCache
 from costars.errors import ConceptError, nearest
 from costars.files.regular_file import expand_user
 from costars.types import Concept
@@ -27,6 +27,7 @@ class Library:
     builtin_folder: Path
     user_folder: Path
     extra_folders: Sequence[Path] = ()
+    cache: ConceptCache = field(default_factory=ConceptCache, compare=False, repr=False)
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """(name as a scene writes it, file) of every concept."""
@@ -69,7 +70,7 @@ class Library:
         """Load a concept, given its name or the path of a .safetensors file. Raises ConceptError; see find."""
         path = self.find(concept)
         source = concept if "/" not in concept or concept.startswith(BUILTIN) else path.name
-        return load_concept(path, path.stem, source)
+        return self.cache.load(path, path.stem, source)
 
     def remove(self, name: str) -> Path:
         """Delete a concept from the user's folder and return its path. Raises ConceptError if it is not there."""

@@ -45,7 +45,7 @@ def load_concept(path: Path, name: str, source: str) -> Concept:
     check_base_model(_parse_card(path, header.metadata), header.metadata, source)
     check_supported(header.tensors, source)
     sha256, tensors = compute_sha256(path), _read_tensors(path)
-    second = path.with_name(f"{path.stem}_2{path.suffix}")
+    second = second_file(path)
     joined = None
     if has_named_tokens(tensors) and second.is_file() and set(read_header(second).tensors) == set(tensors):
         joined = join_encoders(tensors, _read_tensors(second))
@@ -53,6 +53,11 @@ def load_concept(path: Path, name: str, source: str) -> Concept:
         return to_concept(tensors, header.metadata, path, name, source, sha256)
     concept = to_concept(joined, header.metadata, path, name, source, compute_sha256(path, second))
     return replace(concept, format="textual inversion")
+
+
+def second_file(path: Path) -> Path:
+    """The file that holds the embeddings of SDXL's second text encoder, beside that of the first."""
+    return path.with_name(f"{path.stem}_2{path.suffix}")
 
 
 def to_concept(

@@ -44,14 +44,14 @@ _COMMON: Mapping[str, Treatment] = {
     "inference_mode": ABOUT,
     "target_modules": SEEN,
     "exclude_modules": SEEN,
-    "layers_to_transform": SEEN,
-    "layers_pattern": SEEN,
     "modules_to_save": _refuse("stores whole modules besides the adapter"),
-    "fan_in_fan_out": _refuse("transposes the weights"),
 }
+_SOME_LAYERS: Mapping[str, Treatment] = {"layers_to_transform": SEEN, "layers_pattern": SEEN}
+_TRANSPOSED: Mapping[str, Treatment] = {"fan_in_fan_out": _refuse("transposes the weights")}
 _SCALED: Mapping[str, Treatment] = {"r": READ, "rank_pattern": READ, "alpha_pattern": READ}
 _LYCORIS: Mapping[str, Treatment] = {
     **_COMMON,
+    **_SOME_LAYERS,
     **_SCALED,
     "alpha": READ,
     "rank_dropout": TRAINING,
@@ -63,6 +63,8 @@ _LYCORIS: Mapping[str, Treatment] = {
 OPTIONS: Mapping[str, Mapping[str, Treatment]] = {
     "LORA": {
         **_COMMON,
+        **_SOME_LAYERS,
+        **_TRANSPOSED,
         **_SCALED,
         "lora_alpha": READ,
         "use_rslora": READ,
@@ -95,6 +97,8 @@ OPTIONS: Mapping[str, Mapping[str, Treatment]] = {
     "LOKR": {**_LYCORIS, "decompose_both": SEEN, "decompose_factor": SEEN, "rank_dropout_scale": TRAINING},
     "OFT": {
         **_COMMON,
+        **_SOME_LAYERS,
+        **_TRANSPOSED,
         "r": SEEN,
         "oft_block_size": SEEN,
         "module_dropout": TRAINING,
@@ -108,6 +112,8 @@ OPTIONS: Mapping[str, Mapping[str, Treatment]] = {
     },
     "BOFT": {
         **_COMMON,
+        **_SOME_LAYERS,
+        **_TRANSPOSED,
         "boft_block_size": SEEN,
         "boft_block_num": SEEN,
         "boft_n_butterfly_factor": SEEN,
@@ -115,5 +121,5 @@ OPTIONS: Mapping[str, Mapping[str, Treatment]] = {
         "bias": _refuse("stores biases of the base model", "none"),
         "init_weights": TRAINING,
     },
-    "IA3": {**_COMMON, "feedforward_modules": READ, "init_ia3_weights": TRAINING},
+    "IA3": {**_COMMON, **_TRANSPOSED, "feedforward_modules": READ, "init_ia3_weights": TRAINING},
 }

@@ -40,6 +40,7 @@ def save_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> Non
 
 def to_smallest_dtype(tensor: Tensor) -> Tensor:
     """Convert to the smallest floating-point type that represents every element exactly."""
+    tensor = tensor.to(torch.float32)
     for dtype in (torch.float16, torch.bfloat16):
         small = tensor.to(dtype)
         if torch.equal(small.to(torch.float32), tensor):

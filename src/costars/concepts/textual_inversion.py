@@ -17,13 +17,41 @@ MAX_VECTORS = 75  # tokens that fit a CLIP prompt
 MAX_TOKEN = 64  # characters
 SDXL_SECOND_WIDTH = 1280  # of SDXL's second text encoder
 _WIDTHS = (768, 1024, SDXL_SECOND_WIDTH)  # of SD 1.5's encoder and SDXL's first, of SD 2's, of SDXL's second
-# Keys that do not name their token -> text encoder.
-_UNNAMED: Mapping[str, str] = {"emb_params": "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+# Keys that do not name their token -> text encoder: of sd-webui, of SDXL's tools, of diffusers' trainers.
+_UNNAMED: Mapping[str, str] = {
+    "emb_params": "text_encoder",
+    "string_to_param.*": "text_encoder",
+    "clip_l": "text_encoder",
+    "clip_g": "text_encoder_2",
+    "text_encoders_0": "text_encoder",
+    "text_encoders_1": "text_encoder_2",
+}
+_COMPLETE: tuple[frozenset[str], ...] = tuple(
+    frozenset(keys.split())
+    for keys in (
+        "emb_params",
+        "string_to_param.*",
+        "clip_l clip_g",
+        "text_encoders_0 text_encoders_1",
+        "text_encoders_0",
+    )
+)
+# Keys of files that are known and not supported -> what they are.
+_UNSUPPORTED: Mapping[str, str] = {
+    "emb_params_out": "output embeddings, which are added after the text encoder (OneTrainer)",
+    "clip_l_out": "output embeddings, which are added after the text encoder (OneTrainer)",
+    "clip_g_out": "output embeddings, which are added after the text encoder (OneTrainer)",
+    "t5": "embeddings for T5 (SD 3, FLUX)",
+    "t5xxl": "embeddings for T5 (SD 3, FLUX)",
+    "t5_out": "embeddings for T5 (SD 3, FLUX)",
+    "qwen3": "embeddings for Qwen",
+    "text_encoders_2": "embeddings for a third text encoder (SD 3)",
+}
 
 
 def is_textual_inversion(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether a file with tensors of these shapes holds embeddings and nothing else."""
-    all_known = all(key in _UNNAMED or _is_token(key, shape) for key, shape in shapes.items())
+    all_known = all(key in _UNNAMED or key in _UNSUPPORTED or _is_token(key, shape) for key, shape in shapes.items())
     return bool(shapes) and all_known and all(1 <= len(shape) <= 2 for shape in shapes.values())
 
 
@@ -35,13 +63,19 @@ def _is_token(key: str, shape: tuple[int, ...]) -> bool:
 def read_textual_inversion(tensors: Mapping[str, Tensor], name: str, source: str) -> Embeddings:
     """Read a textual inversion of sd-webui (emb_params), of SDXL (clip_l and clip_g) or diffusers ({token: tensor}).
 
-    The first two do not store their token: it is `name`. Raises ConceptError if half of an SDXL one is missing.
+    The first two do not store their token: it is `name`. Raises ConceptError if half of an SDXL one is missing, and
+    for embeddings that a prompt cannot hold.
     """
+    for key in tensors:
+        if key in _UNSUPPORTED:
+            raise ConceptError(
+                f"{source}: contains {key!r}, {_UNSUPPORTED[key]}, which is not supported; train it without them"
+            )
     unnamed = {key: tensor for key, tensor in tensors.items() if key in _UNNAMED}
-    if unnamed and (len(unnamed) < len(tensors) or set(unnamed) not in ({"emb_params"}, {"clip_l", "clip_g"})):
+    if unnamed and (len(unnamed) < len(tensors) or set(unnamed) not in _COMPLETE):
         raise ConceptError(
-            f"{source}: contains {', '.join(tensors)}, expected only emb_params, or clip_l with clip_g; "
-            "use a complete textual inversion"
+            f"{source}: contains {', '.join(tensors)}, expected only emb_params, or clip_l with clip_g, or "
+            "text_encoders_0 with text_encoders_1; use a complete textual inversion"
         )
     if unnamed:
         tokens = {name: {_UNNAMED[key]: tensor for key, tensor in unnamed.items()}}
@@ -53,7 +87,7 @@ def read_textual_inversion(tensors: Mapping[str, Tensor], name: str, source: str
 def has_named_tokens(tensors: Mapping[str, Tensor]) -> bool:
     """Whether a file is a textual inversion that stores its tokens, as diffusers writes it."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    return is_textual_inversion(shapes) and not any(key in _UNNAMED for key in shapes)
+    return is_textual_inversion(shapes) and not any(key in _UNNAMED or key in _UNSUPPORTED for key in shapes)
 
 
 def join_encoders(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

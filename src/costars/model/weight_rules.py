@@ -40,7 +40,7 @@ def compute_change(rule: WeightRule, weight: Tensor, bias: Tensor | None) -> Cha
         change, bias_change = RULES[rule.kind].formula(tensors, base, base_bias)
         if change is not None and change.shape != base.shape:
             change = _reshape(change, base)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
         if isinstance(error, RuleError):
             raise
         raise RuleError(_misfit(rule, weight)) from None

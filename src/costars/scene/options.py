@@ -20,6 +20,9 @@ class Style(Value):
     member_weight: float = Field(
         0.4, ge=0.0, le=4.0, description="scale beside a member's own adapter (OMG's code: 0.5 x 0.8)"
     )
+    allow_missing_layers: bool = Field(
+        False, description="draw also if the model has less than half of the concept's layers of a part"
+    )
 
 
 class Control(Value):

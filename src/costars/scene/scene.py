@@ -73,6 +73,9 @@ class CastMember(Value):
         None, description="words that call the concept, as written in a prompt; default: those of its file"
     )
     weight: float = Field(1.0, ge=0.0, le=4.0, description="scale of the concept's adapter")
+    allow_missing_layers: bool = Field(
+        False, description="draw also if the model has less than half of the concept's layers of a part"
+    )
     where: Annotated[Literal["left", "right"] | Rectangle | Point | str | None, BeforeValidator(_parse_place)] = Field(
         None,
         description="left, right, a point (x, y) that it is nearest to, a box (left, top, right, bottom), both in "
