@@ -78,6 +78,7 @@ def scene_of(told):
         "prompt": prompt,
         "cast": cast,
         "negative_prompt": asked["negative_prompt"],
+        "force_zeros_for_empty_prompt": False,  # the official code encodes an empty one
         "model": str(FOLDER / "tiny-sdxl"),
         "method": {
             "name": "two_stage",

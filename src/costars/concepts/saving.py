@@ -13,16 +13,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from costars.concepts import full_weights, textual_inversion
+from costars.errors import ConceptError
 from costars.files.atomic import atomic_file
 from costars.types import Concept, LowRank
 
 
 def write_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> None:
-    """Write a concept losslessly: reading the file gives the same numbers. The write is atomic."""
+    """Write a concept losslessly: reading the file gives the same numbers. The write is atomic.
+
+    Raises ConceptError for a tensor that is not finite.
+    """
     whole = textual_inversion.to_tensors(concept.tokens) | full_weights.to_tensors(concept.weights)
     tensors = {key: to_smallest_dtype(tensor) for key, tensor in whole.items()}
     for path, entry in concept.adapter.items():
         tensors |= {f"{path}.{name}": tensor for name, tensor in _lora_tensors(entry).items()}
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ConceptError(f"{concept.name}: non-finite weights in {name}, so it is not written; use another file")
     with atomic_file(target) as partial:
         save_file(tensors, partial, metadata={"format": "pt", "costars": json.dumps(card)})
 

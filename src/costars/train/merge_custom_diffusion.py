@@ -10,6 +10,8 @@ from torch import Tensor
 
 from costars.errors import TrainError
 from costars.model.model import Model
+from costars.model.text_encoder import find_word_spans
+from costars.scene.prompt_syntax import escape_brackets
 from costars.types import Concept
 
 # Relative to the mean square of the regularization features, which span fewer directions than their width.
@@ -34,7 +36,7 @@ def merge_concepts(
                 "custom-diffusion trained on one model"
             )
     features = [_concept_features(model, concept) for concept in concepts]
-    regularization = torch.cat([model.encode_text(caption).tokens[0].double() for caption in captions])
+    regularization = torch.cat([model.encode_text(caption, emphasis="none").tokens[0].double() for caption in captions])
     modules = dict(model.unet.named_modules())
     weights: dict[str, Tensor] = {}
     for path in paths:
@@ -66,8 +68,8 @@ def solve_weights(
 
 
 def _concept_features(model: Model, concept: Concept) -> Tensor:
-    """(s, d) text features of the concept's own words."""
-    words = f"{concept.trigger} {concept.class_name}".strip()
-    text = model.encode_text(f"a {words}", [words], learned=concept.words)
-    (positions,) = text.spans[words]
+    """(s, d) text features of the concept's own words, without weights, as they were trained."""
+    words = f"{concept.trigger} {escape_brackets(concept.class_name)}".strip()
+    text = model.encode_text(f"a {words}", learned=concept.words, emphasis="ignore")
+    (positions,) = find_word_spans(model.encoders[0].tokenizer, f"a {words}", words, concept.words)
     return text.tokens[0, list(positions)].double()

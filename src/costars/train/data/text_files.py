@@ -1,0 +1,31 @@
+"""Read captions and metadata beside training images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from costars.errors import TrainError
+
+MAX_BYTES = 100_000_000  # of a metadata file; a caption is one line
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8. Raises TrainError if it is no file, too large, or not in UTF-8."""
+    try:
+        if not path.is_file():
+            raise OSError("not a file")
+        if path.stat().st_size > MAX_BYTES:
+            raise OSError(f"larger than {MAX_BYTES // 10**6} MB")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainError(f"{path.name!r}: cannot be read ({format_error(error)}); save it as UTF-8 text") from error
+
+
+def first_line(text: str) -> str | None:
+    """The first line that is not blank; None if all are."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), None)
+
+
+def format_error(error: Exception) -> str:
+    """A library's error as one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
