@@ -175,6 +175,7 @@ def state_call(studio, case):
         "prompt": " ".join(f"{{{name}}}" for name in case.names),
         "cast": cast,
         "negative_prompt": escape_brackets(settings["negative_prompt"]),
+        "force_zeros_for_empty_prompt": False,  # the official code encodes an empty one
         "model": str(find("", "tiny-sdxl")),
         "method": method | ({"self_attention_cell_px": cell} if cell else {}),
         "scheduler": settings["scheduler"],

@@ -25,12 +25,23 @@ def test_single_concept_may_be_written_at_the_top_level():
     ("data", "message"),
     [
         ([], "training: expected a mapping, got list; want keys and values: recipe, name, class and images"),
-        ({"recipe": "lora"}, "training: concepts.0.name: Field required; concepts.0.class_name: Field required"),
+        (
+            {"recipe": "lora"},
+            "training: name is missing; give --name ana (name: ana in a file); class is missing; give --class woman",
+        ),
+        ({"recipe": "lora", "concepts": [{"name": "a"}]}, "training: concepts.0: class is missing; give --class woman"),
+        ({"name": "mia", "class": "woman"}, "training: recipe is missing; write one, such as recipe: lora"),
         ({"recipe": "lora", **MIA, "steps": 5}, "training: steps: unknown key; known: add_trigger, captioner"),
         ({"recipe": "lora", "concepts": [MIA | {"size": 1}]}, "training: concepts.0.size: unknown key; "),
-        ({"recipe": "lora", "concepts": []}, "training: concepts: Tuple should have at least 1 item"),
-        ({"recipe": "lora", **MIA, "name": "../mia"}, "training: concepts.0.name: String should match"),
-        ({"recipe": "lora", **MIA, "name": "mia rose"}, "(got 'mia rose')"),
+        ({"recipe": "lora", "concepts": []}, "training: concepts: want at least one (got [])"),
+        ({"recipe": "lora", **MIA, "name": "../mia"}, "training: name: '../mia': a name has letters of any language"),
+        ({"recipe": "lora", **MIA, "name": "mia rose"}, "at most 64 characters; write mia_rose"),
+        ({"recipe": "lora", **MIA, "name": 3}, "training: name: want text (got 3)"),
+        ({"recipe": "lora", **MIA, "class": "a\nb"}, "training: class: 'a\\nb' has a line break"),
+        ({"recipe": "lora", **MIA, "class": " "}, "training: class: ' ' is blank; write a word"),
+        ({"recipe": "lora", **MIA, "trigger": "\x1b[2J"}, "training: trigger: '\\x1b[2J' has a line break or another"),
+        ({"recipe": "lora", **MIA, "trigger": "(a:2)"}, "training: trigger: '(a:2)' has weights or BREAK, which"),
+        ({"recipe": "lora", **MIA, "add_trigger": "maybe"}, "training: add_trigger: want true or false (got 'maybe')"),
         ({"recipe": "dreamboth", **MIA}, "unknown recipe 'dreamboth'; did you mean 'dreambooth'? known: "),
         ({"recipe": "lora", "concepts": [MIA, MIA]}, "duplicate concept name in ['mia', 'mia']; names must be unique"),
         (
@@ -38,7 +49,7 @@ def test_single_concept_may_be_written_at_the_top_level():
             "class_images is set beside concepts; set it in each concept instead",
         ),
         ({"recipe": "lora", **MIA, "settings": {"steps": {"of": 1}}}, "training: settings.steps"),
-        ({"recipe": "lora", **MIA, "settings": 3}, "training: settings: Input should be a valid dictionary (got 3)"),
+        ({"recipe": "lora", **MIA, "settings": 3}, "training: settings: want keys and values (got 3)"),
     ],
 )
 def test_wrong_config_is_rejected_in_one_line(data, message):

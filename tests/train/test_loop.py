@@ -126,6 +126,14 @@ def test_resumed_run_continues_with_the_same_losses(
     assert rest == losses[1:] and same_concept(resumed, concept)
 
 
+def test_resumed_run_may_have_more_steps_but_not_fewer_than_it_has_taken(run, make_task, short_recipe, checkpoint):
+    assert len(train_and_stop(make_task(short_recipe("textual-inversion")), checkpoint, 2)) == 2
+    with pytest.raises(TrainError, match=r"checkpoint.safetensors: has taken 2 steps, but steps is 1; want at least 2"):
+        run(short_recipe("textual-inversion", steps=1), checkpoint, resume=True)
+    losses, _ = run(short_recipe("textual-inversion", steps=5), checkpoint, resume=True)
+    assert len(losses) == 3
+
+
 def test_resuming_a_finished_run_gives_its_concept(run, short_recipe, same_concept, checkpoint):
     recipe = short_recipe("textual-inversion")
     _, concept = run(recipe, checkpoint)

@@ -48,6 +48,14 @@ def test_existing_concept_needs_replace(library):
         check_files(files, replace=True)
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_finished_run_cannot_be_resumed_and_says_so(library, replace):
+    files = locate_files(config(MIA), library)
+    files.concepts[0].write_bytes(b"")
+    with pytest.raises(TrainError, match=r"^--resume: the run that made .*mia.safetensors has finished, .* --replace"):
+        check_files(files, resume=True, replace=replace)
+
+
 def test_checkpoint_needs_resume_or_replace_and_resume_needs_a_checkpoint(library):
     files = locate_files(config(MIA), library)
     with pytest.raises(TrainError, match=r"--resume: no checkpoint in .*; leave it out to start a run"):

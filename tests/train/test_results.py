@@ -1,5 +1,6 @@
 """Trained concepts: what is written is what was trained, in a scene and in diffusers."""
 
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -10,6 +11,8 @@ from PIL import Image
 from costars import open_studio
 from costars.concepts.export import export_concept
 from costars.concepts.load import load_concept, read_card
+from costars.concepts.saving import write_concept
+from costars.errors import ConceptError, TrainError
 from costars.model.hub import Source
 from costars.model.load import load_model
 from costars.model.lora import one_adapter_per_row, text_adapter
@@ -19,7 +22,7 @@ from costars.train.loop import TRAINING, Progress, train
 from costars.train.preview import make_preview
 from costars.train.recipes import RECIPES
 from costars.train.results import TrainingResult, write_concepts
-from costars.types import DenoisingPath
+from costars.types import Concept, DenoisingPath, LowRank
 
 NAMES = ("lora", "dreambooth", "textual-inversion", "custom-diffusion", "ed-lora", "em")
 FAST = {"unet_lr": 5e-3, "text_encoder_lr": 5e-3, "embedding_lr": 5e-2, "steps": 2, "alpha": 4}
@@ -97,6 +100,45 @@ def test_jointly_trained_concepts_are_cast_in_a_scene(
     picture = open_studio("cpu", "float32").render(scene)
     assert picture.lost == () and list(picture.plan.regions) == list(classes)
     assert picture.image.tobytes() != picture.plan.layout.image.tobytes()
+
+
+@pytest.mark.parametrize("name", ["textual-inversion", "em"])
+def test_weights_that_are_not_finite_are_neither_saved_nor_written(make_task, short_recipe, tmp_path, name):
+    """The last step may break them; the checkpoint of the step before it stays."""
+    checkpoint, task = tmp_path / "checkpoint.safetensors", make_task(short_recipe(name, steps=2))
+    events = train(task, checkpoint, save_every_s=0)
+    next(event for event in events if event.stage == TRAINING and event.step == event.total).learned["<mia>"][
+        "text_encoder"
+    ].fill_(torch.nan)
+    saved = checkpoint.read_bytes()
+    with pytest.raises(TrainError, match=r"^non-finite weights \(words/text_encoder/<mia>\) after step 2; tra"):
+        next(events)
+    assert checkpoint.read_bytes() == saved
+    events = train(task)
+    *_, last = (next(events) for _ in range(2))
+    last.learned["<mia>"]["text_encoder"].fill_(torch.inf)
+    with pytest.raises(TrainError, match=r"^mia: non-finite weights in <mia>.text_encoder, so it is not written; "):
+        next(events)
+
+
+def test_weights_too_large_for_the_half_precision_of_files_are_not_written(make_task, short_recipe):
+    events = train(make_task(short_recipe("lora", steps=1, unet_lr=1e30)))
+    assert math.isfinite(next(events).loss)
+    with pytest.raises(TrainError, match=r"^mia: non-finite weights in unet\..*, so it is not written; train again"):
+        next(events)
+
+
+def test_no_concept_is_written_if_one_is_not_finite(tmp_path):
+    good, bad = (
+        Concept(name, "woman", name, "sdxl", {"unet.x": LowRank(torch.ones(1, 2), torch.tensor([[v]]))}, name, "")
+        for name, v in (("good", 1.0), ("bad", torch.nan))
+    )
+    targets = [tmp_path / f"{name}.safetensors" for name in ("good", "bad")]
+    with pytest.raises(TrainError, match=r"^bad: non-finite weights in unet\.x, so it is not written"):
+        write_concepts(TrainingResult((good, bad), {}), targets)
+    with pytest.raises(ConceptError, match=r"^bad: non-finite weights in unet.x.lora_B.weight, so it is not written"):
+        write_concept(bad, {}, targets[1])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lora_and_embeddings_cover_all_layers(trained):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from costars.concepts import full_weights, textual_inversion, whole_changes
+from costars.errors import ConceptError
 from costars.files.atomic import atomic_file
 from costars.files.tensors import save_tensors
 from costars.types import Concept, LowRank
@@ -20,14 +21,14 @@ from costars.types import Concept, LowRank
 def write_concept(concept: Concept, card: Mapping[str, Any], target: Path, *, replace: bool = True) -> None:
     """Write a concept atomically and losslessly: reading the file gives the same numbers.
 
-    Without `replace` an existing target raises FileExistsError.
+    Without `replace` an existing target raises FileExistsError. Raises ConceptError for a tensor that is not finite.
     """
     with atomic_file(target, replace=replace) as partial:
         save_concept(concept, card, partial)
 
 
 def save_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> None:
-    """Write a concept's file."""
+    """Write a concept's file. Raises ConceptError for a tensor that is not finite."""
     whole = textual_inversion.to_tensors(concept.tokens) | full_weights.to_tensors(concept.weights)
     tensors = {
         key: to_smallest_dtype(tensor) for key, tensor in (whole | whole_changes.to_tensors(concept.adapter)).items()
@@ -35,6 +36,9 @@ def save_concept(concept: Concept, card: Mapping[str, Any], target: Path) -> Non
     for path, entry in concept.adapter.items():
         if isinstance(entry, LowRank):
             tensors |= {f"{path}.{name}": tensor for name, tensor in _lora_tensors(entry).items()}
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ConceptError(f"{concept.name}: non-finite weights in {name}, so it is not written; use another file")
     save_tensors(tensors, target, {"format": "pt", "costars": json.dumps(card)})
 
 

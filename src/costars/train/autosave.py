@@ -41,11 +41,15 @@ class Autosave:
         """
         if self.path is None or not run.step or not run.is_consistent or isinstance(error, TrainError):
             return
-        if problem := _try_save(run, self.path):
+        try:
+            problem = _try_save(run, self.path)
+        except TrainError as damage:
+            problem = str(damage)
+        if problem:
             error.add_note(problem)
 
     def at_end(self, run: TrainingRun) -> None:
-        """Save a finished run; failures are ignored, as the concepts are still to be written."""
+        """Save a finished run; a file that cannot be written is ignored, as the concepts are still to be written."""
         if self.path is not None:
             _try_save(run, self.path)
 

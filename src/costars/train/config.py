@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from costars.errors import TrainError, nearest
 from costars.files.regular_file import expand_user, is_there
+from costars.scene.names import MAX_NAME, NAME_RULE, Words, is_name, normalize_name, suggest_name
 from costars.scene.options import Checkpoint
+from costars.train.config_messages import describe_problem
+from costars.train.data.trigger import find_trigger_problem
 from costars.train.recipes import BUILTIN, RECIPES
 
 _FORBID = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -19,21 +22,35 @@ _WANTED_KEYS = "want keys and values: recipe, name, class and images"
 Setting = bool | int | float | str | list[int] | None
 
 
+def _check_name(name: str) -> str:
+    name = normalize_name(name)
+    if not is_name(name):
+        raise ValueError(f"{name[:MAX_NAME]!r}: {NAME_RULE}; write {suggest_name(name)}")
+    return name
+
+
+def _check_trigger(trigger: str) -> str:
+    if problem := find_trigger_problem(trigger):
+        raise ValueError(f"{trigger[:MAX_NAME]!r} {problem}")
+    return trigger
+
+
 class SubjectConfig(BaseModel):
     """One concept to train: its name, its class and the folder of its images."""
 
     model_config = _FORBID
 
-    name: str = Field(pattern=r"^\w[\w-]{0,63}$", description="name of the concept in scenes")
-    class_name: str = Field(
-        min_length=1,
+    name: Annotated[str, AfterValidator(_check_name)] = Field(description="name of the concept in scenes")
+    class_name: Words = Field(
         validation_alias=AliasChoices("class_name", "class"),
         description="class word that the base model knows, e.g. woman",
     )
     images: str | None = Field(
         None, min_length=1, description="folder of its images; default: the folder shared by all concepts"
     )
-    trigger: str | None = Field(None, description="word for the concept in captions; default: its name")
+    trigger: Annotated[Words, AfterValidator(_check_trigger)] | None = Field(
+        None, description="words for the concept in captions, written as in a prompt; default: its name"
+    )
     background: bool = Field(False, description="the concept is the background of the images (em only)")
     class_images: str | None = Field(
         None,
@@ -89,7 +106,7 @@ def parse_config(data: Any, origin: str = "training", folder: Path | None = None
     try:
         config = TrainConfig.model_validate(data)
     except ValidationError as error:
-        raise TrainError(f"{origin}: {validation_message(error)}") from None
+        raise TrainError(f"{origin}: {describe_problems(error, is_nested='concepts' in data)}") from None
     if config.recipe not in RECIPES:
         raise TrainError(f"{origin}: unknown recipe {config.recipe!r}; {nearest(config.recipe, RECIPES)}")
     if len({*config.names}) < len(config.names):
@@ -128,15 +145,13 @@ def _anchor_folder(name: str | None, folder: Path) -> str | None:
     return None if name is None else str((folder / expand_user(name)).absolute())
 
 
-def validation_message(error: ValidationError) -> str:
-    """All problems of a validation in one line."""
+def describe_problems(error: ValidationError, is_nested: bool) -> str:
+    """All problems of a config in one line; is_nested says whether it has a list of concepts."""
     messages = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            key, fields = str(problem["loc"][-1]), SubjectConfig if problem["loc"][0] == "concepts" else TrainConfig
-            messages.append(f"{where}: unknown key; {nearest(key, fields.model_fields)}")
-            continue
-        got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
-        messages.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{got}")
+    for problem in error.errors(include_url=False):
+        location = [str(part) for part in problem["loc"]]
+        fields = SubjectConfig if location[:1] == ["concepts"] else TrainConfig
+        if location[:1] == ["concepts"] and not is_nested:
+            location = location[2:]
+        messages.append(describe_problem(problem, location, fields.model_fields))
     return "; ".join(messages)

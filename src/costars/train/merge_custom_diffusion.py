@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from costars.errors import TrainError
 from costars.model.model import Model
+from costars.model.text_encoder import find_word_spans
+from costars.scene.prompt_syntax import escape_brackets
 from costars.types import Concept
 
 # Relative to the mean square of the regularization features, which span fewer directions than their width.
@@ -35,7 +37,8 @@ def merge_concepts(
                 "custom-diffusion trained on one model"
             )
     features = [_concept_features(model, concept) for concept in concepts]
-    regularization = torch.cat([_to_cpu(model.encode_text(caption).tokens[0]) for caption in captions])
+    encoded = (model.encode_text(caption, emphasis="none") for caption in captions)
+    regularization = torch.cat([_to_cpu(text.tokens[0]) for text in encoded])
     modules = dict(model.unet.named_modules())
     weights: dict[str, Tensor] = {}
     for path in paths:
@@ -73,8 +76,8 @@ def solve_weights(
 
 
 def _concept_features(model: Model, concept: Concept) -> Tensor:
-    """(s, d) text features of the concept's own words."""
-    words = f"{concept.trigger} {concept.class_name}".strip()
-    text = model.encode_text(f"a {words}", [words], learned=concept.words)
-    (positions,) = text.spans[words]
+    """(s, d) text features of the concept's own words, without weights, as they were trained."""
+    words = f"{concept.trigger} {escape_brackets(concept.class_name)}".strip()
+    text = model.encode_text(f"a {words}", learned=concept.words, emphasis="ignore")
+    (positions,) = find_word_spans(model.encoders[0].tokenizer, f"a {words}", words, concept.words)
     return _to_cpu(text.tokens[0, list(positions)])

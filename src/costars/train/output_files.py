@@ -57,6 +57,8 @@ def locate_files(
 
 def check_files(files: TrainingFiles, *, resume: bool = False, replace: bool = False) -> None:
     """Raises TrainError if the run could not write its files, or would overwrite some without replace."""
+    if resume and not files.checkpoint.exists():
+        raise TrainError(f"--resume: {_explain_missing_checkpoint(files)}")
     for path in files.concepts:
         check_writable(path.parent, "--out")
         if path.is_dir():
@@ -69,8 +71,16 @@ def check_files(files: TrainingFiles, *, resume: bool = False, replace: bool = F
         raise TrainError(
             f"{checkpoint}: is the checkpoint of an unfinished run; use --resume, or --replace to start again"
         )
-    if resume and not checkpoint.exists():
-        raise TrainError(f"--resume: no checkpoint in {files.folder}; leave it out to start a run")
+
+
+def _explain_missing_checkpoint(files: TrainingFiles) -> str:
+    written = next((path for path in files.concepts if path.is_file()), None)
+    if written is None:
+        return f"no checkpoint in {files.folder}; leave it out to start a run"
+    return (
+        f"the run that made {written} has finished, and a finished run keeps no checkpoint; to train for more steps, "
+        "start again with --replace and --set steps=N"
+    )
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from costars.errors import TrainError, nearest
-from costars.train.config import Setting, TrainConfig, validation_message
+from costars.train.config import Setting, TrainConfig
+from costars.train.config_messages import describe_problem
 from costars.train.recipe import EmConfig, Recipe, flatten_settings
 from costars.train.recipes import recipe_for
 
@@ -95,7 +96,8 @@ def build_recipe(config: TrainConfig, family: str) -> Recipe:
     try:
         recipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
-        raise TrainError(f"settings.{validation_message(error)}") from None
+        problems = [describe_problem(p, ["settings", *map(str, p["loc"])], values) for p in error.errors()]
+        raise TrainError("; ".join(problems)) from None
     check_recipe(recipe)
     _check_class_images(recipe, has_class_images)
     return recipe
@@ -139,9 +141,11 @@ def _check_ranges(recipe: Recipe) -> None:
     numbers = {k: v for k, v in flatten_settings(asdict(recipe)).items() if isinstance(v, int | float)}
     for (low, high), names in RANGES.items():
         for name in names:
-            if not low <= numbers.get(name, low) <= high:
+            number = numbers.get(name, low)
+            if not (low <= number <= high and math.isfinite(number)):
                 allowed = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-                raise TrainError(f"settings.{name}: {numbers[name]}; want {allowed}")
+                finite = "" if math.isfinite(number) else "a finite number, "
+                raise TrainError(f"settings.{name}: {number}; want {finite}{allowed}")
 
 
 def _check_trains_something(recipe: Recipe) -> None:

@@ -7,11 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from costars.concepts.saving import write_concept
+from costars.errors import TrainError
 from costars.train.data.subject import TrainingSubject
 from costars.train.run import TrainingRun
 from costars.train.task import TrainingTask
-from costars.types import Concept
+from costars.types import Concept, LowRank
 
 _LOSS_STEPS = 20  # at the end of the run, over which a card's loss is averaged
 
@@ -25,8 +28,24 @@ class TrainingResult:
 
 
 def make_result(run: TrainingRun) -> TrainingResult:
-    """The result of a run in its current state."""
-    return TrainingResult(tuple(_make_concept(run, subject) for subject in run.task.subjects), _make_card(run))
+    """The result of a run in its current state. Raises TrainError for a tensor that is not finite."""
+    concepts = tuple(_make_concept(run, subject) for subject in run.task.subjects)
+    for concept in concepts:
+        check_finite(concept)
+    return TrainingResult(concepts, _make_card(run))
+
+
+def check_finite(concept: Concept) -> None:
+    """Raises TrainError that names the first tensor of a concept that is not finite."""
+    trained = {path: entry for path, entry in concept.adapter.items() if isinstance(entry, LowRank)}
+    tensors = {path: torch.cat([e.down.flatten(), e.up.flatten()]) for path, e in trained.items()}
+    tensors |= {f"{word}.{part}": t for word, parts in concept.tokens.items() for part, t in parts.items()}
+    for name, tensor in {**tensors, **concept.weights}.items():
+        if not bool(tensor.isfinite().all()):
+            raise TrainError(
+                f"{concept.name}: non-finite weights in {name}, so it is not written; train again with lower learning "
+                "rates or precision=fp32"
+            )
 
 
 def _make_concept(run: TrainingRun, subject: TrainingSubject) -> Concept:
@@ -71,8 +90,11 @@ def _model_name(task: TrainingTask) -> str:
 def write_concepts(result: TrainingResult, targets: Sequence[Path], *, replace: bool = True) -> None:
     """Write each concept to its .safetensors file with a card; each file is written atomically.
 
-    Without `replace` an existing target raises FileExistsError.
+    Without `replace` an existing target raises FileExistsError. Raises TrainError before anything is written if a
+    tensor is not finite.
     """
+    for concept in result.concepts:
+        check_finite(concept)
     for concept, target in zip(result.concepts, targets, strict=True):
         facts = {"name": concept.name, "class_name": concept.class_name, "trigger": concept.trigger}
         write_concept(concept, facts | result.card, target, replace=replace)

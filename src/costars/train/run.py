@@ -149,7 +149,8 @@ class TrainingRun:
             self.trainable.freeze_embeddings()
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint. Raises TrainError for parameters that are not finite: the last good one is kept."""
+        self.check_finite()
         facts = {"step": str(self.step), "seconds": str(self.seconds), "losses": json.dumps(self.losses)}
         facts |= {"recipe": json.dumps(asdict(self.recipe)), "base_sha256": self.task.model.info.sha256}
         facts["pictures_sha256"] = self.subjects_sha256
@@ -157,11 +158,25 @@ class TrainingRun:
         save_checkpoint(path, collect_state(self.parameters, self.optimizer) | objective, facts)
         self.has_checkpoint = True
 
+    def check_finite(self) -> None:
+        """Raises TrainError for a parameter that is not finite."""
+        for name, parameter in self.parameters.items():
+            if not bool(parameter.detach().isfinite().all()):
+                kept = "the last checkpoint is kept; resume it" if self.has_checkpoint else "start again"
+                raise TrainError(
+                    f"non-finite weights ({name}) after step {self.step}; {kept} with lower learning rates"
+                )
+
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint. Raises TrainError if it belongs to another run."""
         tensors, facts = load_checkpoint(path)
         progress = read_progress(path, facts)
         self._check_same_run(path, facts)
+        if int(facts["step"]) > self.recipe.steps:
+            raise TrainError(
+                f"{path.name}: has taken {facts['step']} steps, but steps is {self.recipe.steps}; "
+                f"want at least {facts['step']}, or {_START_AGAIN}"
+            )
         load_state(tensors, self.parameters, self.optimizer)
         try:
             self.objective.restore(_objective_state(tensors))

@@ -61,13 +61,20 @@ def test_add_trigger_inserts_the_trigger_into_captions(captions):
     assert captions(recipe="ed-lora", add_trigger=True) == ("<mia1> <mia2>", expected)
 
 
+def test_a_trigger_is_written_as_in_a_prompt_and_captions_are_plain_text(tmp_path, captions):
+    (tmp_path / "mia" / "a.txt").write_text(r"a saber \(fate\) woman, [smile]")
+    trigger, texts = captions(trigger=r"saber \(fate\)", add_trigger=True)
+    assert trigger == r"saber \(fate\)"
+    assert texts == ["a saber (fate) woman, [smile]", "a saber (fate) woman"]
+
+
 def test_trigger_is_rejected_if_the_recipe_trains_new_words(captions):
     with pytest.raises(TrainError, match="mia: trigger 'zxa' is not used, ed-lora trains new words; remove it"):
         captions(recipe="ed-lora", trigger="zxa")
 
 
 def test_missing_images_are_rejected(tmp_path):
-    assert "mia: no images; set images" in error_of(*config_of(tmp_path, name="mia", **{"class": "woman"}))
+    assert "mia: no images; give --images FOLDER" in error_of(*config_of(tmp_path, name="mia", **{"class": "woman"}))
     assert f"images '{tmp_path / 'mia'}': folder not found" in error_of(*config_of(tmp_path, **MIA))
 
 

@@ -59,7 +59,6 @@ def test_images_are_sorted_by_name_with_their_captions_and_masks(tmp_path):
     for name in ("c.webp", "B.JPG", "a.png", "d.jpeg"):
         draw(tmp_path / name)
     draw(tmp_path / ".hidden.png")
-    draw(tmp_path / "e.bmp")
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf \n  a woman, caf\xc3\xa9 \r\nmore\n")
     (tmp_path / "c.txt").write_text(" \n\n")
     draw_mask(tmp_path / "d.mask.png", level=51)
@@ -115,7 +114,7 @@ def test_unreadable_images_are_skipped_and_named(tmp_path):
     assert [line.split(":")[0] for line in found.skipped] == [f"'{n}'" for n in "b.jpg c.png d.png e.png".split()] + [
         f"'{n}.png'" for n in "fgh"
     ]
-    assert "scale it down" in found.skipped[2] and "not a picture in PNG, JPEG, WEBP format" in found.skipped[1]
+    assert "scale it down" in found.skipped[2] and "not a picture in PNG, JPEG, WEBP, BMP format" in found.skipped[1]
     assert not any("\n" in line for line in found.skipped)
 
 
@@ -188,7 +187,9 @@ def test_jsonl_lists_images_captions_and_masks_in_order(tmp_path):
         {"file": "a.png", "caption": None, "other": 1},
         {"file_name": "sub/d.png", "caption": " own "},
     )
-    found = read_image_folder(tmp_path).examples
+    read = read_image_folder(tmp_path)
+    found = read.examples
+    assert read.skipped == ("not read: 'b.png', 'left out.png': not listed in metadata.jsonl",)
     assert [example.name for example in found] == ["c.png", "a.png", "sub/d.png"]
     assert [example.caption for example in found] == ["a line", "from beside", "own"]
     assert [example.mask is not None and round(float(example.mask[0, 0]), 1) for example in found] == [0.2, 1.0, False]

@@ -47,6 +47,33 @@ def test_caption_without_the_trigger_is_rejected():
         check_subject(make_subject("ana", "an anabel woman"), recipe)
 
 
+def test_captions_contain_the_plain_text_of_the_trigger():
+    recipe, subject = RECIPES["lora"]["sdxl"], make_subject("a saber (fate) woman", trigger=r"saber \(fate\)")
+    check_subject(subject, recipe)
+    assert subject.class_captions() == ("a woman",) and subject.trigger_words == ("saber", "(fate)")
+    with pytest.raises(TrainError, match=r"'a saber woman', lacks the trigger 'saber \(fate\)'; insert it"):
+        check_subject(make_subject("a saber woman", trigger=r"saber \(fate\)"), recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "a b"}, "name 'a b': a name has letters of any language"),
+        ({"class_name": "woman\n"}, "ana: class 'woman\\n' has a line break"),
+        ({"class_name": "{woman}"}, "ana: class '{woman}' has a brace"),
+        ({"trigger": " "}, "ana: trigger ' ' is blank"),
+        ({"trigger": "(ohwx:1.2)"}, "ana: trigger '(ohwx:1.2)' has weights or BREAK, which training does not know"),
+        ({"trigger": "saber (fate)"}, "ana: trigger 'saber (fate)' has weights"),
+        ({"trigger": "a BREAK b"}, "ana: trigger 'a BREAK b' has weights or BREAK"),
+        ({"trigger": "[a|b]"}, "ana: trigger '[a|b]' cannot be a trigger: '[a|b]' (alternates"),
+    ],
+)
+def test_names_and_words_that_a_scene_would_refuse_are_rejected(change, message):
+    with pytest.raises(TrainError) as caught:
+        check_subject(replace(make_subject("an ana woman"), **change), RECIPES["lora"]["sdxl"])
+    assert str(caught.value).startswith(message)
+
+
 def test_new_words_are_case_sensitive():
     check_subject(make_subject("a <ana> woman", trigger="<ana>"), RECIPES["textual-inversion"]["sdxl"])
     with pytest.raises(TrainError, match="lacks the trigger '<ana>'"):

@@ -10,9 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 from costars.errors import TrainError
+from costars.scene.names import normalize_name
+from costars.scene.prompt_syntax import unescape_brackets
 from costars.train.config import SubjectConfig, TrainConfig
 from costars.train.data.captioning import class_caption, insert_trigger
-from costars.train.data.folder import MASK_SUFFIX
 from costars.train.data.images import Example, ImageFolder, read_image_folder, read_mask
 from costars.train.data.subject import TrainingSubject, make_trigger
 from costars.train.recipe import Recipe
@@ -38,13 +39,15 @@ def load_dataset(config: TrainConfig, recipe: Recipe, describe: CaptionFunction 
     subjects, skipped = [], dict[str, None]()
     for concept in config.concepts:
         folder = _images_folder(concept, config)
-        images, class_images = read_image_folder(folder), _read_class_images(concept)
+        names = config.names if recipe.em is not None else ()
+        images, class_images = read_image_folder(folder, names), _read_class_images(concept)
         skipped |= dict.fromkeys((*images.skipped, *class_images.skipped))
         trigger = _make_trigger(concept, config, recipe)
         if recipe.em is None:
-            examples = tuple(_add_captions(concept, trigger, images.examples, config.add_trigger, describe))
+            text = unescape_brackets(trigger)
+            examples = tuple(_add_captions(concept, text, images.examples, config.add_trigger, describe))
         else:
-            examples = tuple(_select_group_examples(concept, config.names, images.examples, folder))
+            examples = tuple(_select_group_examples(concept, config.names, images))
         if not examples:
             raise TrainError(f"{concept.name}: no caption contains {{{concept.name}}}; add it to a caption")
         subjects.append(
@@ -63,7 +66,7 @@ def load_dataset(config: TrainConfig, recipe: Recipe, describe: CaptionFunction 
 def _images_folder(concept: SubjectConfig, config: TrainConfig) -> Path:
     images = concept.images or config.images
     if images is None:
-        raise TrainError(f"{concept.name}: no images; set images to a folder of training images")
+        raise TrainError(f"{concept.name}: no images; give --images FOLDER (images: FOLDER in a file)")
     return Path(images)
 
 
@@ -85,23 +88,21 @@ def _read_class_images(concept: SubjectConfig) -> ImageFolder:
     return replace(found, examples=tuple(replace(e, caption=e.caption or caption) for e in found.examples))
 
 
-def _select_group_examples(
-    concept: SubjectConfig, names: Sequence[str], examples: Sequence[Example], folder: Path
-) -> Iterator[Example]:
+def _select_group_examples(concept: SubjectConfig, names: Sequence[str], images: ImageFolder) -> Iterator[Example]:
     """The images that show the concept, with its mask from IMAGE.NAME.mask.png if there is one.
 
     A caption names the concepts in the image, e.g. "{ana} and {bo}"; an image without a caption shows all of them.
     """
-    for example in examples:
-        named = re.findall(r"{(.*?)}", example.caption or "")
+    for example in images.examples:
+        named = [normalize_name(name) for name in re.findall(r"{(.*?)}", example.caption or "")]
         if example.caption is not None and (not named or set(named) - {*names}):
             raise TrainError(
                 f"{example.name}: the caption {example.caption!r} must name the concepts in the image, of "
                 f"{', '.join(names)}; write {{{names[0]}}}, or remove the caption if the image shows all of them"
             )
-        if example.caption is None or f"{{{concept.name}}}" in example.caption:
-            path = (folder / example.name).with_suffix(f".{concept.name}{MASK_SUFFIX}")
-            mask = read_mask(path, example.image, example.name) if path.exists() else None
+        if example.caption is None or concept.name in named:
+            path = images.concept_masks[example.name].get(concept.name)
+            mask = None if path is None else read_mask(path, example.image, example.name)
             yield replace(example, mask=mask)
 
 

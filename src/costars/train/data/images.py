@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image, ImageOps
 from costars.errors import ReadError, TrainError
 from costars.files.pictures import load_picture
 from costars.images.masks import to_grey_levels
-from costars.train.data.folder import EXPECTED_FILES, format_error, list_images
+from costars.scene.prompt_syntax import unescape_brackets
+from costars.train.data.folder import EXPECTED_FILES, list_images
+from costars.train.data.text_files import format_error
 from costars.types import MaskArray
 
-FORMATS = ("PNG", "JPEG", "WEBP")  # checked by content, not by suffix
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # checked by content, not by suffix
 
 
 @dataclass(frozen=True)
@@ -33,33 +36,42 @@ class Example:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The examples of a folder, and one line per image that could not be read, with the reason."""
+    """The examples of a folder, and one line for what could not be read or is not read, with the reason.
+
+    concept_masks are {image: {concept: mask file}} for masks that name their concept (EM).
+    """
 
     examples: tuple[Example, ...]
     skipped: tuple[str, ...]
+    concept_masks: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
 
 
-def read_image_folder(folder: Path) -> ImageFolder:
-    """Read all images of a folder sorted by name, or the images that its .jsonl lists, in that order.
+def read_image_folder(folder: Path, concepts: Sequence[str] = ()) -> ImageFolder:
+    """Read all images of a folder sorted by name, or the images that its metadata file lists, in that order.
 
-    The caption of NAME.png is the first line of NAME.txt, its mask is NAME.mask.png (white on the concept). A line of
-    the .jsonl is an object with file_name or file, and optionally text or caption, and mask; values that it lacks
-    come from the files beside the image. Unreadable images are skipped. Raises TrainError if no image is usable, or
-    if a caption, mask or .jsonl line is invalid.
+    The caption of NAME.png is the first line of NAME.txt or NAME.caption, as plain text; its mask (white on the
+    concept) is NAME.mask.png, NAME-masklabel.png, NAME_mask.png or masks/NAME.png. A line of a .jsonl is an object with
+    file_name or file, and optionally text or caption, and mask; kohya's meta_lat.json has captions and tags by image.
+    What they lack comes from the files beside the image. Unreadable images are skipped. Raises TrainError if no image
+    is usable, or if a caption, mask or metadata file is invalid.
     """
-    examples, skipped = list[Example](), list[str]()
-    for listed in list_images(folder):
+    examples, skipped, concept_masks = list[Example](), list[str](), dict[str, Mapping[str, Path]]()
+    listing = list_images(folder, concepts)
+    for listed in listing.images:
         try:
             image = _read_image(folder / listed.name)
         except Exception as error:  # PIL raises many types for damaged files
             skipped.append(f"{listed.name!r}: {_reason(error)}; skipped")
             continue
-        mask = None if listed.mask is None else read_mask(listed.mask, image, listed.name)
-        examples.append(Example(image, listed.caption, mask, listed.name))
+        mask = read_mask(listed.masks[""], image, listed.name) if "" in listed.masks else None
+        caption = None if listed.caption is None else unescape_brackets(listed.caption)
+        examples.append(Example(image, caption, mask, listed.name))
+        concept_masks[listed.name] = listed.masks
     if not examples:
         why = f"{len(skipped)} unreadable, first {skipped[0]}" if skipped else EXPECTED_FILES
+        why = "; ".join([why, *listing.unread])
         raise TrainError(f"images {str(folder)!r}: no usable image in the folder ({why}); add at least one")
-    return ImageFolder(tuple(examples), tuple(skipped))
+    return ImageFolder(tuple(examples), (*skipped, *listing.unread), concept_masks)
 
 
 def read_mask(path: Path, image: Image.Image, name: str) -> MaskArray:
@@ -81,7 +93,10 @@ def _open_upright(path: Path) -> Image.Image:
     """Open an image and apply its EXIF orientation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns about malformed EXIF and similar
-        return ImageOps.exif_transpose(load_picture(path, FORMATS))
+        image = load_picture(path, FORMATS)
+        if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+            raise ValueError("is an animation; save one frame as PNG")
+        return ImageOps.exif_transpose(image)
 
 
 def _read_image(path: Path) -> Image.Image:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from costars.errors import TrainError
+from costars.scene.names import MAX_NAME, NAME_RULE, find_words_problem, is_name, suggest_name
 from costars.scene.prompt_syntax import unescape_brackets
 from costars.train.data.images import Example
+from costars.train.data.trigger import find_trigger_problem
 from costars.train.recipe import Recipe
 
 
@@ -65,6 +67,7 @@ def check_subject(subject: TrainingSubject, recipe: Recipe) -> None:
 
     New words are case-sensitive, existing words are not.
     """
+    _check_words(subject)
     flags = re.NOFLAG if recipe.num_new_tokens else re.IGNORECASE
     if not subject.examples:
         raise TrainError(f"{subject.name}: no images; add at least one, preferably 4 to 20")
@@ -75,6 +78,16 @@ def check_subject(subject: TrainingSubject, recipe: Recipe) -> None:
                 f"{subject.name}: the caption{where}, {example.caption!r}, lacks the trigger {subject.trigger_text!r}; "
                 f"insert it before {subject.class_name!r}"
             )
+
+
+def _check_words(subject: TrainingSubject) -> None:
+    """Raises TrainError for a name, class or trigger that a scene would refuse."""
+    if not is_name(subject.name):
+        raise TrainError(f"name {subject.name[:MAX_NAME]!r}: {NAME_RULE}; write {suggest_name(subject.name)}")
+    for what, words in (("class", subject.class_name), ("trigger", subject.trigger)):
+        problem = find_words_problem(words) or (find_trigger_problem(words) if what == "trigger" else None)
+        if problem:
+            raise TrainError(f"{subject.name}: {what} {words[:MAX_NAME]!r} {problem}")
 
 
 def collect_class_examples(subjects: Sequence[TrainingSubject], recipe: Recipe) -> list[Example]:
