@@ -18,7 +18,7 @@ from costars.errors import ModelError
 from costars.files.safetensors_header import compute_sha256, read_header
 from costars.model.checkpoint_parts import CheckpointParts, open_folder, open_single_file, prediction_config
 from costars.model.components import load_component
-from costars.model.config_values import check_files, check_values
+from costars.model.config_values import check_files, check_types, check_values
 from costars.model.families import UNET, VAE, Family
 from costars.model.hub import Source
 from costars.model.model import Model, ModelInfo
@@ -128,6 +128,7 @@ def _make_scheduler(config: dict[str, Any]) -> Any:
     kind = getattr(diffusers_schedulers, str(config.get("_class_name")), None)
     if kind is None:
         raise LookupError(f"diffusers has no scheduler {config.get('_class_name')!r}")
+    check_types("scheduler", kind, config)
     return kind.from_config(config)
 
 
