@@ -355,3 +355,19 @@ def test_a_record_that_names_files_elsewhere_loses_none_of_them(picture, tmp_pat
     (tmp_path / "out" / "masks" / "a.png").unlink()
     write_picture(picture, tmp_path / "out", replace=True)
     assert (tmp_path / "mine.png").read_bytes() == b"mine"
+
+
+def test_a_plan_lies_in_a_folder_of_any_name(plan, tmp_path):
+    folder = tmp_path / "caf\udce9 [/x]\n"
+    write_plan(plan, folder)
+    assert read_plan(folder).scene == plan.scene
+
+
+def test_a_plan_of_another_model_or_size_is_refused_before_drawing(plan, tiny, make_scene, concepts, finish):
+    from costars.methods.omg.stages import personalise
+    from costars.resolve import resolve_scene
+
+    resolved = resolve_scene(make_scene(), tiny, concepts)
+    for latents in (torch.zeros(10, 4, 8, 8), torch.zeros(11, 3, 8, 8), torch.zeros(11, 4, 4, 8)):
+        with pytest.raises(SceneError, match=r"the plan's layout has latents .*; 10 steps of this model give \(11, 4"):
+            finish(personalise(resolved, replace(plan, layout=replace(plan.layout, latents=latents))))

@@ -14,6 +14,15 @@ def test_doctor_reports_missing_weights(cli, tmp_path):
     assert {lines[name][0] for name in ("python", "torch", "diffusers", "peft", "device", "memory")} == {"ok"}
 
 
+def test_library_that_cannot_be_read_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "library").touch()
+    monkeypatch.setenv("COSTARS_LIBRARY", str(tmp_path / "library"))
+    findings = {finding.name: finding for finding in check_machine()}
+    assert (
+        not findings["concepts"].ok and "library: the folder of concepts cannot be read" in findings["concepts"].value
+    )
+
+
 def test_packages_that_are_not_installed_are_reported_with_the_command(monkeypatch):
     monkeypatch.setattr("costars.cli.doctor.REQUIRED", ("no-such-package",))
     findings = {finding.name: finding for finding in check_machine()}

@@ -1,7 +1,6 @@
 """An invalid request is one line on stderr and exit code 2, and no file is written."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -231,10 +230,10 @@ def test_empty_path_is_not_the_working_folder(expect_error, folder, words):
     assert sorted(folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("name", ["x[/y]", "[bold]", "caf\udce9", "a\tb"])
+@pytest.mark.parametrize("name", ["x[/y]", "[bold] a\tb"])
 def test_any_folder_name_is_printed_as_it_is(cli, folder, name):
     code, out, err = cli("plan", "scene.yaml", "--out", name, "--set", "steps=1")
-    assert (code, out.encode("utf-8", "surrogateescape")) == (0, os.fsencode(f"{name}/plan.json\n")), err
+    assert (code, out) == (0, f"{name}/plan.json\n") and f"costars render {name}" in err.replace("\n", "")
     assert (folder / name / "plan.json").is_file()
 
 

@@ -73,7 +73,7 @@ def test_terminated_process_exits_with_143(tmp_path):
     assert (ended.returncode, ended.stderr, ended.stdout) == (143, "costars: stopped\n", "")
 
 
-def test_closed_pipe_is_no_error(tmp_path):
-    command = f"{sys.executable} -m costars schema | head -c 10; echo ${{PIPESTATUS[0]}}"
+def test_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m costars schema | head -c 10 > /dev/null; echo ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert ended.stderr == "" and ended.stdout.splitlines()[-1] in ("0", "141")

@@ -202,3 +202,9 @@ def test_interrupted_import_leaves_the_library_unchanged(kohya, library, monkeyp
     with pytest.raises(KeyboardInterrupt):
         import_concept(kohya(), library, ImportOptions(class_name="woman", overwrite=True))
     assert [(p.name, p.read_bytes()) for p in library.iterdir()] == [("mine.safetensors", before)]
+
+
+def test_library_that_is_a_file_is_not_a_taken_name(kohya, tmp_path):
+    (tmp_path / "library").touch()
+    with pytest.raises(OSError, match=r"Not a directory: '.*/mine.safetensors'"):
+        import_concept(kohya(), tmp_path / "library", ImportOptions())

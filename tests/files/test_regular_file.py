@@ -50,6 +50,14 @@ def test_what_is_not_a_readable_file_is_refused(name, reason):
 
 
 @pytest.mark.usefixtures("odd")
+@pytest.mark.parametrize("name", ["pipe", "socket", "device", "folder"])
+def test_what_is_not_a_file_is_not_even_opened(name, monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("opened"))
+    with pytest.raises(ReadError):
+        open_regular(Path(name))
+
+
+@pytest.mark.usefixtures("odd")
 def test_regular_file_is_read_up_to_the_limit():
     assert read_text(Path("text")) == "caf\xe9"
     assert read_bytes(Path("latin"), most=4) == b"caf\xe9"

@@ -43,7 +43,7 @@ def test_closed_session_can_be_resumed(make_task, short_recipe, files):
 
 
 def test_unwritable_concept_keeps_the_checkpoint(make_task, short_recipe, files, monkeypatch):
-    def fail(result, targets):
+    def fail(result, targets, replace):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("costars.train.session.write_concepts", fail)

@@ -155,7 +155,7 @@ def merge_files(
     concepts, base = [studio.store.load(name) for name in names], studio.model(model)
     match_concepts({concept.name: concept for concept in concepts}, base)
     for name, merged, target in zip(names, merge_concepts(base, concepts, others), targets, strict=True):
-        write_concept(merged, read_card(studio.store.find(name)), target)
+        write_concept(merged, read_card(studio.store.find(name)), target, replace=replace)
         typer.echo(target)
 
 

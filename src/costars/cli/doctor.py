@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from costars.errors import CostarsError
 from costars.threads import BOUNDED_WAITING
 
 REQUIRED = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "scipy", "pillow")
@@ -80,8 +81,11 @@ def _check_weights() -> Iterator[Finding]:
             name, "found" if found else f"missing in {_shorten(settings.builtin)}; install costars again", found
         )
     library = Library(settings.builtin / "concepts", settings.library, settings.concept_folders)
-    count = sum(1 for _ in library.files())
-    yield Finding("concepts", f"{count} found", count > 0)
+    try:
+        count = sum(1 for _ in library.files())
+        yield Finding("concepts", f"{count} found", count > 0)
+    except CostarsError as error:
+        yield Finding("concepts", str(error), False)
     yield Finding("library", str(_shorten(settings.library)))
 
 

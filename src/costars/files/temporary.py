@@ -6,6 +6,7 @@ systems without flock (some network file systems) are used without locks; nothin
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -66,7 +67,10 @@ def locked_folder(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 def new_folder(folder: Path) -> Iterator[None]:
     """Make a folder with its parents for the block; those that are still empty are removed if it fails."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # a file is in its place; FileExistsError means that a name is taken
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     try:
         yield
     except BaseException:

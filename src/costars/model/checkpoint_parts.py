@@ -25,7 +25,7 @@ from costars.model.config_values import read_config
 from costars.model.families import SCHEDULER, TEXT_ENCODER_2, UNET, VAE, Family, detect_family
 from costars.model.file_kinds import check_channels, check_model_index
 from costars.model.hub import Source
-from costars.model.single_file import CONFIGS, FIRST_LAYER, check_all_read, check_types, map_part, read_family
+from costars.model.single_file import CONFIGS, FIRST_LAYER, check_all_read, check_weight_kinds, map_part, read_family
 
 UNKNOWN_PREDICTION = (
     "model {!r}: a single file of SD 2 does not state its prediction type; epsilon is assumed (the 512 px release). "
@@ -101,7 +101,7 @@ def open_single_file(source: Source, dtype: torch.dtype) -> CheckpointParts:
     advice = "give the .json files of a whole diffusers folder, or leave checkpoint.config out"
     configs = read_configs(config, list(prefixes), place, advice)
     own = [start for starts in prefixes.values() for start in starts]
-    check_types(file, own)
+    check_weight_kinds(file, own)
     check_channels(file.entries[FIRST_LAYER].shape[1], configs[UNET].get("in_channels", 4), what)
     statements = _read_statements(file, family, source, configs[SCHEDULER])
     scheduler, corrected = _correct_scheduler(_state(configs[SCHEDULER], statements), family, what)

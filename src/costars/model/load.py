@@ -20,14 +20,14 @@ from costars.model.checkpoint_keys import VAE_PREFIXES
 from costars.model.checkpoint_parts import CheckpointParts, open_folder, open_single_file
 from costars.model.components import load_component
 from costars.model.config_rules import check_vae_config
-from costars.model.config_values import check_files, check_values, read_config
+from costars.model.config_values import check_files, check_types, check_values, read_config
 from costars.model.families import UNET, VAE, Family
 from costars.model.file_kinds import check_channels
 from costars.model.hub import Source
 from costars.model.model import Model, ModelInfo
 from costars.model.model_index import reads_force_zeros
 from costars.model.offload import Offload, choose_tier, count_weight_bytes
-from costars.model.single_file import CONFIGS, check_all_read, check_types, map_part
+from costars.model.single_file import CONFIGS, check_all_read, check_weight_kinds, map_part
 from costars.model.text_encoder import TextEncoder, TextEncoders
 
 
@@ -128,7 +128,7 @@ def _load_other_vae(place: Path, source: Source, parts: CheckpointParts, dtype: 
             return load_component(AutoencoderKL, path, dtype)
         file = open_checkpoint_file(path, what, ConceptError)  # without ModelError, so that the error names the field
         part = map_part(file, VAE, AutoencoderKL, source.config or CONFIGS / parts.family.name, VAE_PREFIXES)
-        check_types(file, [part.prefix])
+        check_weight_kinds(file, [part.prefix])
         check_all_read(file, [part], [part.prefix])
         return part.load(dtype)
 
@@ -139,7 +139,9 @@ def _find_vae(path: Path) -> Path:
 
 
 def _make_scheduler(config: Mapping[str, Any]) -> Any:
-    return getattr(diffusers_schedulers, config["_class_name"]).from_config(dict(config))
+    kind = getattr(diffusers_schedulers, config["_class_name"])
+    check_types("scheduler", kind, config)
+    return kind.from_config(dict(config))
 
 
 def _describe(

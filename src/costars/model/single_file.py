@@ -128,7 +128,7 @@ def check_all_read(
     return (f"{file.what}: {list_keys(unread)}: not part of the model, and not read",) if unread else ()
 
 
-def check_types(file: CheckpointFile, prefixes: Iterable[str]) -> None:
+def check_weight_kinds(file: CheckpointFile, prefixes: Iterable[str]) -> None:
     """Raises ModelError for quantized weights that are not supported."""
     keys = (key for key in file.entries if key.startswith(tuple(prefixes)) and not is_unused(key))
     check_weight_types(file.entries, keys, file.what)
