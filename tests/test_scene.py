@@ -68,7 +68,10 @@ def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
     ("changes", "said"),
     [
         ({"stepz": 3}, "stepz: unknown key; did you mean 'steps' or 'style'? known: cast, checkpoint"),
-        (cast(wheree="left"), "cast.ana.wheree: unknown key; did you mean 'where'? known: class_name, concept"),
+        (
+            cast(wheree="left"),
+            "cast.ana.wheree: unknown key; did you mean 'where'? known: allow_missing_layers, class_name, concept",
+        ),
         (
             {"method": {"name": "two_stage", "blnd": False}},
             "unknown key; did you mean 'blend'? known: attention_cache, blend",

@@ -183,7 +183,7 @@ def test_list_replaces_control_characters(cli, library, kohya):
         (["inspect", "old.pth"], "old.pth: is a pickle that cannot be opened safely"),
         (["import", "old.pth"], "old.pth: is a pickle that cannot be opened safely"),
         (["import", "old.pth", "--name", "../mine"], "--name '../mine': invalid name"),
-        (["import", "lokr.safetensors"], "lokr.safetensors: is a LoKr ('lora_unet_conv_in.lokr_w1')"),
+        (["import", "oft.safetensors"], "oft.safetensors: is an OFT of an old version"),
         (["remove", "builtin/ana"], "no concept 'builtin/ana' in your library"),
         (["remove", "char_c"], "no concept 'char_c' in your library; did you mean 'char_b' or 'char_a'?"),
         (["remove", "../library/char_a"], "no concept '../library/char_a' in your library"),
@@ -199,7 +199,7 @@ def test_invalid_concept_command_is_reported_in_one_line_and_keeps_the_library(
 ):
     (folder / "page.safetensors").write_text("<!DOCTYPE html>")
     (folder / "old.pth").write_bytes(b"\x80\x02}q\x00")
-    save_file({"lora_unet_conv_in.lokr_w1": torch.ones(2, 2)}, folder / "lokr.safetensors")
+    save_file({"lora_unet_conv_in.oft_diag": torch.ones(2, 2)}, folder / "oft.safetensors")
     before = {path: path.read_bytes() for path in library.iterdir()}
     expect_error("concepts", *words, message=message)
     assert {path: path.read_bytes() for path in library.iterdir()} == before

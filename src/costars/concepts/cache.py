@@ -49,9 +49,10 @@ def count_bytes(concept: Concept) -> int:
     """Bytes of a concept's tensors."""
     tensors: list[Tensor] = [
         *concept.weights.values(),
-        *(t for parts in concept.tokens.values() for t in parts.values()),
+        *(vectors for word in concept.tokens.values() for vectors in word.values()),
     ]
     for entry in concept.adapter.values():
-        for part in [entry] if isinstance(entry, LowRank) else [part for part, _ in entry.parts]:
+        parts: list[WeightRule | LowRank] = [entry] if isinstance(entry, LowRank) else [part for part, _ in entry.parts]
+        for part in parts:
             tensors += part.tensors.values() if isinstance(part, WeightRule) else (part.down, part.up)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
