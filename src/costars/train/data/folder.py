@@ -149,7 +149,7 @@ def _find_sidecars(
     captions = beside.find(_stem(name), CAPTION_SUFFIXES)
     if len(captions) > 1:
         raise TrainError(f"{entry.name}: has the captions {', '.join(captions)}; keep one")
-    masks = {}
+    masks = dict[str, str]()
     for concept in ("", *concepts):
         found = beside.masks(name, concept)
         if len(found) > 1:
