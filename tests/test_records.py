@@ -227,8 +227,8 @@ def test_a_picture_holds_its_scene_and_what_others_read(picture):
     assert facts == {"scene": dump(picture.scene), "hashes": HASHES, "versions": VERSIONS, "max_rows": 0}
     assert image.info["parameters"].splitlines() == [
         "photo of a and b in the forest",
-        "Steps: 10, Sampler: EulerDiscreteScheduler, CFG scale: 5.0, Seed: 0, Size: 64x64, Model hash: abcdef0123, "
-        "Model: tiny-sdxl, Version: costars 0",
+        "Steps: 10, Sampler: EulerDiscreteScheduler, CFG scale: 5.0, Seed: 0, Size: 64x64, "
+        "Emphasis: No norm, Model hash: abcdef0123, Model: tiny-sdxl, Version: costars 0",
     ]
     assert image.tobytes() == picture.image.tobytes()
     assert png(picture) == png(replace(picture, seconds={"load": 99.0}))

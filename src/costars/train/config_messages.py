@@ -39,5 +39,5 @@ def describe_problem(problem: Mapping[str, Any], location: Sequence[str], fields
         return place + MISSING.get(location[-1], f"{location[-1]} is missing")
     if kind == "value_error":
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    wanted = WANTED.get(kind, problem["msg"]).format_map(problem.get("ctx", {}))
+    wanted = WANTED[kind].format_map(problem.get("ctx", {})) if kind in WANTED else problem["msg"]
     return f"{where}: {wanted} (got {str(repr(problem['input']))[:80]})"
