@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 
 from costars.errors import ReadError, SceneError
 from costars.files.atomic import named_errors
@@ -157,7 +158,7 @@ def _move_committed(out: Path) -> None:
         if (new / name).is_file():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(new / name, out / name)
-    done = out / f"{PREFIX}{os.getpid()}"  # in one step, and removed by a later run if this one is killed
+    done = mkdtemp(prefix=PREFIX, dir=out)  # in one step, and removed by a later run if this one is killed
     os.rename(new, done)
     shutil.rmtree(done)
     with suppress(OSError):  # it has masks

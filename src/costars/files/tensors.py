@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from costars.errors import ConceptError, CostarsError
@@ -22,11 +22,21 @@ def read_tensors(path: Path, error: type[CostarsError] = ConceptError) -> dict[s
     """Every tensor of a file by its key. Raises `error` if the file is missing or damaged."""
     read_header(path, error)
     try:
+        if not _is_utf8(path):  # safetensors opens no other paths
+            return load(path.read_bytes())
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as problem:  # besides its own, safetensors raises many types for dtypes that torch lacks
         what = " ".join(str(problem).split())[:200]
         raise error(f"{path.name}: not a readable .safetensors file ({what}); fetch it again") from None
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -89,7 +89,10 @@ def _one_line_errors(what: str, remedy: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # tokenizers is written in Rust: a damaged file may make it panic, which is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         line = " ".join(str(error).split())[:300].removesuffix("; fetch it again").removesuffix("; download it again")
         if ran_out_of_memory(error):
             raise MemoryError(f"{what}: out of memory while it is loaded ({line})") from error
