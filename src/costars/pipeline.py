@@ -9,7 +9,7 @@ from dataclasses import replace
 from PIL import Image
 from torch import Tensor
 
-from costars.builtin.segmenter import CLASSES
+from costars.builtin.segmenter import CLASSES, KINDS
 from costars.catalog import load_method
 from costars.errors import SceneError
 from costars.records.provenance import file_hashes, versions
@@ -118,4 +118,4 @@ def _judge(plan: Plan | None, image: Image.Image, check: Segmenter | None) -> tu
     figures = check(replace(plan.layout, image=image), CLASSES)
     strangers = [figure.class_name for figure in find_extra_figures(plan.regions, figures)]
     notes = (*plan.notes, *describe_strangers("picture", strangers, len(plan.regions)))
-    return judge_visibility(plan.regions, figures, CLASSES), notes
+    return judge_visibility(plan.regions, figures, KINDS), notes

@@ -38,6 +38,7 @@ from costars.segment.region_checks import check_regions
 from costars.settings import Settings, machine_settings
 from costars.train.config import TrainConfig, anchor_config
 from costars.train.data.captioning import load_captioner
+from costars.train.data.check import check_image_folders
 from costars.train.data.dataset import load_dataset
 from costars.train.loop import train
 from costars.train.recipe_settings import build_recipe
@@ -161,6 +162,7 @@ class Studio:
         Raises TrainError for images, captions or settings that cannot be trained.
         """
         config = anchor_config(config, Path())
+        check_image_folders(config)
         model = self.model(config.model, config.checkpoint)
         if model.offload.tier != TIERS[0]:
             raise TrainError(f"memory {model.offload.tier!r}: training needs the whole model; set COSTARS_MEMORY=full")

@@ -88,7 +88,7 @@ def check_places(
         if not in_place:
             raise RegionError(
                 f"{name} ({region.class_name}) is at {[round(v, 2) for v in region.box]}, not at its place in the "
-                f"scene ({cast[name].where}); try another seed (--retries 5) or change cast.{name}.where",
+                f"scene ({cast[name].where}); try further seeds (--retries) or change cast.{name}.where",
                 layout,
                 regions,
             )
@@ -105,6 +105,6 @@ def describe_missing(
     names = ", ".join(f"{name} ({classes[name]})" for name in missing)
     return (
         f"the layout does not show {names}; it shows {found} for a cast of {len(classes)}; "
-        "try another seed (--retries 5), a lower threshold (lowest_score), fewer members, "
+        "try further seeds (--retries), a lower threshold (lowest_score), fewer members, "
         "or give a mask (cast.NAME.where=FILE.png)"
     )

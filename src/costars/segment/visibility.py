@@ -12,8 +12,8 @@ from costars.segment.overlap import mask_iou
 from costars.types import MaskArray, Region
 
 # Chosen on pictures of the built-in world whose seeds are not among the reported ones (docs/results.md, Visibility).
-PRESENT_IOU = 0.3  # least IoU of a figure with a member's region
-CERTAIN_CLASS = 0.5  # least probability of another class
+PRESENT_IOU = 0.3  # least IoU of a figure with a member's region; 0.2 to 0.5 judge alike
+CERTAIN_CLASS = 0.5  # least probability of a class of another kind; 0.4 to 0.6 judge alike
 INSIDE = 0.5  # share of a figure that lies in the regions of the cast, from which on it is no extra figure
 
 
@@ -25,17 +25,27 @@ class Visibility:
     became: Mapping[str, str] = field(default_factory=dict)
 
 
-def judge_visibility(regions: Mapping[str, Region], figures: Sequence[Region], known: Iterable[str]) -> Visibility:
-    """Compare the plan's regions {member: region} with the figures of the picture; known are the figures' classes."""
-    lost, became, classes = [], {}, {*known}
+def judge_visibility(regions: Mapping[str, Region], figures: Sequence[Region], kinds: Mapping[str, str]) -> Visibility:
+    """Compare the plan's regions {member: region} with the figures of the picture.
+
+    kinds {class: kind} are the figures' classes; only a figure of another kind counts as something else.
+    """
+    lost, became = [], {}
     for name, region in regions.items():
         figure = max(figures, key=lambda f: mask_iou(f.mask, region.mask), default=None)
         if figure is None or mask_iou(figure.mask, region.mask) < PRESENT_IOU:
             lost.append(name)
-        elif region.class_name in classes and figure.class_name != region.class_name and figure.score >= CERTAIN_CLASS:
+        elif _is_other_kind(figure, region.class_name, kinds):
             lost.append(name)
             became[name] = figure.class_name
     return Visibility(tuple(lost), became)
+
+
+def _is_other_kind(figure: Region, class_name: str, kinds: Mapping[str, str]) -> bool:
+    """Whether a figure is certainly of another kind than a class; False for classes without a kind."""
+    if class_name not in kinds or figure.class_name not in kinds:
+        return False
+    return kinds[figure.class_name] != kinds[class_name] and figure.score >= CERTAIN_CLASS
 
 
 def find_extra_figures(regions: Mapping[str, Region], figures: Iterable[Region]) -> list[Region]:
