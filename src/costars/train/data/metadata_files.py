@@ -9,6 +9,7 @@ from pathlib import Path
 
 from costars.errors import ReadError, TrainError
 from costars.files.plain_data import parse_foreign_json, parse_json
+from costars.files.regular_file import is_there
 from costars.train.data.text_files import first_line, read_text
 
 # What kohya's finetune scripts write one after the other; the last one counts.
@@ -87,6 +88,6 @@ def _path_in_folder(folder: Path, name: str | None, where: str) -> str | None:
     path = os.path.normpath(name)
     if os.path.isabs(path) or path.split(os.sep)[0] == "..":
         raise TrainError(f"{where}: {name!r} is outside the folder; use a path inside it")
-    if "\0" in path or not (folder / path).is_file():
+    if "\0" in path or not is_there(folder / path) or not (folder / path).is_file():
         raise TrainError(f"{where}: file {name!r} not found in the folder; correct the name or remove the line")
     return path
