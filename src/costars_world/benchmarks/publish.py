@@ -99,7 +99,7 @@ def recipe_lines(facts: Row) -> list[Cells]:
 
 def em_lines(facts: Row) -> list[Cells]:
     """Lines of the masks of each set of the EM benchmark, and what each part of the recipe adds over all sets."""
-    lines = [
+    lines: list[Cells] = [
         {"set": row["set"], "masks": row["evidence"], **{f"{step} steps": f"{v:.2f}" for step, v in row["iou"].items()}}
         for row in facts["sets"]
     ]
