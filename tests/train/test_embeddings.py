@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from costars.errors import TrainError
-from costars.model.prompt_weighting import escape_brackets
+from costars.scene.prompt_syntax import escape_brackets
 from costars.train.embeddings import class_embeddings, random_embeddings, tokenize_captions
 
 CAPTIONS = ("photo of a <mia> woman, and <mia>", "a <rex> dog and a <mia> woman", "a dog")
