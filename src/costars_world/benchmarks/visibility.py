@@ -45,7 +45,7 @@ def make_plain_scene(seed: int) -> Scene:
     fields: dict[str, Any] = {"steps": STEPS, **({"method": OMG} if (seed // 8) % 2 else {})}
     if seed % 8 < len(PAIRS):
         return make_pair_scene(list(PAIRS)[seed % 8], seed, **fields)
-    names = TRIOS[(seed // 8) % 4] if seed % 8 < 7 else QUARTETS[(seed // 8) % 3]
+    names: tuple[str, ...] = TRIOS[(seed // 8) % 4] if seed % 8 < 7 else QUARTETS[(seed // 8) % 3]
     names = names[seed % 2 :] + names[: seed % 2]
     slots = [f"{{{name}}}" for name in names]
     place = list(PLACES.values())[(seed // 3) % len(PLACES)].phrase

@@ -29,14 +29,14 @@ def encode_cells(vae: AutoencoderKL, seeds: Iterable[int]) -> tuple[Rows, Rows]:
     latents = (mean * vae.config["scaling_factor"]).permute(0, 2, 3, 1)
     n, h, w, c = latents.shape
     cell_px = images.shape[1] // h
-    colours = images.reshape(n, h, cell_px, w, cell_px, 3).mean((2, 4), dtype=np.float64) / 255
+    colours: Rows = (images.reshape(n, h, cell_px, w, cell_px, 3).mean((2, 4)) / 255).astype(np.float64)
     rows = latents.reshape(-1, c).double().numpy()
     return np.concatenate([rows, np.ones((len(rows), 1))], axis=1), colours.reshape(-1, 3)
 
 
 def fit_colours(latents: Rows, colours: Rows) -> Rows:
     """The least-squares map (c + 1, 3)."""
-    fitted: Rows = np.linalg.lstsq(latents, colours, rcond=None)[0].astype(np.float64)
+    fitted: Rows = np.linalg.lstsq(latents, colours, rcond=None)[0]
     return fitted
 
 
