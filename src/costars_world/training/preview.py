@@ -36,7 +36,7 @@ def encode_cells(vae: AutoencoderKL, seeds: Iterable[int]) -> tuple[Rows, Rows]:
 
 def fit_colours(latents: Rows, colours: Rows) -> Rows:
     """The least-squares map (c + 1, 3)."""
-    fitted: Rows = np.linalg.lstsq(latents, colours, rcond=None)[0]
+    fitted: Rows = np.linalg.lstsq(latents, colours, rcond=None)[0].astype(np.float64)
     return fitted
 
 
