@@ -111,7 +111,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_written(make_task, sh
         "text_encoder"
     ].fill_(torch.nan)
     saved = checkpoint.read_bytes()
-    with pytest.raises(TrainError, match=r"^non-finite weights \(words/text_encoder/<mia>\) after step 2; tra"):
+    with pytest.raises(TrainError, match=r"^non-finite weights \(words/text_encoder/<mia>\) after step 2; the"):
         next(events)
     assert checkpoint.read_bytes() == saved
     events = train(task)

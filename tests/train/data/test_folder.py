@@ -98,7 +98,7 @@ def test_many_files_are_one_line(folder):
     [
         (("a.png", "a.jpg", "a.txt"), "a.jpg and a.png share a.txt; rename one of them with its files"),
         (("a.png", "a.jpg", "a.mask.png"), "a.jpg and a.png share a.mask.png; rename one"),
-        (("a.png", "a.txt", "a.caption"), "a.png: has the captions a.txt, a.caption; keep one"),
+        (("a.png", "a.txt", "a.caption"), "a.png: has the captions a.caption, a.txt; keep one"),
         (("a.png", "a.mask.png", "a-masklabel.png"), "a.png: has the masks a.mask.png, a-masklabel.png; keep one"),
     ],
 )
