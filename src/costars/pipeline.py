@@ -105,7 +105,7 @@ def _count_rows(steps: Generator[Step, None, Tensor]) -> Generator[Step, None, t
             step = next(steps)
         except StopIteration as done:
             return done.value, rows, rows_per_call
-        rows, rows_per_call = step.rows, step.rows_per_call
+        rows, rows_per_call = step.rows, max(rows_per_call, step.rows_per_call)
         yield step
 
 
