@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from costars_world.training.latents import encode_images
 FIRST_SEED = 3_000_000  # far from the seeds of training and test pictures
 NUM_FITTED, NUM_HELD_OUT = 48, 16
 
-Rows = NDArray[np.float64]
+Rows = NDArray[np.floating[Any]]
 
 
 def encode_cells(vae: AutoencoderKL, seeds: Iterable[int]) -> tuple[Rows, Rows]:
@@ -29,7 +30,7 @@ def encode_cells(vae: AutoencoderKL, seeds: Iterable[int]) -> tuple[Rows, Rows]:
     latents = (mean * vae.config["scaling_factor"]).permute(0, 2, 3, 1)
     n, h, w, c = latents.shape
     cell_px = images.shape[1] // h
-    colours: Rows = (images.reshape(n, h, cell_px, w, cell_px, 3).mean((2, 4)) / 255).astype(np.float64)
+    colours: Rows = images.reshape(n, h, cell_px, w, cell_px, 3).mean((2, 4)) / 255
     rows = latents.reshape(-1, c).double().numpy()
     return np.concatenate([rows, np.ones((len(rows), 1))], axis=1), colours.reshape(-1, 3)
 
