@@ -94,7 +94,7 @@ def test_plan(plan, tmp_path):
         assert not found.edited
         return found.layout.prompt
 
-    check_every_moment(tmp_path / "out", lambda text: write_plan(plan(text), tmp_path / "out"), read)
+    check_every_moment(tmp_path / "out", lambda text: write_plan(plan(text), tmp_path / "out", replace=True), read)
 
 
 def test_picture(plan, tmp_path):
@@ -103,7 +103,8 @@ def test_picture(plan, tmp_path):
 
     def write(text: str) -> None:
         made, image = plan(text), Image.new("RGB", (8, 8), (len(text), 0, 0))
-        write_picture(Picture(image, made.scene, made, {}, {"stage1": len(text), "stage2": 1}, {}, versions), out)
+        picture = Picture(image, made.scene, made, {}, {"stage1": len(text), "stage2": 1}, {}, versions)
+        write_picture(picture, out, replace=True)
 
     def read() -> str:
         with reading(out), Image.open(out / "picture.png") as image, Image.open(out / "layout.png") as layout:

@@ -4,11 +4,13 @@ import pytest
 
 from costars.errors import SceneError
 from costars.files.folder_claim import check_no_earlier_run, claim_folder
+from costars.files.output_folder import atomic_folder, reading
 
 
 def test_folder_is_there_within_the_block_and_removed_if_it_stays_empty(tmp_path):
-    with claim_folder(tmp_path / "new" / "deep"):
+    with pytest.raises(ArithmeticError), claim_folder(tmp_path / "new" / "deep"):
         assert (tmp_path / "new" / "deep").is_dir()
+        raise ArithmeticError
     assert list(tmp_path.iterdir()) == []
     with claim_folder(tmp_path / "new" / "deep"):
         (tmp_path / "new" / "deep" / "picture.png").touch()
@@ -32,6 +34,18 @@ def test_only_one_run_has_the_folder(tmp_path):
         assert (tmp_path / "out").is_dir()
     with claim_folder(tmp_path / "out"):
         pass
+
+
+@pytest.mark.timeout(20)  # a lock that waits for its own process waits for ever
+def test_the_run_that_has_the_folder_writes_and_reads_there(tmp_path):
+    with claim_folder(tmp_path / "out"):
+        for text in ("one", "two"):
+            with atomic_folder(tmp_path / "out") as folder:
+                (folder / "result.json").write_text(f'{{"regions": [], "text": "{text}"}}')
+            with reading(tmp_path / "out"):
+                assert text in (tmp_path / "out" / "result.json").read_text()
+        with pytest.raises(SceneError, match="another run"), claim_folder(tmp_path / "out"):
+            pass
 
 
 @pytest.mark.parametrize(("kind", "record"), [("plan", "plan.json"), ("picture", "result.json")])

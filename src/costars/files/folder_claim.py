@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from costars.errors import SceneError
 from costars.files.output_folder import KINDS, check_output_folder
+from costars.files.temporary import claimed_folder, new_folder
 
 
 def check_no_earlier_run(out: Path, kind: str, *, replace: bool) -> None:
@@ -26,35 +25,13 @@ def check_no_earlier_run(out: Path, kind: str, *, replace: bool) -> None:
 
 @contextmanager
 def claim_folder(out: Path) -> Iterator[None]:
-    """Create a folder and keep other runs out of it within the block; folders that stay empty are removed.
+    """Make a folder and keep other runs out of it within the block; on failure folders that are empty are removed.
 
     The lock ends with the process, so a killed run leaves none. Raises SceneError if another run has the folder.
     """
-    made = _make_folders(out)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        _lock(descriptor, out)
+    with new_folder(out), claimed_folder(out) as is_ours:
+        if not is_ours:
+            raise SceneError(
+                f"--out {out}: another run is writing into it; wait until it has ended, or choose another folder"
+            )
         yield
-    finally:
-        os.close(descriptor)
-        with suppress(OSError):  # the first folder that is not empty, and those above it, stay
-            for folder in made:
-                folder.rmdir()
-
-
-def _make_folders(out: Path) -> list[Path]:
-    """Create a folder and those above it; return the new ones, the deepest first."""
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
-def _lock(descriptor: int, out: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SceneError(
-            f"--out {out}: another run is writing into it; wait until it has ended, or choose another folder"
-        ) from None
-    except OSError:  # a file system without locks: an earlier result is still looked for before anything is written
-        pass

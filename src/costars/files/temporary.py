@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 PREFIX = ".costars-"
+_CLAIMED: set[tuple[int, int]] = set()  # (device, inode) of folders that runs of this process hold
 
 
 @contextmanager
@@ -55,11 +56,31 @@ def remove_leftovers(parent: Path) -> None:
 
 @contextmanager
 def locked_folder(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a folder for the block; yields False if another run holds it and `wait` is false."""
+    """Hold the lock of a folder for the block; yields False if another run holds it and `wait` is false.
+
+    A folder that a run of this process has claimed is not locked again: flock would wait for its own process.
+    """
     descriptor = _open_folder(folder, follow=True)
     try:
-        yield _try_lock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_claimed = _identify(descriptor) in _CLAIMED
+        yield is_claimed or _try_lock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def claimed_folder(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder for a whole run, which can use `locked_folder` there; yields False if it is taken."""
+    descriptor = _open_folder(folder, follow=True)
+    place = _identify(descriptor)
+    is_ours = place not in _CLAIMED and _try_lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if is_ours:
+        _CLAIMED.add(place)
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            _CLAIMED.remove(place)
         os.close(descriptor)
 
 
@@ -82,6 +103,11 @@ def new_folder(folder: Path) -> Iterator[None]:
 
 def _open_folder(folder: Path, *, follow: bool = False) -> int:
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+
+
+def _identify(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def _try_lock(descriptor: int, operation: int) -> bool:
