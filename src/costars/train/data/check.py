@@ -20,10 +20,9 @@ def check_image_folders(config: TrainConfig) -> None:
     problems = dict[str, None]()
     for name, folder in folders:
         try:
-            if not list_images(Path(folder)):
-                problems[f"{name}: images {folder!r}: no image in the folder ({EXPECTED_FILES}); add at least one"] = (
-                    None
-                )
+            if not list_images(Path(folder)).images:
+                problem = f"{name}: images {folder!r}: no image in the folder ({EXPECTED_FILES}); add at least one"
+                problems[problem] = None
         except TrainError as error:
             problems[f"{name}: {error}"] = None
     if problems:
