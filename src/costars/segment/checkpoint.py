@@ -18,7 +18,8 @@ from costars.errors import ModelError, ReadError, SceneError
 from costars.files.regular_file import expand_user
 from costars.model.components import load_component
 from costars.model.config_values import read_config
-from costars.model.hub import COMPONENT_PATTERNS, download_from_hub, is_hub_id
+from costars.model.hub import COMPONENT_PATTERNS, download_from_hub
+from costars.scene.names import is_hub_id
 
 FloatArray = NDArray[np.float32]
 

@@ -19,7 +19,8 @@ from transformers import Florence2Processor
 from costars.errors import ModelError, ReadError
 from costars.files.regular_file import expand_user
 from costars.model.config_values import read_config
-from costars.model.hub import COMPONENT_PATTERNS, download_from_hub, is_hub_id
+from costars.model.hub import COMPONENT_PATTERNS, download_from_hub
+from costars.scene.names import is_hub_id
 from costars.segment.checkpoint import Checkpoint, CheckpointKind, open_checkpoint
 
 MAX_NEW_TOKENS = 40  # a sentence or two; CLIP truncates prompts at 77 tokens
