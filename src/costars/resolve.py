@@ -13,8 +13,8 @@ from costars.builtin.vocabulary import describe_unknown_words
 from costars.concepts.cast import collect_errors
 from costars.errors import ConceptError, SceneError
 from costars.methods.prompts import global_prompt, member_nouns, member_prompt, own_words
+from costars.model.adapters import group_by_layer, select_layers, subtract_base_weights
 from costars.model.families import count_cross_layers
-from costars.model.lora import group_by_layer, select_layers, subtract_base_weights
 from costars.model.model import Model
 from costars.model.prompt_weighting import parse_prompt
 from costars.model.schedulers import make_scheduler

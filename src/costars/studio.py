@@ -18,20 +18,21 @@ from costars.concepts.cache import ConceptCache
 from costars.concepts.cast import load_concepts
 from costars.concepts.library import Library
 from costars.errors import ModelError, SceneError, TrainError
+from costars.files.regular_file import is_there
 from costars.files.safetensors_header import compute_sha256
 from costars.model.controlnet import check_controlnet, load_control_image, load_controlnet
-from costars.model.hub import COMPONENT_PATTERNS, PIPELINE_PATTERNS, Source, is_hub_id, locate
+from costars.model.hub import COMPONENT_PATTERNS, PIPELINE_PATTERNS, Source, locate
 from costars.model.load import load_model
 from costars.model.model import Model
 from costars.model.offload import FIRST_ROWS, TIERS, lower_tier, release_memory
 from costars.model.precision import preferred_dtype
 from costars.model.recently_used import RecentlyUsed
-from costars.model.schedulers import make_scheduler
 from costars.pipeline import needs_segmenter, plan_scene, render_plan
 from costars.resolve import STYLE, check_files, concept_names, resolve_scene
 from costars.resolved_scene import ResolvedScene
 from costars.retry import last, retry_with_less_memory
 from costars.scene.files import anchor_paths
+from costars.scene.names import is_hub_id
 from costars.scene.options import Checkpoint
 from costars.scene.scene import BUILTIN, Scene
 from costars.segment.region_checks import check_regions
@@ -118,7 +119,7 @@ class Studio:
 
     def _locate(self, name: str, field: str, wanted: Sequence[str]) -> Path:
         find = partial(locate, name, offline=self.settings.offline, what=field, patterns=wanted)
-        if not is_hub_id(name) or Path(name).expanduser().exists():
+        if not is_hub_id(name) or is_there(Path(name)):
             return find()
         if (name, wanted) not in self._hub_folders:
             self._hub_folders[name, wanted] = find()
@@ -137,7 +138,6 @@ class Studio:
         concepts = load_concepts(concept_names(scene), self.store)
         style = concepts.pop(STYLE, None)
         model = self.model(scene.model, scene.checkpoint)
-        make_scheduler(scene.scheduler, model.scheduler)
         members = {name: concepts[f"cast.{name}"] for name in scene.cast}
         resolved = resolve_scene(scene, model, members, style)
         for note in resolved.notes:

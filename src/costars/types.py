@@ -2,7 +2,7 @@
 
 Shapes: p paths, g the guidance pair (uncond, cond), c h w a latent, t tokens, s steps, k concepts.
 Boxes are (left, top, right, bottom) fractions in [0, 1]; masks are float32 (h, w) in [0, 1] on the
-image grid, and are brought to the latent grid in sample/blend.py alone.
+image grid, and are brought to the latent grid in sample/mask_blending.py alone.
 """
 
 from __future__ import annotations

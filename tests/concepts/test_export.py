@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from costars.concepts.export import FORMATS, export_concept
 from costars.concepts.load import load_concept
 from costars.errors import ConceptError
-from costars.model.lora import one_adapter_per_row, subtract_base_weights, text_adapter
+from costars.model.adapters import subtract_base_weights
+from costars.model.lora import one_adapter_per_row, text_adapter
 from costars.sample.loop import denoise, prepare_sampler
 from costars.types import Concept, DenoisingPath, LowRank
 

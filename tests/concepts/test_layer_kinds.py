@@ -19,7 +19,8 @@ from torch import nn
 from costars.concepts.load import load_concept
 from costars.concepts.saving import write_concept
 from costars.errors import ConceptError
-from costars.model.lora import one_adapter_per_row, scale_adapter
+from costars.model.adapters import scale_adapter
+from costars.model.lora import one_adapter_per_row
 from costars.types import FullChange, LowRank
 
 # A layer of each shape, at a path where costars expects one, with the input that it is tried with.

@@ -9,6 +9,7 @@ from costars.concepts import cache
 from costars.concepts.library import Library
 from costars.concepts.load import load_concept
 from costars.errors import ConceptError
+from costars.files.temporary import temporary_folder
 
 
 @pytest.fixture
@@ -192,3 +193,10 @@ def test_cache_holds_at_most_its_bytes(golden):
     own = cache.ConceptCache(max_bytes=int(2.5 * cache.count_bytes(concept)))
     loaded = [own.load(golden / "char_a.safetensors", name, name) for name in "abac"]
     assert loaded[0] is loaded[2] and [key[0] for key in own.concepts] == ["a", "c"]
+
+
+def test_file_that_is_being_written_is_no_concept(library, golden, tmp_path):
+    with temporary_folder(tmp_path / "library") as folder:
+        shutil.copy(golden / "char_a.safetensors", folder / "half.safetensors")
+        both = Library(tmp_path / "builtin", tmp_path / "none", [tmp_path / "library"])
+        assert [name for name, _ in both.files()] == ["builtin/ana", "builtin/bo", "mia"]

@@ -82,7 +82,7 @@ def test_damaged_sidecar_is_rejected(tmp_path, text):
 def test_large_sidecar_is_rejected(tmp_path):
     with (tmp_path / "mine.json").open("wb") as file:
         file.truncate(MAX_SIDECAR_BYTES + 1)
-    with pytest.raises(ConceptError, match=r"mine.json: larger than 10000000 bytes; move it away"):
+    with pytest.raises(ConceptError, match=r"mine.json: is larger than 10000000 bytes"):
         read_sidecar(tmp_path / "mine.safetensors")
 
 

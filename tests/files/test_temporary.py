@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from costars.files.temporary import PREFIX, locked_folder, new_folder, temporary_folder
+from costars.files.temporary import PREFIX, claimed_folder, locked_folder, new_folder, temporary_folder
 
 
 def hold(folder, ready):
@@ -30,12 +30,12 @@ def holder(tmp_path):
 
 
 def test_folder_of_a_running_process_is_kept_and_that_of_a_dead_one_is_removed(holder, tmp_path):
-    with temporary_folder(tmp_path), locked_folder(tmp_path, wait=False) as mine:
+    with temporary_folder(tmp_path), claimed_folder(tmp_path) as mine:
         assert not mine and len(list(tmp_path.glob(f"{PREFIX}*"))) == 2
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     assert len(list(tmp_path.glob(f"{PREFIX}*"))) == 1
-    with temporary_folder(tmp_path), locked_folder(tmp_path, wait=False) as mine:
+    with temporary_folder(tmp_path), claimed_folder(tmp_path) as mine:
         assert mine and len(list(tmp_path.glob(f"{PREFIX}*"))) == 1
     assert list(tmp_path.iterdir()) == []
 

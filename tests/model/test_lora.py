@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from costars.errors import ConceptError
+from costars.model.adapters import concatenate_adapters, scale_adapter, subtract_base_weights
 from costars.model.full_change import FullLayer
-from costars.model.lora import (
-    RowRun,
-    concatenate_adapters,
-    group_rows,
-    one_adapter_per_row,
-    scale_adapter,
-    subtract_base_weights,
-    text_adapter,
-)
+from costars.model.lora import RowRun, group_rows, one_adapter_per_row, text_adapter
 from costars.types import FullChange, LowRank, WeightRule
 
 ROWS = [None, "a", "b", "a"]

@@ -9,10 +9,11 @@ from torch import nn
 
 from costars.methods.omg.stages import draw_layout
 from costars.model import offload as memory
+from costars.model.adapters import scale_adapter
 from costars.model.controlnet import load_controlnet
 from costars.model.hub import Source
 from costars.model.load import load_model
-from costars.model.lora import scale_adapter, text_adapter
+from costars.model.lora import text_adapter
 from costars.model.offload import FIRST_ROWS, MicroBatcher, Offload, choose_tier, count_weight_bytes, lower_tier
 from costars.resolve import resolve_scene
 from costars.types import ControlNet

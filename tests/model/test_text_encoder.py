@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from costars.errors import SceneError
+from costars.model.adapters import scale_adapter
 from costars.model.hub import Source
 from costars.model.load import load_model
-from costars.model.lora import scale_adapter, text_adapter
+from costars.model.lora import text_adapter
 from costars.model.text_encoder import weight_features
 
 

@@ -33,7 +33,7 @@ def test_single_concept_may_be_written_at_the_top_level():
         ({"name": "mia", "class": "woman"}, "training: recipe is missing; write one, such as recipe: lora"),
         ({"recipe": "lora", **MIA, "steps": 5}, "training: steps: unknown key; known: add_trigger, captioner"),
         ({"recipe": "lora", "concepts": [MIA | {"size": 1}]}, "training: concepts.0.size: unknown key; "),
-        ({"recipe": "lora", "concepts": []}, "training: concepts: want at least one (got [])"),
+        ({"recipe": "lora", "concepts": []}, "training: concepts: want at least 1 (got [])"),
         ({"recipe": "lora", **MIA, "name": "../mia"}, "training: name: '../mia': a name has letters of any language"),
         ({"recipe": "lora", **MIA, "name": "mia rose"}, "at most 64 characters; write mia_rose"),
         ({"recipe": "lora", **MIA, "name": 3}, "training: name: want text (got 3)"),

@@ -35,7 +35,7 @@ def print_plan(plan: Plan, job: PlanJob, notes: Notes) -> None:
     print_seeds([plan.scene.seed], job)
     order = sorted(plan.regions, key=lambda name: plan.regions[name].depth)
     found = ", ".join(f"{name} ({plan.regions[name].class_name}, {plan.regions[name].area:.0%})" for name in order)
-    for note in (*plan.notes, *describe_strangers("layout", plan.strangers, len(plan.regions))):
+    for note in (*plan.layout.notes, *plan.notes, *describe_strangers("layout", plan.strangers, len(plan.regions))):
         notes.print(note)
     print_line(f"seed {plan.scene.seed}; from front to back: {found}; to finish it: costars render {job.out} --out DIR")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from costars.concepts.dialects import PARTS, PEFT
 from costars.concepts.layer_kinds import MAX_RANK, LayerError
-from costars.concepts.metadata import parse_json_object
+from costars.concepts.metadata import parse_json_object, read_json_object
 from costars.concepts.peft_options import OPTIONS
 from costars.errors import ConceptError
 
@@ -82,9 +82,7 @@ def _read_peft(path: Path, keys: list[str], source: str) -> AdapterOptions:
     if not file.is_file():
         note = f"{source!r} is of peft and has no {PEFT_OPTIONS} beside it; its alpha is taken as its rank"
         return AdapterOptions(notes=(note,))
-    if file.stat().st_size > MAX_BYTES:
-        raise ConceptError(f"{file.name}: larger than {MAX_BYTES} bytes; fetch it again")
-    options = parse_json_object(file.read_text(encoding="utf-8", errors="replace"), file.name)
+    options = read_json_object(file, MAX_BYTES)
     kind = str(options.get("peft_type") or "LORA")
     if kind not in OPTIONS:
         raise ConceptError(f"{file.name}: peft_type {kind[:20]!r} is not supported; use one of {', '.join(OPTIONS)}")

@@ -19,6 +19,7 @@ from torch import Tensor
 from costars.concepts.base_model import CROSS_ATTENTION_COUNTS
 from costars.concepts.dialects import TOKENS
 from costars.errors import ConceptError
+from costars.files.regular_file import open_regular
 from costars.files.safetensors_header import MAX_SIZE
 from costars.scene.prompt_syntax import escape_brackets
 
@@ -54,7 +55,7 @@ def _load_params(path: Path) -> Mapping[str, Any]:
     try:
         _check_archive(path)
         # torch trusts the suffix of a path, so pass an open file. Its warnings about old pickles do not matter here.
-        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+        with open_regular(path) as file, warnings.catch_warnings(action="ignore"):
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or malicious pickle can raise any exception
         raise ConceptError(

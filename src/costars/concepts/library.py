@@ -10,6 +10,7 @@ from pathlib import Path
 from costars.concepts.cache import ConceptCache
 from costars.errors import ConceptError, nearest
 from costars.files.regular_file import expand_user
+from costars.files.temporary import PREFIX
 from costars.types import Concept
 
 BUILTIN, SUFFIX = "builtin/", ".safetensors"
@@ -90,7 +91,8 @@ class Library:
 def _list_files(folder: Path, *, recursive: bool = False) -> list[Path]:
     """The concept files of a folder by depth, then by path, without the files ._NAME that macOS adds.
 
-    A folder that does not exist is empty. Raises ConceptError for one that cannot be read: its concepts are not gone.
+    A folder that does not exist is empty, and temporary folders of a write are left out. Raises ConceptError for one
+    that cannot be read: its concepts are not gone.
     """
 
     def fail(error: OSError) -> None:
@@ -102,8 +104,7 @@ def _list_files(folder: Path, *, recursive: bool = False) -> list[Path]:
 
     paths: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=fail):
-        if not recursive:
-            folders.clear()
+        folders[:] = [name for name in folders if recursive and not name.startswith(PREFIX)]
         paths += [Path(place) / name for name in names if name.endswith(SUFFIX) and not name.startswith(".")]
     return sorted(paths, key=lambda path: (len(path.parts), path))
 

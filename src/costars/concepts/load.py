@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from costars.concepts.adapter_options import read_options
@@ -27,8 +26,8 @@ from costars.concepts.textual_inversion import (
 from costars.concepts.training_metadata import check_training_metadata
 from costars.concepts.unsupported import check_supported
 from costars.concepts.whole_changes import read_changes
-from costars.errors import ConceptError
 from costars.files.safetensors_header import compute_sha256, read_header
+from costars.files.tensors import read_tensors
 from costars.scene.prompt_syntax import escape_brackets, unescape_brackets
 from costars.types import Concept
 
@@ -44,11 +43,11 @@ def load_concept(path: Path, name: str, source: str) -> Concept:
     header = read_header(path)
     check_base_model(_parse_card(path, header.metadata), header.metadata, source)
     check_supported(header.tensors, source)
-    sha256, tensors = compute_sha256(path), _read_tensors(path)
+    sha256, tensors = compute_sha256(path), read_tensors(path)
     second = second_file(path)
     joined = None
     if has_named_tokens(tensors) and second.is_file() and set(read_header(second).tensors) == set(tensors):
-        joined = join_encoders(tensors, _read_tensors(second))
+        joined = join_encoders(tensors, read_tensors(second))
     if joined is None:
         return to_concept(tensors, header.metadata, path, name, source, sha256)
     concept = to_concept(joined, header.metadata, path, name, source, compute_sha256(path, second))
@@ -106,12 +105,3 @@ def read_card(path: Path) -> dict[str, Any]:
 
 def _parse_card(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return parse_json_object(metadata.get("costars", "{}"), f"{path.name}: metadata 'costars'")
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        what = " ".join(str(error).split())
-        raise ConceptError(f"{path.name}: not a readable .safetensors file ({what}); fetch it again") from None

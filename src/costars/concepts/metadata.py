@@ -36,6 +36,15 @@ def parse_json_object(text: str, origin: str) -> dict[str, Any]:
     return parsed
 
 
+def read_json_object(path: Path, most: int) -> dict[str, Any]:
+    """A JSON object from a file of at most `most` bytes. Raises ConceptError that names the file."""
+    try:
+        text = read_bytes(path, most).decode("utf-8", errors="replace")
+    except ReadError as error:
+        raise ConceptError(f"{path.name}: {error.reason}; {error.remedy}") from None
+    return parse_json_object(text, path.name)
+
+
 def read_card_text(card: Mapping[str, Any], key: str, file_name: str) -> str:
     """A text of the card, "" if absent. Raises ConceptError if it cannot be part of a prompt."""
     value = card.get(key, "")
@@ -81,10 +90,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         sidecar = path.with_name(path.stem + ending)
         if not sidecar.is_file():
             continue
-        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
-            raise ConceptError(f"{sidecar.name}: larger than {MAX_SIDECAR_BYTES} bytes; move it away")
-        text = read_bytes(sidecar, MAX_SIDECAR_BYTES).decode("utf-8", errors="replace")
-        content = parse_json_object(text, sidecar.name)
+        content = read_json_object(sidecar, MAX_SIDECAR_BYTES)
         facts = {name: value for name, key in keys.items() if (value := _look_up(content, key))}
         return {"file": sidecar.name, **facts}
     return {}

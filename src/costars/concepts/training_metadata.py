@@ -5,12 +5,12 @@ ARGUMENTS has the arguments of ss_network_args; what is not in it is noted.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from costars.concepts.peft_options import SEEN, TRAINING, Treatment
-from costars.errors import ConceptError
+from costars.errors import ConceptError, ReadError
+from costars.files.plain_data import parse_foreign_json
 
 # Values of ss_network_module whose tensors are read; those of other base models have tensors that are refused.
 MODULES = (
@@ -80,8 +80,8 @@ def check_training_metadata(metadata: Mapping[str, str], keys: Iterable[str], so
 
 def _parse_arguments(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     try:
-        parsed = json.loads(metadata.get("ss_network_args", "{}"))
-    except (ValueError, RecursionError):
+        parsed = parse_foreign_json(metadata.get("ss_network_args", "{}"), "ss_network_args")
+    except ReadError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
 

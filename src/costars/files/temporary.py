@@ -55,15 +55,16 @@ def remove_leftovers(parent: Path) -> None:
 
 
 @contextmanager
-def locked_folder(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a folder for the block; yields False if another run holds it and `wait` is false.
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder for the block, and wait for a run that holds it.
 
     A folder that a run of this process has claimed is not locked again: flock would wait for its own process.
     """
     descriptor = _open_folder(folder, follow=True)
     try:
-        is_claimed = _identify(descriptor) in _CLAIMED
-        yield is_claimed or _try_lock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _identify(descriptor) not in _CLAIMED:
+            _try_lock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from costars.methods.encode import encode_negative, encode_prompt, learned_words
 from costars.methods.prompts import everyone_prompt
-from costars.model.lora import concatenate_adapters, scale_adapter, text_adapter
+from costars.model.adapters import concatenate_adapters, scale_adapter
+from costars.model.lora import text_adapter
 from costars.resolved_scene import Member, ResolvedScene
 from costars.types import Adapter, DenoisingPath
 

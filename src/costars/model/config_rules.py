@@ -93,9 +93,8 @@ def check_configs(configs: Mapping[str, Config], family: Family, what: str) -> t
     notes = [*check_unet_config(configs[UNET], family, what), *check_scheduler_config(configs[SCHEDULER], what)]
     if VAE in configs:
         notes += check_vae_config(configs[VAE], what)
-        check_channels(
-            _read_size(configs[UNET], "in_channels", 4, what), int(configs[VAE].get("latent_channels", 4)), what
-        )
+        sizes = _read_size(configs[UNET], "in_channels", 4, what), _read_size(configs[VAE], "latent_channels", 4, what)
+        check_channels(*sizes, what)
     encoders = {spec.name: configs[spec.name] for spec in family.text_encoders}
     for part, config in encoders.items():
         _check(config, TEXT_ENCODER_RULES, part, what)
@@ -205,4 +204,4 @@ def _is_vector(value: Any, length: Any, *, positive: bool) -> bool:
     """Whether the value is a list of this many finite numbers."""
     if not isinstance(value, list | tuple) or len(value) != length:
         return False
-    return all(isinstance(v, int | float) and math.isfinite(v) and (v > 0 or not positive) for v in value)
+    return all(isinstance(v, int | float) and abs(v) < math.inf and (v > 0 or not positive) for v in value)

@@ -63,7 +63,7 @@ def _check_numbers(config: Mapping[str, Any], path: Path) -> None:
     for key, value in config.items():
         numbers = [v for v in _flatten(value) if isinstance(v, int | float)]
         most = MAX_LAYERS if key in _LAYER_COUNTS else MAX_NUMBER
-        if any(not math.isfinite(v) or abs(v) > most for v in numbers):
+        if any(not abs(v) <= most for v in numbers):
             raise ReadError(path, f"{key} is {str(value)[:60]}, want numbers up to {most}", "download it again")
         if isinstance(value, list | dict) and len(value) > MAX_LIST:
             raise ReadError(path, f"{key} has {len(value)} entries, at most {MAX_LIST} are read", "download it again")
@@ -140,6 +140,7 @@ def _probe(scheduler: Any) -> None:
     probe.set_timesteps(_PROBE_STEPS)
     latent = torch.ones(1, 1, 1, 1)
     first = probe.timesteps[0]
-    result = probe.step(0.1 * latent, first, probe.scale_model_input(latent, first)).prev_sample
+    with torch.random.fork_rng(devices=[]):  # an ancestral sampler draws noise
+        result = probe.step(0.1 * latent, first, probe.scale_model_input(latent, first)).prev_sample
     if not bool(torch.isfinite(result).all()):
         raise ConfigError(f"scheduler: a step with its numbers is not finite ({type(scheduler).__name__})")

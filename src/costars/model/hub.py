@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from costars.errors import ModelError
 from costars.files.regular_file import expand_user, is_there
 from costars.model.components import list_unused_weights
+from costars.scene.names import is_hub_id
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 # Safetensors and the small files beside them; never code, never a pickle. A pipeline has its components in folders;
 # single files at its top level are other releases of the same weights and are not needed.
 PIPELINE_PATTERNS = ("*.json", "*/*.json", "*/*.txt", "*/*.safetensors")
@@ -53,11 +52,6 @@ def locate(name: str, *, offline: bool, what: str = "model", patterns: Sequence[
             "want a diffusers folder, a .safetensors file or a hub id org/name"
         )
     return download_from_hub(name, patterns, offline=offline, what=what)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether the name has the form org/name or org/name@revision."""
-    return _HUB_ID.fullmatch(name) is not None
 
 
 def download_from_hub(name: str, patterns: Sequence[str], *, offline: bool, what: str = "model") -> Path:

@@ -7,12 +7,12 @@ https://github.com/comfyanonymous/ComfyUI/blob/master/QUANTIZATION.md
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from costars.errors import ModelError
+from costars.errors import ModelError, ReadError
+from costars.files.plain_data import parse_foreign_json
 from costars.files.safetensors_header import Entry
 
 _SCALES = (".scale_weight", ".weight_scale")
@@ -63,8 +63,8 @@ def check_marker(key: str, marker: Tensor, what: str) -> None:
     if not key.endswith(_MARKER):
         return
     try:
-        found = json.loads(bytes(marker.tolist()))["format"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = parse_foreign_json(bytes(marker.tolist()), key)["format"]
+    except (ReadError, ValueError, KeyError, TypeError):
         found = "unreadable"
     if found not in _FORMATS:
         raise ModelError(

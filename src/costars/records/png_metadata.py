@@ -8,14 +8,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from costars.files.folder_claim import check_no_earlier_run
 from costars.files.output_folder import KINDS, atomic_folder
 from costars.images.contact_sheet import make_contact_sheet
 from costars.records.regions import region_facts, round_seconds, write_masks
-from costars.scene.files import map_paths
+from costars.scene.files import map_paths, read_picture_facts
 from costars.scene.scene import Scene
 from costars.types import Picture, RegionError
 
@@ -91,8 +90,7 @@ def png(picture: Picture) -> bytes:
 
 def read_max_rows(path: Path) -> int | None:
     """The most rows of a UNet call in a picture that `load_scene` can read; None if it does not say."""
-    with Image.open(path) as image:
-        rows = json.loads(image.info["costars"]).get("max_rows")
+    rows = read_picture_facts(path).get("max_rows")
     return rows if type(rows) is int and rows > 0 else None
 
 

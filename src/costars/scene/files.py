@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from costars.errors import ReadError, SceneError, nearest
 from costars.files.plain_data import PARSERS, check_values, parse_json, parse_yaml, read_data
 from costars.files.regular_file import expand_user, is_there
 from costars.scene.defaults import reopen_defaults
+from costars.scene.names import is_hub_id
 from costars.scene.scene import BUILTIN, SIDES, Scene, parse_scene
 
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")  # org/name or org/name@revision
 # The fields of a scene that may name a file or folder; * stands for every key or index.
 PATH_FIELDS = (
     ("model",),
@@ -64,9 +63,7 @@ def _is_path(field: str, name: str, path: Path) -> bool:
         case "concept":
             return name.endswith(".safetensors")
         case _:  # a model: what has not the form of a hub id can only be a path, whether it exists or not
-            return name != BUILTIN and (
-                is_there(path) or name.endswith(".safetensors") or _HUB_ID.fullmatch(name) is None
-            )
+            return name != BUILTIN and (is_there(path) or name.endswith(".safetensors") or not is_hub_id(name))
 
 
 def map_paths(scene: Scene, change: Callable[[str, str], str]) -> dict[str, Any]:
@@ -109,7 +106,8 @@ def load_scene(path: Path) -> Scene:
     return anchor_paths(parse_scene(data, str(path)), path.parent)
 
 
-def _scene_in_picture(path: Path) -> Scene:
+def read_picture_facts(path: Path) -> dict[str, Any]:
+    """What a picture that costars wrote says about itself, its scene among it. Raises SceneError for other files."""
     from costars.files.pictures import load_picture
 
     try:
@@ -120,15 +118,21 @@ def _scene_in_picture(path: Path) -> Scene:
         raise SceneError(f"{path}: contains no scene; give a picture that costars wrote, or a scene file")
     try:
         facts = parse_json(text, path)
-        data, edited = facts["scene"], facts.get("edited", False)
-    except (ReadError, KeyError, TypeError, AttributeError):
-        raise SceneError(f"{path}: its scene is damaged; give the scene file instead") from None
-    if edited:
+    except ReadError:
+        facts = None
+    if not isinstance(facts, dict) or "scene" not in facts:
+        raise SceneError(f"{path}: its scene is damaged; give the scene file instead")
+    return facts
+
+
+def _scene_in_picture(path: Path) -> Scene:
+    facts = read_picture_facts(path)
+    if facts.get("edited", False):
         raise SceneError(
             f"{path}: was rendered from a plan whose masks were edited, and a picture does not contain them; "
             "render the plan's folder for the same picture, or the scene file for another one"
         )
-    return parse_scene(data, str(path))
+    return parse_scene(facts["scene"], str(path))
 
 
 def _value(text: str, before: Any) -> Any:

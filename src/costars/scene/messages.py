@@ -52,11 +52,15 @@ def _describe_each(error: ValidationError, find_class: FindClass) -> Iterator[st
 
 
 def _describe(problem: Mapping[str, Any], find_class: FindClass) -> str:
-    kind = problem["type"]
-    if kind == "extra_forbidden":
+    if problem["type"] == "extra_forbidden":
         return f"unknown key; {nearest(str(problem['loc'][-1]), find_class(problem['loc']).model_fields)}"
-    if kind in _WANTED:
-        return _WANTED[kind].format_map(problem.get("ctx", {}))
+    return describe_value(problem)
+
+
+def describe_value(problem: Mapping[str, Any]) -> str:
+    """What is allowed in the place of a value that pydantic refused."""
+    if wanted := _WANTED.get(problem["type"]):
+        return wanted.format_map(problem.get("ctx", {}))
     return str(problem["msg"]).removeprefix("Value error, ")
 
 

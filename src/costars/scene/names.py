@@ -1,7 +1,8 @@
-"""The rules for names and for words that a person writes: scenes, imports and training share them."""
+"""The rules for names and words that a person writes: scenes, imports, models and training share them."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Annotated
 
@@ -13,6 +14,7 @@ NAME_RULE = (
     f"a name has letters of any language, digits, - and _, begins with a letter or digit, has at least one letter and "
     f"at most {MAX_NAME} characters"
 )
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 _LETTER, _MARK, _DIGIT = "L", "M", "N"  # general categories of Unicode; marks are part of letters in many scripts
 
 
@@ -22,6 +24,11 @@ def is_name(text: str) -> bool:
     if not kinds or len(text) > MAX_NAME or kinds[0] not in (_LETTER, _DIGIT) or _LETTER not in kinds:
         return False
     return all(kind in (_LETTER, _MARK, _DIGIT) or c in "-_" for kind, c in zip(kinds, text, strict=True))
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id, org/name or org/name@revision; ./name and ../name are paths."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def suggest_name(text: str) -> str:

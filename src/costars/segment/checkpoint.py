@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers.utils import logging
 
 from costars.errors import ModelError, ReadError, SceneError
-from costars.files.plain_data import read_json
 from costars.files.regular_file import expand_user
 from costars.model.components import load_component
-from costars.model.hub import COMPONENT_PATTERNS, download_from_hub, is_hub_id
+from costars.model.config_values import read_config
+from costars.model.hub import COMPONENT_PATTERNS, download_from_hub
+from costars.scene.names import is_hub_id
 
 FloatArray = NDArray[np.float32]
 
@@ -121,9 +122,9 @@ def _check_files(folder: Path, source: str, kind: CheckpointKind) -> None:
     expected = f"use a {kind.model_type} checkpoint such as {kind.example}"
     try:
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model {source!r}: it has no config.json; {expected}") from None
-        found = dict(read_json(folder / "config.json")).get("model_type")
-    except (ReadError, ValueError, TypeError):
+            raise ModelError(f"model {source!r}: it has no config.json; {expected}")
+        found = read_config(folder / "config.json").get("model_type")
+    except ReadError:
         raise ModelError(f"model {source!r}: its config.json is damaged; download it again") from None
     if found != kind.model_type:
         raise ModelError(f"model {source!r}: its model_type is {found}, expected {kind.model_type}; {expected}")

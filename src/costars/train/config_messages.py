@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from costars.errors import nearest
+from costars.scene.messages import describe_value, shorten
 
 # What to write for a field that is missing, by its name.
 MISSING: Mapping[str, str] = {
@@ -13,19 +14,6 @@ MISSING: Mapping[str, str] = {
     "name": "name is missing; give --name ana (name: ana in a file)",
     "class_name": "class is missing; give --class woman, or another word that the model knows (class: woman in a file)",
     "concepts": "concepts is missing; give name, class and images",
-}
-_WHOLE, _NUMBER, _TEXT = "want a whole number", "want a number", "want text"
-# pydantic's kind of a problem: what is allowed. {names} are in the problem's context.
-WANTED: Mapping[str, str] = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), _WHOLE),
-    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), _NUMBER),
-    **dict.fromkeys(("string_type", "string_unicode"), _TEXT),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "want true or false"),
-    **dict.fromkeys(("list_type", "tuple_type"), "want a list"),
-    **dict.fromkeys(("dict_type", "model_type", "dataclass_type"), "want keys and values"),
-    "too_short": "want at least one",
-    "literal_error": "want {expected}",
-    "none_required": "leave it out",
 }
 
 
@@ -38,6 +26,5 @@ def describe_problem(problem: Mapping[str, Any], location: Sequence[str], fields
         place = f"{'.'.join(location[:-1])}: " if location[:-1] else ""
         return place + MISSING.get(location[-1], f"{location[-1]} is missing")
     if kind == "value_error":
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    wanted = WANTED[kind].format_map(problem.get("ctx", {})) if kind in WANTED else problem["msg"]
-    return f"{where}: {wanted} (got {str(repr(problem['input']))[:80]})"
+        return f"{where}: {describe_value(problem)}"
+    return f"{where}: {describe_value(problem)} (got {shorten(problem['input'])})"

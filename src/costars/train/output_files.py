@@ -10,7 +10,7 @@ from pathlib import Path
 
 from costars.errors import TrainError
 from costars.files.output_folder import check_writable
-from costars.files.temporary import locked_folder, new_folder
+from costars.files.temporary import claimed_folder, new_folder
 from costars.train.config import TrainConfig
 
 
@@ -92,7 +92,7 @@ def hold_work_folder(files: TrainingFiles) -> Iterator[None]:
     check_writable(files.folder, "--work")
     with new_folder(files.folder), ExitStack() as stack:
         is_first = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate set it
-        if is_first and not stack.enter_context(locked_folder(files.folder, wait=False)):
+        if is_first and not stack.enter_context(claimed_folder(files.folder)):
             raise TrainError(f"--work {files.folder}: another training is using it; wait for it, or choose another")
         yield
 

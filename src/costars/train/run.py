@@ -172,10 +172,10 @@ class TrainingRun:
         tensors, facts = load_checkpoint(path)
         progress = read_progress(path, facts)
         self._check_same_run(path, facts)
-        if int(facts["step"]) > self.recipe.steps:
+        if progress.step > self.recipe.steps:
             raise TrainError(
-                f"{path.name}: has taken {facts['step']} steps, but steps is {self.recipe.steps}; "
-                f"want at least {facts['step']}, or {_START_AGAIN}"
+                f"{path.name}: has taken {progress.step} steps, but steps is {self.recipe.steps}; "
+                f"want at least {progress.step}, or {_START_AGAIN}"
             )
         load_state(tensors, self.parameters, self.optimizer)
         try:

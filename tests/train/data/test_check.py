@@ -16,7 +16,9 @@ def config(tmp_path, **changes):
 
 def test_all_folders_that_are_missing_or_empty_are_named_at_once(tmp_path):
     (tmp_path / "b").mkdir()
-    with pytest.raises(TrainError, match=r"ana: images '/.*/a': folder not found; .*; bo: images '/.*/b': no image"):
+    with pytest.raises(
+        TrainError, match=r"ana: images '/.*/a': folder not found; .*; bo: images '/.*/b': no usable image"
+    ):
         check_image_folders(config(tmp_path))
     for name in "ab":
         (tmp_path / name).mkdir(exist_ok=True)

@@ -17,9 +17,10 @@ from PIL import Image
 from transformers import Florence2Processor
 
 from costars.errors import ModelError, ReadError
-from costars.files.plain_data import read_json
 from costars.files.regular_file import expand_user
-from costars.model.hub import COMPONENT_PATTERNS, download_from_hub, is_hub_id
+from costars.model.config_values import read_config
+from costars.model.hub import COMPONENT_PATTERNS, download_from_hub
+from costars.scene.names import is_hub_id
 from costars.segment.checkpoint import Checkpoint, CheckpointKind, open_checkpoint
 
 MAX_NEW_TOKENS = 40  # a sentence or two; CLIP truncates prompts at 77 tokens
@@ -123,8 +124,8 @@ def _detect_kind(folder: Path, source: str) -> CheckpointKind:
     try:
         if not (folder / "config.json").is_file():
             raise ModelError(f"captioner {source!r}: the folder has no config.json; {supported}")
-        model_type = dict(read_json(folder / "config.json")).get("model_type")
-    except (ReadError, ValueError, TypeError):
+        model_type = read_config(folder / "config.json").get("model_type")
+    except ReadError:
         raise ModelError(f"captioner {source!r}: config.json is not valid JSON; download the model again") from None
     if not isinstance(model_type, str) or model_type not in KINDS:
         raise ModelError(f"captioner {source!r}: model_type {model_type!r} is not supported; {supported}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from costars.errors import TrainError
 from costars.train.config import TrainConfig
-from costars.train.data.folder import EXPECTED_FILES, list_images
+from costars.train.data.folder import EXPECTED_FILES, describe_no_image, list_images
 
 
 def check_image_folders(config: TrainConfig) -> None:
@@ -20,10 +20,9 @@ def check_image_folders(config: TrainConfig) -> None:
     problems = dict[str, None]()
     for name, folder in folders:
         try:
-            if not list_images(Path(folder)):
-                problems[f"{name}: images {folder!r}: no image in the folder ({EXPECTED_FILES}); add at least one"] = (
-                    None
-                )
+            listing = list_images(Path(folder))
+            if not listing.images:
+                problems[f"{name}: {describe_no_image(Path(folder), EXPECTED_FILES, listing.unread)}"] = None
         except TrainError as error:
             problems[f"{name}: {error}"] = None
     if problems:

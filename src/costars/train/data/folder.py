@@ -71,6 +71,12 @@ def list_images(folder: Path, concepts: Sequence[str] = ()) -> FolderListing:
     return FolderListing(tuple(listed), tuple(unread))
 
 
+def describe_no_image(folder: Path, reason: str, unread: Sequence[str]) -> str:
+    """The error message for a folder of which no image can be used, with what lies there instead."""
+    why = "; ".join([reason, *unread])
+    return f"images {str(folder)!r}: no usable image in the folder ({why}); add at least one"
+
+
 class _Files:
     """The names of the visible files and folders of a folder, and of the files in its mask folders."""
 

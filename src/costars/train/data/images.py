@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 from costars.errors import ReadError, TrainError
 from costars.files.pictures import load_picture
-from costars.images.masks import to_grey_levels
+from costars.images.masks import read_levels, to_grey_levels
 from costars.scene.prompt_syntax import unescape_brackets
-from costars.train.data.folder import EXPECTED_FILES, list_images
+from costars.train.data.folder import EXPECTED_FILES, describe_no_image, list_images
 from costars.train.data.text_files import format_error
 from costars.types import MaskArray
 
@@ -69,8 +69,7 @@ def read_image_folder(folder: Path, concepts: Sequence[str] = ()) -> ImageFolder
         concept_masks[listed.name] = listed.masks
     if not examples:
         why = f"{len(skipped)} unreadable, first {skipped[0]}" if skipped else EXPECTED_FILES
-        why = "; ".join([why, *listing.unread])
-        raise TrainError(f"images {str(folder)!r}: no usable image in the folder ({why}); add at least one")
+        raise TrainError(describe_no_image(folder, why, listing.unread))
     return ImageFolder(tuple(examples), (*skipped, *listing.unread), concept_masks)
 
 
@@ -79,7 +78,9 @@ def read_mask(path: Path, image: Image.Image, name: str) -> MaskArray:
     expected = f"expected greyscale, {image.width} x {image.height} px, white on the concept"
     try:
         drawn = _open_upright(path)
-        mask = to_grey_levels(drawn)
+        mask, transparency = read_levels(drawn)
+        if transparency:
+            raise ValueError("has an alpha channel")
     except Exception as error:  # as in read_image_folder
         raise TrainError(f"mask {path.name!r} of {name!r}: {_reason(error)}; {expected}") from error
     if drawn.size != image.size:
