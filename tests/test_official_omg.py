@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from costars.methods.omg import stages
 from costars.methods.omg.stages import draw_layout, personalise
 from costars.methods.paths import global_path, member_adapter, member_path
-from costars.model.prompt_weighting import escape_brackets
+from costars.scene.prompt_syntax import escape_brackets
 from costars.scene.scene import parse_scene
 from costars.studio import open_studio
 from costars.types import Plan, Region

@@ -17,6 +17,7 @@ from costars.records.plan import read_plan, write_plan
 from costars.records.png_metadata import write_picture
 from costars.retry import retry_seeds
 from costars.sample.loop import denoise, prepare_sampler
+from costars.scene.defaults import fill_defaults
 from costars.scene.files import load_scene
 from costars.scene.scene import parse_scene
 from costars.types import DenoisingPath
@@ -65,7 +66,7 @@ def folder(picture, tmp_path_factory):
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_example_is_rendered_in_its_number_of_steps(studio, path):
-    scene = load_scene(path)
+    scene = fill_defaults(load_scene(path))
     *steps, picture = retry_seeds(studio.render_steps, scene, 5)
     assert steps[-1].of == scene.steps and set(picture.plan.regions) == set(scene.cast) and not picture.lost
 

@@ -32,7 +32,7 @@ def test_full_disk_does_not_end_the_run(small, make_task, short_recipe, same_con
     events.close()
     saved, before = checkpoint.read_bytes(), trace(small.unet)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, "save_file", fail)
+        patch.setattr(checkpoint_module, "save_tensors", fail)
         *steps, resumed = train(task, checkpoint, resume=True, save_every_s=0)
     assert [step.loss for step in steps] == losses[2:] and same_concept(resumed.concepts[0], result.concepts[0])
     note, *others = (step.note for step in steps)

@@ -16,7 +16,7 @@ from costars.errors import SceneError
 BRACKET_FACTOR = 1.1  # of one pair of brackets, in AUTOMATIC1111 and ComfyUI
 MAX_WEIGHT = 10.0  # ours: a larger weight is a typing error such as (word:12)
 SHOWN = 60  # characters of a prompt in a message
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"(?:(?<!\s)\s++)?\bBREAK\b\s*+")  # linear time for a text of many spaces
 # Possessive: linear time for a text of many digits or spaces.
 _PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*+([+-]?(?:\d++(?:\.\d++)?|\.\d++))\s*+\)|\)|\]|[^\\()\[\]:]++|:|\\")
 _ESCAPED = re.compile(r"\\([()\[\]\\])")
