@@ -44,7 +44,7 @@ def test_interrupt_step_2_run_is_resumed(cli, expect_error, library, work, inter
     expect_error(*WORD, "--resume", "--set", "seed=3", message=message)
     code, _, err = cli(*WORD, "--resume")
     assert code == 0 and f"preview: {work / 'sheet-000002.png'}" in err.splitlines(), err
-    assert any(line.startswith("training 2/2 loss ") for line in err.splitlines()), err
+    assert any(line.startswith("training 2/2, loss ") for line in err.splitlines()), err
     assert new_concepts() == ["mia.safetensors"] and [p.name for p in work.iterdir()] == ["sheet-000002.png"]
     code, _, err = cli(*WORD, "--name", "eve")
     assert code == 0, err
