@@ -10,7 +10,8 @@ from platformdirs import user_data_path
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from costars.errors import SettingsError
+from costars.errors import ReadError, SettingsError
+from costars.files.regular_file import expand_user
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -29,9 +30,9 @@ def _expand(folder: object) -> object:
     if not str(folder) or "\0" in str(folder):
         raise ValueError("want the path of a folder")
     try:
-        return Path(folder).expanduser()
-    except RuntimeError:
-        raise ValueError("no such user's home folder; write the whole path") from None
+        return expand_user(folder)
+    except ReadError as error:
+        raise ValueError(f"{error.reason}; {error.remedy}") from None
 
 
 Folder = Annotated[Path, BeforeValidator(_expand)]
