@@ -59,7 +59,9 @@ Seed = Annotated[
 Count = Annotated[
     int | None, typer.Option(min=1, help="number of pictures, each with a seed and a folder of its own in --out")
 ]
-Retries = Annotated[int, typer.Option(min=0, help="number of further seeds to try, in all, if a member is missing")]
+Retries = Annotated[
+    int, typer.Option(min=0, max=1000, help="number of further seeds to try, in all, if a member is missing")
+]
 Replace = Annotated[bool, typer.Option("--replace", help="replace the result of an earlier run in --out")]
 OnDevice = Annotated[Device | None, typer.Option(help="where to run; default: COSTARS_DEVICE, or auto")]
 OfDtype = Annotated[Dtype | None, typer.Option(help="number format; default: COSTARS_DTYPE, or auto")]

@@ -36,6 +36,8 @@ def write_plan(plan: Plan, out: Path, *, replace: bool = False) -> None:
         "layout_sha256": hash_layout(layout),
         "masks_sha256": hash_masks(plan.regions),
         "seconds": round_seconds(plan.seconds),
+        "notes": [*layout.notes, *plan.notes],
+        "strangers": list(plan.strangers),
     }
     with atomic_folder(out) as folder:
         (folder / "plan.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -78,7 +80,15 @@ def read_plan(folder: Path) -> Plan:
         regions = {r.name: read_region(folder, r.model_dump(), layout.image.size) for r in facts.regions}
     check_layout_inputs(facts.layout.layout_inputs, scene, f"{folder.name}/plan.json: ")
     edited = facts.masks_sha256 != hash_masks(regions)
-    return Plan(scene, layout, regions, facts.seconds, edited=edited, notes=describe_masks(folder, regions))
+    return Plan(
+        scene=scene,
+        layout=layout,
+        regions=regions,
+        seconds=facts.seconds,
+        edited=edited,
+        notes=(*facts.notes, *describe_masks(folder, regions)),
+        strangers=facts.strangers,
+    )
 
 
 class _RegionFacts(BaseModel):
@@ -103,3 +113,5 @@ class _Facts(BaseModel):
     layout_sha256: str
     masks_sha256: str
     seconds: dict[str, float]
+    notes: tuple[str, ...]
+    strangers: tuple[str, ...]

@@ -10,7 +10,7 @@ from costars.scene.scene import BUILTIN, Scene
 
 LOWEST_SCORE = 0.3  # of a figure that counts; chosen on the built-in world's held-out renders
 STEPS = 50  # the official code of OMG
-STEPS_BY_MODEL: Mapping[str, int] = {BUILTIN: 50}  # fewer if they are measured to be as good
+STEPS_BY_MODEL: Mapping[str, int] = {BUILTIN: 12}  # the fewest that measure as good as 50 (docs/results.md, Steps)
 
 
 def fill_defaults(scene: Scene) -> Scene:

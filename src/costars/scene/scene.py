@@ -155,7 +155,9 @@ class Scene(Value):
     size: Size | None = Field(
         None, description="[width, height] in px or text such as 1024x1024, default: the model's own"
     )
-    steps: int | None = Field(None, ge=1, le=999, description="default: 50")
+    steps: int | None = Field(
+        None, ge=1, le=999, description="default: 12 on the built-in model, 50 on any other (official code)"
+    )
     guidance_scale: float = Field(5.0, ge=0.0, le=50.0, description="1 or less: no guidance, and half the rows")
     start: Unit | None = Field(
         None,
