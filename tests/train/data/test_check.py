@@ -16,7 +16,7 @@ def config(tmp_path, **changes):
 
 def test_all_folders_that_are_missing_or_empty_are_named_at_once(tmp_path):
     (tmp_path / "b").mkdir()
-    with pytest.raises(TrainError, match=r"ana: images '/.*/a': folder not found; .*; bo: images '/.*/b': no image"):
+    with pytest.raises(TrainError, match=r"ana: images '/.*/a': folder not found; .*; bo: images '/.*/b': no usable"):
         check_image_folders(config(tmp_path))
     for name in "ab":
         (tmp_path / name).mkdir(exist_ok=True)
@@ -26,4 +26,12 @@ def test_all_folders_that_are_missing_or_empty_are_named_at_once(tmp_path):
 
 def test_folder_is_checked_before_the_model(tmp_path, library):
     with pytest.raises(TrainError, match="folder not found"):
+        open_studio("cpu", library=library).prepare_training(config(tmp_path))
+
+
+def test_empty_folder_is_found_before_the_model(tmp_path, library):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.tif").touch()
+    with pytest.raises(TrainError, match=r"^ana: .*no usable image .*'0.tif': an image format .*; bo: images"):
         open_studio("cpu", library=library).prepare_training(config(tmp_path))

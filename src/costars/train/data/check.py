@@ -20,10 +20,10 @@ def check_image_folders(config: TrainConfig) -> None:
     problems = dict[str, None]()
     for name, folder in folders:
         try:
-            if not list_images(Path(folder)):
-                problems[f"{name}: images {folder!r}: no image in the folder ({EXPECTED_FILES}); add at least one"] = (
-                    None
-                )
+            listing = list_images(Path(folder))
+            if not listing.images:
+                why = "; ".join([EXPECTED_FILES, *listing.unread])
+                problems[f"{name}: images {folder!r}: no usable image in the folder ({why}); add at least one"] = None
         except TrainError as error:
             problems[f"{name}: {error}"] = None
     if problems:
