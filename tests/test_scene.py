@@ -120,6 +120,19 @@ def test_a_slot_is_a_plain_name(prompt):
         parse_scene(data(prompt=prompt))
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        (cast(prompt="{ana} with a red hat"), "cast.ana.prompt"),
+        (cast(negative_prompt="a {bo}"), "cast.ana.negative_prompt"),
+        ({"negative_prompt": "{bo}"}, "negative_prompt"),
+    ],
+)
+def test_a_slot_outside_of_the_scenes_prompt_is_refused(changes, field):
+    with pytest.raises(SceneError, match=rf"^scene: {field}: has the slot {{(ana|bo)}}, which only the scene's"):
+        parse_scene(data(**changes))
+
+
 @pytest.mark.parametrize("value", [None, [], "text", 3])
 def test_what_is_no_mapping_is_no_scene(value):
     with pytest.raises(SceneError, match=r"^scene: "):

@@ -155,6 +155,15 @@ def test_options_of_diffusers_are_checked_for_each_part(write, part):
         load_concept(write(lora_tensors(LAYER), lora_adapter_metadata=options), "mine", "mine")
 
 
+def test_options_of_a_single_unet_name_no_part(write):
+    """As UNet2DConditionModel.save_lora_adapter writes them."""
+    options = LoraConfig(r=2, lora_alpha=8).to_dict() | {"target_modules": ["to_q"]}
+    tensors = lora_tensors(QUERY)
+    assert torch.equal(load_layer(write(tensors, lora_adapter_metadata=json.dumps(options))).up, UP * 4)
+    with pytest.raises(ConceptError, match="mine: option 'init_lora_weights' is 'pissa', which is not supported"):
+        load_layer(write(tensors, lora_adapter_metadata=json.dumps(options | {"init_lora_weights": "pissa"})))
+
+
 @pytest.mark.parametrize("init", [True, False, "gaussian", "orthogonal", "eva", "mica"])
 def test_initializations_that_keep_the_base_weights(write, init):
     options = json.dumps({"unet.r": 2, "unet.lora_alpha": 2, "unet.init_lora_weights": init})

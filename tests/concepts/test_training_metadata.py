@@ -56,6 +56,18 @@ def test_what_is_not_known_is_noted(write):
     )
 
 
+@pytest.mark.parametrize(("alpha", "has_alpha", "noted"), [("1", False, True), ("2", False, False), ("1", True, False)])
+def test_an_alpha_that_no_tensor_has_is_noted(write, random, alpha, has_alpha, noted):
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {f"{layer}.lora_down.weight": random(2, 6), f"{layer}.lora_up.weight": random(5, 2)}
+    tensors |= {f"{layer}.alpha": torch.tensor(1.0)} if has_alpha else {}
+    path = write(tensors, ss_network_dim="2", ss_network_alpha=alpha)
+    notes = load_concept(path, "mine", "mine").notes
+    assert bool(notes) is noted
+    if noted:
+        assert "states ss_network_alpha 1 for ss_network_dim 2" in notes[0] and "set weight: 0.5" in notes[0]
+
+
 @pytest.mark.parametrize("text", ["[]", "{", "None"])
 def test_damaged_arguments_are_no_arguments(write, text):
     assert load(write, ss_network_args=text).notes == ()

@@ -80,6 +80,12 @@ def alphas(rescaled):
     return DDIMScheduler(**NOISE, rescale_betas_zero_snr=rescaled).alphas_cumprod
 
 
+def sigmas(rescaled):
+    """The noise levels of alphas in EDM's terms, from the least to the most noise."""
+    shares = alphas(rescaled)
+    return ((1 - shares) / shares).sqrt()
+
+
 @pytest.mark.parametrize(
     ("tensors", "metadata", "expected"),
     [
@@ -90,6 +96,9 @@ def alphas(rescaled):
         ({"alphas_cumprod": alphas(False).half()}, {}, False),
         ({"alphas_cumprod": alphas(False).bfloat16(), "ztsnr": EMPTY}, {}, False),
         ({"alphas_cumprod": alphas(True).half()}, {}, True),
+        ({"denoiser.sigmas": sigmas(False).bfloat16()}, {}, False),
+        ({"denoiser.sigmas": sigmas(True)}, {}, True),
+        ({"model_sampling.sigmas": sigmas(True).flip(0)}, {}, True),
     ],
 )
 def test_zero_terminal_snr_is_read(tensors, metadata, expected):
@@ -103,6 +112,10 @@ def test_other_noise_levels_are_noted():
         "its alphas_cumprod (last 0.5000) is not that of its family"
         in read({"alphas_cumprod": torch.full((1000,), 0.5)}).notes[0]
     )
+
+
+def test_other_sigmas_are_noted():
+    assert "its denoiser.sigmas (last 0.0099)" in read({"denoiser.sigmas": torch.linspace(0.01, 10, 1000)}).notes[0]
 
 
 def test_edm_markers_give_scheduler_and_latents():

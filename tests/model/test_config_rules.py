@@ -62,6 +62,11 @@ REFUSED = [
     ("scheduler", {"use_flow_sigmas": True}, "flow matching is not supported"),
     ("scheduler", {"timestep_type": "continuous"}, "timestep_type 'continuous'"),
     ("scheduler", {"thresholding": True}, "it is for models of pixels"),
+    (
+        "scheduler",
+        {"_class_name": "PNDMScheduler", "rescale_betas_zero_snr": True},
+        "rescale_betas_zero_snr 'True', supported: False with PNDMScheduler; set its _class_name to DDIMScheduler",
+    ),
     ("scheduler", {"variance_type": "learned_range"}, "learned variances are not supported"),
 ]
 

@@ -29,6 +29,7 @@ BAD = [
     ("tokenizer/tokenizer_config.json", "model_max_length", 2, "tokenizer: model_max_length is 2, want 3 to 77"),
     ("tokenizer/tokenizer_config.json", "model_max_length", 10**30, "model_max_length is 1000000000000000"),
     ("tokenizer_2/tokenizer_config.json", "model_max_length", -5, "tokenizer_2: model_max_length is -5"),
+    ("tokenizer_2/tokenizer_config.json", "model_max_length", 40, "(tokenizer 77, tokenizer_2 40), want the same"),
 ]
 
 

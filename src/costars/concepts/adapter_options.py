@@ -71,9 +71,13 @@ def read_options(metadata: Mapping[str, str], keys: Iterable[str], path: Path, s
         return _read_peft(path, key_list, source)
     text = metadata.get("lora_adapter_metadata", "{}")
     options = parse_json_object(text, f"{path.name}: metadata 'lora_adapter_metadata'")
-    by_part = {p: {k.removeprefix(p): v for k, v in options.items() if k.startswith(p)} for p in PARTS}
+    # UNet2DConditionModel.save_lora_adapter names no part; its options are those of every layer, as in peft's own file.
+    unnamed = {k: v for k, v in options.items() if "." not in k}
+    _check(unnamed, "LORA", "", source, key_list)
+    by_part = {p: unnamed | {k.removeprefix(p): v for k, v in options.items() if k.startswith(p)} for p in PARTS}
     for part, own in by_part.items():
-        _check(own, "LORA", part, source, [key for key in key_list if key.startswith(part)])
+        own_keys = key_list if unnamed else [key for key in key_list if key.startswith(part)]
+        _check(own, "LORA", part, source, own_keys)
     return AdapterOptions(by_part)
 
 

@@ -5,7 +5,7 @@ ARGUMENTS has the arguments of ss_network_args; what is not in it is noted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from costars.concepts.peft_options import SEEN, TRAINING, Treatment
@@ -75,7 +75,22 @@ def check_training_metadata(metadata: Mapping[str, str], keys: Iterable[str], so
     decomposed = _is_set(arguments.get("dora_wd")) or _is_set(arguments.get("weight_decompose"))
     if decomposed and algorithm in _DECOMPOSABLE and not any(key.endswith("dora_scale") for key in keys):
         raise ConceptError(f"{source}: was trained with dora_wd, but has no dora_scale; fetch it again")
-    return tuple(notes)
+    return (*notes, *_describe_missing_alpha(metadata, keys, source))
+
+
+def _describe_missing_alpha(metadata: Mapping[str, str], keys: Iterable[str], source: str) -> Iterator[str]:
+    """A note where the metadata states another scale than 1, and no tensor does."""
+    try:
+        alpha, rank = (float(metadata[f"ss_network_{name}"]) for name in ("alpha", "dim"))
+    except (KeyError, ValueError):
+        return
+    key_list = list(keys)
+    has_factors = any(key.endswith(".lora_up.weight") for key in key_list)
+    if 0 < alpha != rank > 0 and has_factors and not any(key.endswith(".alpha") for key in key_list):
+        yield (
+            f"{source!r} states ss_network_alpha {alpha:g} for ss_network_dim {rank:g}, but its layers have no alpha, "
+            f"so their scale is 1, as in A1111 and ComfyUI; for the stated scale set weight: {alpha / rank:g}"
+        )
 
 
 def _parse_arguments(metadata: Mapping[str, str]) -> Mapping[str, Any]:

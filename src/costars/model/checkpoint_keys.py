@@ -33,7 +33,7 @@ UNUSED: Mapping[str, str] = {
         "noise levels; alphas_cumprod is compared with those that are used"
     ),
     r"(sqrt_recip_alphas_cumprod|sqrt_recipm1_alphas_cumprod|posterior_\w+|lvlb_weights|logvar)": "follow from betas",
-    r"(denoiser|model_sampling)\.(log_)?sigmas": "follow from the noise levels",
+    r"(denoiser|model_sampling)\.(log_)?sigmas": "noise levels; sigmas are compared with those that are used",
     r"((first_stage_model|vae)\.)?loss\..*": "the discriminator of the VAE's training",
     r"embedding_manager\..*": "a placeholder of textual inversion, without a word in the prompt",
     r"optimizer\w*(\..*)?|lr_scheduler(\..*)?|global_step|epoch|iteration": "state of the training",

@@ -34,6 +34,7 @@ _V_PRED, _ZERO_SNR = "v_pred", "ztsnr"
 _EDM_MEAN, _EDM_STD = "edm_mean", "edm_std"  # Playground v2.5
 _EDM_SIGMA_MAX, _EDM_SIGMA_MIN = "edm_vpred.sigma_max", "edm_vpred.sigma_min"  # CosXL
 _NOISE_LEVELS = "alphas_cumprod"  # of the first releases
+_SIGMAS = ("denoiser.sigmas", "model_sampling.sigmas")  # of SDXL's original code and of ComfyUI
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3  # above bfloat16's rounding, below the step to zero terminal SNR
 
 
@@ -149,19 +150,28 @@ def _read_flag(metadata: Mapping[str, str], key: str) -> bool | None:
 def _read_zero_snr(file: StatedFile) -> tuple[bool, tuple[str, ...]]:
     """(whether the file states zero terminal SNR, notes about noise levels that are not used)."""
     stated = _ZERO_SNR in file.keys or bool(_read_flag(file.metadata, "ss_zero_terminal_snr"))
-    if _NOISE_LEVELS not in file.keys or "beta_schedule" not in file.scheduler:
+    key, levels = _read_noise_levels(file)
+    if levels is None or "beta_schedule" not in file.scheduler:
         return stated, ()
-    levels = file.read(_NOISE_LEVELS).float().flatten()
     known = {k: file.scheduler[k] for k in ("beta_start", "beta_end", "beta_schedule") if k in file.scheduler}
     for rescaled in (stated, not stated):
         own = DDIMScheduler(**known, num_train_timesteps=len(levels), rescale_betas_zero_snr=rescaled).alphas_cumprod
         if torch.allclose(levels, own, rtol=_RELATIVE, atol=_ABSOLUTE):
             return rescaled, ()
     note = (
-        f"{file.what}: its {_NOISE_LEVELS} (last {float(levels[-1]):.4f}) is not that of its family and is not "
+        f"{file.what}: its {key} (last {float(levels[-1]):.4f}) is not that of its family and is not "
         "used; if pictures are noise, give its scheduler's settings with checkpoint.config"
     )
     return stated, (note,)
+
+
+def _read_noise_levels(file: StatedFile) -> tuple[str, Tensor | None]:
+    """(key, the cumulative shares of signal of all timesteps that it states); sigma^2 is (1 - share) / share."""
+    if _NOISE_LEVELS in file.keys:
+        return _NOISE_LEVELS, file.read(_NOISE_LEVELS).float().flatten()
+    key = next((key for key in _SIGMAS if key in file.keys), "")
+    sigmas = file.read(key).float().flatten() if key else torch.empty(0)
+    return key, 1 / (1 + sigmas.sort().values ** 2) if len(sigmas) else None
 
 
 def _read_edm(file: StatedFile) -> tuple[dict[str, Any], dict[str, Any]] | None:

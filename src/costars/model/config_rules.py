@@ -152,9 +152,22 @@ def check_scheduler_config(config: Config, what: str) -> list[str]:
     if kind not in classes:
         _refuse(SCHEDULER, "_class_name", kind, ", ".join(classes), "set it to one of them", what)
     _check(config, SCHEDULER_RULES, SCHEDULER, what)
+    _check_zero_snr(config, kind, what)
     # diffusers writes the settings of the scheduler that a configuration was made from into it as well.
     known = {key for name in classes for key in signature(getattr(diffusers_schedulers, name)).parameters}
     return list(_list_unknown(config, known, SCHEDULER, what))
+
+
+def _check_zero_snr(config: Config, kind: Any, what: str) -> None:
+    """Raises ModelError for a class that ignores the noise levels which the network was trained with."""
+    key = "rescale_betas_zero_snr"
+    if (
+        config.get(key)
+        and kind not in EDM_CLASSES
+        and key not in signature(getattr(diffusers_schedulers, kind)).parameters
+    ):
+        advice = "set its _class_name to DDIMScheduler or EulerDiscreteScheduler"
+        _refuse(SCHEDULER, key, config[key], f"False with {kind}", advice, what)
 
 
 def _check_size_ids(unet: Config, encoder: Config, what: str) -> None:

@@ -82,6 +82,10 @@ def check_values(unet: Any, vae: Any, encoders: Sequence[TextEncoder], scheduler
     for encoder in encoders:
         _check_positive(encoder.name, encoder.module.config.to_dict())
         _check_tokenizer(encoder)
+    lengths = {encoder.spec.tokenizer: encoder.tokenizer.model_max_length for encoder in encoders}
+    if len(set(lengths.values())) > 1:
+        each = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ConfigError(f"model_max_length differs between the tokenizers ({each}), want the same")
     _probe(scheduler)
 
 

@@ -24,6 +24,7 @@ Rectangle = tuple[Unit, Unit, Unit, Unit]
 # As AUTOMATIC1111's prompts name one.
 # Possessive, and no "<" inside: linear time also for a text of many beginnings.
 _LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]++)(?::([^:<>]++))?+[^<>]*+>", re.IGNORECASE)
+_SLOT = re.compile(r"\{([^{}]{1,64})\}")
 MAX_PROMPT = 20_000  # characters; the text encoders read 600 tokens
 
 
@@ -220,6 +221,12 @@ class Scene(Value):
         for field, prompt in prompts.items():
             if problem := find_foreign_syntax(prompt):
                 raise ValueError(f"{field}: {problem}")
+            named = next((n for n in _SLOT.findall(prompt) if normalize_name(n) in self.cast), None)
+            if named and field != "prompt":
+                raise ValueError(
+                    f"{field}: has the slot {{{named}}}, which only the scene's prompt fills; write the words that "
+                    "call the member, such as its trigger and class"
+                )
         return self
 
     @model_validator(mode="after")

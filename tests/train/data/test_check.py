@@ -29,3 +29,11 @@ def test_all_folders_that_are_missing_or_empty_are_named_at_once(tmp_path):
 def test_folder_is_checked_before_the_model(tmp_path, library):
     with pytest.raises(TrainError, match="folder not found"):
         open_studio("cpu", library=library).prepare_training(config(tmp_path))
+
+
+def test_empty_folder_is_found_before_the_model(tmp_path, library):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.tif").touch()
+    with pytest.raises(TrainError, match=r"^ana: .*no usable image .*'0.tif': an image format .*; bo: images"):
+        open_studio("cpu", library=library).prepare_training(config(tmp_path))

@@ -82,6 +82,14 @@ def test_everything_that_is_not_read_is_named_with_its_reason(folder):
     }
 
 
+def test_a_condition_of_onetrainer_is_no_second_image(folder):
+    reason = "OneTrainer's condition of an image, which no recipe reads"
+    assert listed(folder("a.png", "a-condlabel.png")) == (
+        {"a.png": (None, {})},
+        (f"not read: 'a-condlabel.png': {reason}",),
+    )
+
+
 def test_only_files_of_systems_are_passed_over_in_silence(folder):
     assert listed(folder("a.png", ".DS_Store", ".a.txt", "Thumbs.db", *IGNORED))[1] == ()
     lines = "".join(listed(folder(*(f"b{suffix}" for suffix in OTHER_IMAGES), "thumbs.db2"))[1])

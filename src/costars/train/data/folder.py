@@ -19,6 +19,7 @@ from costars.train.data.text_files import first_line, format_error, read_text
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION_SUFFIXES = (".txt", ".caption")  # OneTrainer's; kohya's default
 MASK_ENDINGS = (".mask", "-masklabel", "_mask")  # before an image suffix: costars', OneTrainer's, and a common one
+CONDITION_ENDING = "-condlabel"  # OneTrainer's, before an image suffix: what a ControlNet or an editing model reads
 MASK_FOLDERS = ("masks", "mask")  # with masks that have the names of their images
 OTHER_IMAGES = (".gif", ".heic", ".heif", ".avif", ".jxl", ".tif", ".tiff", ".jp2", ".svg", ".psd", ".raw", ".dng")
 # Files that systems and programs put into every folder; hidden files are not named either.
@@ -107,8 +108,9 @@ class _Files:
         return stem.lower().endswith(common) and bool(self.find(stem[: -len(common)], IMAGE_SUFFIXES))
 
     def images(self) -> list[str]:
-        """The image files that are no masks."""
-        return [name for name in self.names if _suffix(name) in IMAGE_SUFFIXES and not self.is_mask(name)]
+        """The image files that are no masks and no conditions."""
+        images = [name for name in self.names if _suffix(name) in IMAGE_SUFFIXES and not self.is_mask(name)]
+        return [name for name in images if not _is_condition(name)]
 
     def masks(self, image: str, concept: str) -> list[str]:
         """The mask files of a concept in an image."""
@@ -127,6 +129,10 @@ def _is_visible(name: str) -> bool:
 
 def _stem(name: str) -> str:
     return normalize_name(os.path.splitext(name)[0])
+
+
+def _is_condition(name: str) -> bool:
+    return _stem(name).lower().endswith(CONDITION_ENDING)
 
 
 def _suffix(name: str) -> str:
@@ -205,6 +211,8 @@ def _find_reason(folder: Path, name: str, metadata: str | None, files: _Files) -
         return "an image format that is not supported; convert it to PNG or JPEG"
     if suffix in CAPTION_SUFFIXES or (suffix in IMAGE_SUFFIXES and files.is_mask(name)):
         return "no image has this name"
+    if suffix in IMAGE_SUFFIXES and _is_condition(name):
+        return "OneTrainer's condition of an image, which no recipe reads"
     if suffix in IMAGE_SUFFIXES:
         return f"not listed in {metadata}"
     return "neither an image, a caption nor a mask"
