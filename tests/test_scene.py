@@ -499,3 +499,21 @@ def test_a_folder_that_is_missing_or_no_scene_is_told_apart(tmp_path):
         load_scene(tmp_path / "gone")
     with pytest.raises(SceneError, match=r"is a folder; a scene is a file"):
         load_scene(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": True}, {"start": True}, {"seed": False}, {"guidance_scale": True}, {"cast": {"ana": {"weight": True}}}],
+)
+def test_a_switch_is_no_number(changes):
+    changes = (
+        {"cast": {"ana": DATA["cast"]["ana"] | changes["cast"]["ana"], "bo": "bo"}} if "cast" in changes else changes
+    )
+    with pytest.raises(SceneError, match=r"(true|false) is a switch \(yes, no, on and off too\); want a value"):
+        parse_scene(DATA | changes)
+    assert parse_scene(DATA | {"method": {"name": "two_stage", "blend": False}}).method.blend is False
+
+
+def test_a_place_of_switches_is_refused():
+    with pytest.raises(SceneError, match="is not a place"):
+        parse_scene(DATA | {"cast": {"ana": {"concept": "a", "where": [True, False]}, "bo": "bo"}})

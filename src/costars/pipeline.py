@@ -12,7 +12,7 @@ from torch import Tensor
 from costars.builtin.segmenter import CLASSES, KINDS
 from costars.catalog import load_method
 from costars.errors import SceneError
-from costars.records.provenance import file_hashes, versions
+from costars.records.provenance import check_same_layout_files, file_hashes, layout_hashes, versions
 from costars.resolved_scene import ResolvedScene
 from costars.sample.decode import decode_latent
 from costars.segment.mask_files import has_mask_file
@@ -40,7 +40,7 @@ def plan_scene(resolved: ResolvedScene, segmenter: Segmenter | None) -> Iterator
     regions = match_cast(resolved.scene.cast, phrases, found, layout, limits=limits)
     seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
     strangers = tuple(f.class_name for f in find_extra_figures(regions, usable_regions(found, {}, limits)))
-    yield Plan(resolved.scene, layout, regions, seconds, strangers=strangers)
+    yield Plan(resolved.scene, layout, regions, seconds, strangers=strangers, hashes=layout_hashes(resolved))
 
 
 def needs_segmenter(resolved: ResolvedScene) -> bool:
@@ -55,8 +55,10 @@ def render_plan(
 
     check is a segmenter of the built-in world, which tells who is visible in the picture; load_seconds is what
     loading took before. The picture's plan is without the layout's cached attention. Raises SceneError for a method
-    that needs a plan and has none.
+    that needs a plan and has none, and where the layout's files have changed.
     """
+    if plan is not None:
+        check_same_layout_files(plan, resolved)
     model = resolved.model
     began = time.perf_counter()
     latent, rows, rows_per_call = yield from _count_rows(_denoising_steps(resolved, plan))

@@ -202,7 +202,8 @@ class Plan:
     """A layout and the region of each member: {member: region}, disjoint, in prompt order.
 
     edited says that its masks were changed after planning; notes are lines for the user; strangers are the classes
-    of figures in the layout that are not in the cast.
+    of figures in the layout that are not in the cast; hashes {field of the scene: sha256} are of the files that the
+    layout was drawn with.
     """
 
     scene: Scene
@@ -212,6 +213,7 @@ class Plan:
     edited: bool = False
     notes: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from costars.cli.summary import describe_lost
 from costars.jobs import RenderJob
@@ -155,6 +157,24 @@ def test_layers_missing_in_the_model_are_noted(cli, folder, library):
     code, _, err = cli("render", "scene.yaml", "--out", "out")
     assert code == 0 and "layers of 'char_a' are not in this model" in " ".join(err.split())
     assert json.loads((folder / "out" / "result.json").read_text())["notes"][0].startswith("a: 1 of ")
+
+
+def test_files_that_changed_since_a_picture_or_plan_are_named(cli, expect_error, folder, library):
+    assert cli("render", "scene.yaml", "--out", "out")[0] == 0
+    assert cli("plan", "scene.yaml", "--out", "plan")[0] == 0
+    (folder / "one.png").write_bytes((folder / "out" / "picture.png").read_bytes())
+    assert "is another file" not in cli("render", "one.png", "--out", "same")[2]
+    path = library / "char_a.safetensors"
+    with safe_open(path, framework="pt") as file:
+        card = file.metadata()
+    save_file({key: 2 * tensor for key, tensor in load_file(path).items()}, path, metadata=card)
+    code, _, err = cli("render", "one.png", "--out", "other")
+    assert code == 0 and "cast.a.concept: is another file than one.png was made with" in err
+    facts = json.loads((folder / "plan" / "plan.json").read_text())
+    facts["hashes"]["model"] = "0" * 64
+    (folder / "plan" / "plan.json").write_text(json.dumps(facts))
+    message = "model: is another file than the plan was drawn with; plan the scene again"
+    expect_error("render", "plan", "--out", "late", message=message)
 
 
 def test_picture_with_edited_masks_cannot_be_rendered_again(cli, folder):

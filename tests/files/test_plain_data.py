@@ -102,3 +102,9 @@ def test_toml_is_read():
         "prompt": "a.b.c",
         "cast": {"ana": {"concept": "x"}},
     }
+
+
+@pytest.mark.parametrize("text", ["010", "-07", "1:30"])
+def test_number_of_another_base_is_not_guessed(text):
+    with pytest.raises(ReadError, match="would be a number of base 8 or 60; write it in base 10, or in quotes"):
+        parse_yaml(f"seed: {text}", "x")

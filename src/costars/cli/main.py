@@ -135,6 +135,8 @@ def render(
     for picture in _run(job, studio):
         seeds.append(picture.scene.seed)
         summary.print_picture(picture, job, notes)
+        if source.suffix == ".png":
+            summary.print_other_files(source, picture)
         typer.echo(job.folder(picture.scene.seed) / "picture.png")
     summary.print_seeds(seeds, job)
 

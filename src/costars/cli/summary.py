@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from costars.cli.console import print_line
@@ -38,6 +39,14 @@ def print_plan(plan: Plan, job: PlanJob, notes: Notes) -> None:
     for note in (*plan.layout.notes, *plan.notes, *describe_strangers("layout", plan.strangers, len(plan.regions))):
         notes.print(note)
     print_line(f"seed {plan.scene.seed}; from front to back: {found}; to finish it: costars render {job.out} --out DIR")
+
+
+def print_other_files(source: Path, picture: Picture) -> None:
+    """Say which files are not those that the picture at source was made with: this one may look different."""
+    from costars.records.png_metadata import find_other_files
+
+    for changed in find_other_files(source, picture):
+        print_line(f"{changed}: is another file than {source} was made with", style="bold")
 
 
 def print_picture(picture: Picture, job: RenderJob, notes: Notes) -> None:

@@ -22,6 +22,7 @@ from costars.files.regular_file import MAX_TEXT_BYTES, read_text
 MAX_DEPTH = 50  # lists and mappings inside each other; a scene has 5
 MAX_VALUES = 200_000  # with every YAML alias replaced by what it stands for
 MAX_DIGITS = 40  # of an integer; tokenizers state a length of 31 digits
+_CLEAR_INT = re.compile(r"[-+]?(?:0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)")  # others are not what they look like
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # tomllib takes quadratic time for a dotted key, so long ones are found before. Possessive: linear time.
 _LONG_TOML_KEY = re.compile(rf"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}""")
@@ -135,6 +136,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
     def construct_yaml_int(self, node: Any) -> Any:
         _parse_length(node.value)
+        if not _CLEAR_INT.fullmatch(node.value):
+            raise _LimitError(f"{node.value!r} would be a number of base 8 or 60; write it in base 10, or in quotes")
         return super().construct_yaml_int(node)
 
 

@@ -38,6 +38,7 @@ def write_plan(plan: Plan, out: Path, *, replace: bool = False) -> None:
         "seconds": round_seconds(plan.seconds),
         "notes": [*layout.notes, *plan.notes],
         "strangers": list(plan.strangers),
+        "hashes": dict(plan.hashes),
     }
     with atomic_folder(out) as folder:
         (folder / "plan.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -88,6 +89,7 @@ def read_plan(folder: Path) -> Plan:
         edited=edited,
         notes=(*facts.notes, *describe_masks(folder, regions)),
         strangers=facts.strangers,
+        hashes=facts.hashes,
     )
 
 
@@ -115,3 +117,4 @@ class _Facts(BaseModel):
     seconds: dict[str, float]
     notes: tuple[str, ...]
     strangers: tuple[str, ...]
+    hashes: dict[str, str]

@@ -16,6 +16,7 @@ from costars.images.contact_sheet import make_contact_sheet
 from costars.records.regions import region_facts, round_seconds, write_masks
 from costars.scene.files import map_paths, read_picture_facts
 from costars.scene.scene import Scene
+from costars.segment.mask_files import has_mask_file
 from costars.types import Picture, RegionError
 
 EMPHASIS_NAMES = {"original": "Original", "no_norm": "No norm", "ignore": "Ignore"}  # AUTOMATIC1111's
@@ -92,6 +93,19 @@ def read_max_rows(path: Path) -> int | None:
     """The most rows of a UNet call in a picture that `load_scene` can read; None if it does not say."""
     rows = read_picture_facts(path).get("max_rows")
     return rows if type(rows) is int and rows > 0 else None
+
+
+def find_other_files(path: Path, picture: Picture) -> list[str]:
+    """Fields of the scene whose files are not those that the picture at the path was made with."""
+    facts = read_picture_facts(path)
+    hashes, versions = facts.get("hashes"), facts.get("versions")
+    before = dict(hashes) if isinstance(hashes, dict) else {}
+    if not all(has_mask_file(member) for member in picture.scene.cast.values()):
+        before.pop("masks", None)  # they were found in the layout, which is drawn again
+    if isinstance(versions, dict):
+        before["model"] = versions.get("model_sha256")
+    now = {**picture.hashes, "model": picture.versions["model_sha256"]}
+    return [field for field, sha256 in before.items() if now.get(field, sha256) != sha256]
 
 
 def parameters(picture: Picture) -> str:

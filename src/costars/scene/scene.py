@@ -54,7 +54,9 @@ else:
 def _parse_place(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
-    numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+    numbers = isinstance(value, list | tuple) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in value
+    )
     if not numbers or len(value) not in (2, 4) or not all(0 <= v <= 1 for v in value):
         raise ValueError(
             f"{value!r} is not a place; use left, right, a point [x, y], a box [left, top, right, bottom] (fractions "
