@@ -517,3 +517,8 @@ def test_a_switch_is_no_number(changes):
 def test_a_place_of_switches_is_refused():
     with pytest.raises(SceneError, match="is not a place"):
         parse_scene(DATA | {"cast": {"ana": {"concept": "a", "where": [True, False]}, "bo": "bo"}})
+
+
+def test_random_seed_of_other_programs_is_named():
+    with pytest.raises(SceneError, match="write random for a seed that is chosen at random"):
+        parse_scene(DATA | {"seed": -1})

@@ -133,6 +133,11 @@ class Model:
         with self.offload.on_device(self.vae):
             pixels = self.vae.decode(unscaled.to(self.vae.dtype)).sample[0].float()
         if not math.isfinite(float(pixels.sum())):
+            if not math.isfinite(float(latent.sum())):
+                raise ModelError(
+                    f"model {self.info.name!r}: the denoised latent is not finite; if --dtype float32 does not help, "
+                    "the checkpoint or a concept has damaged weights"
+                )
             raise ModelError("the VAE decoded a picture that is not finite; use --dtype float32")
         array = pixels.clamp(-1, 1).add(1).mul(127.5).round().byte()
         return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())

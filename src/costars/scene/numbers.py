@@ -34,6 +34,8 @@ def _is_whole(value: Any) -> bool:
 def _parse_seed(value: Any) -> Any:
     if value == RANDOM:
         return secrets.randbelow(RANDOM_SEEDS)
+    if value in (-1, "-1"):  # in AUTOMATIC1111 a seed is chosen at random
+        raise ValueError(f"want a whole number from 0 on (got -1); write {RANDOM} for a seed that is chosen at random")
     if isinstance(value, str) and not re.fullmatch(r"\s*-?\d{1,20}\s*", value):
         raise ValueError(f"want a whole number or random (got {shorten(value)})")
     return value

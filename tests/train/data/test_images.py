@@ -212,6 +212,10 @@ def test_jsonl_lists_images_captions_and_masks_in_order(tmp_path):
         ({"file_name": "a.mask.png"}, "is a mask file"),
         ({"file_name": "nul\0.png"}, "not found in the folder"),
         ({"file_name": "x" * 300 + ".png"}, "not found in the folder"),
+        (
+            {"file_name": "a.png", "prompt": "a woman"},
+            "'prompt' is not read as a caption; rename it to text or caption",
+        ),
     ],
 )
 def test_invalid_jsonl_line_is_rejected(tmp_path, line, message):

@@ -14,6 +14,8 @@ from costars.train.data.text_files import first_line, read_text
 
 # What kohya's finetune scripts write one after the other; the last one counts.
 KOHYA_METADATA = ("meta_lat.json", "meta_clean.json", "meta_cap.json")
+CAPTION_KEYS = ("text", "caption")
+OTHER_CAPTION_KEYS = ("prompt", "description", "captions", "tags", "additional_feature")  # of other data sets
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,11 @@ def _parse_line(folder: Path, line: str, where: str, is_mask: Callable[[str], bo
     if is_mask(name):
         raise TrainError(f'{where}: file_name {name!r} is a mask file; name the image, and its mask as "mask"')
     mask = _path_in_folder(folder, _text_value(values, where, "mask"), where)
-    return CaptionEntry(name, first_line(_text_value(values, where, "text", "caption") or ""), mask)
+    caption = first_line(_text_value(values, where, *CAPTION_KEYS) or "")
+    other = next((key for key in OTHER_CAPTION_KEYS if values.get(key)), None)
+    if caption is None and other is not None:
+        raise TrainError(f"{where}: {other!r} is not read as a caption; rename it to {' or '.join(CAPTION_KEYS)}")
+    return CaptionEntry(name, caption, mask)
 
 
 def _text_value(values: Mapping[str, object], where: str, *keys: str) -> str | None:
