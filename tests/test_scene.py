@@ -94,7 +94,7 @@ def test_another_model_brings_its_own_defaults_but_keeps_what_was_chosen():
         ({"steps": "many"}, "steps: want a whole number (got 'many')"),
         ({"start": 1.5}, "start: want at most 1.0 (got 1.5)"),
         ({"size": [64, 32]}, "size: height 32: want 64 to 8192 px"),
-        ({"seed": -1}, "seed: want at least 0 (got -1)"),
+        ({"seed": -1}, "seed: want a whole number from 0 on (got -1); write random"),
         (cast(where=[0.5, 0.1, 0.2, 0.9]), "the box [0.5, 0.1, 0.2, 0.9] is empty: want left < right and top < bottom"),
         (cast(weight=-1), "cast.ana.weight: want at least 0.0 (got -1)"),
         ({"cast": {"ana": {}, "bo": {"concept": "bo"}}}, "cast.ana.concept: is missing"),

@@ -39,7 +39,7 @@ def test_noise_depends_on_seed(tiny):
 
 
 def test_latent_that_is_not_finite_is_rejected(tiny):
-    with pytest.raises(ModelError, match="latent is not finite; .* or a concept has damaged weights"):
+    with pytest.raises(ModelError, match=r"latent is not finite; .* or a concept has damaged weights"):
         tiny.decode(torch.full((1, 4, 8, 8), torch.nan))
     with pytest.raises(ModelError, match="picture that is not finite; use --dtype float32"):
         tiny.decode(torch.full((1, 4, 8, 8), 3e37))

@@ -133,7 +133,7 @@ class Model:
         with self.offload.on_device(self.vae):
             pixels = self.vae.decode(unscaled.to(self.vae.dtype)).sample[0].float()
         if not math.isfinite(float(pixels.sum())):
-            if not math.isfinite(float(latent.sum())):
+            if not bool(latent.isfinite().all()):
                 raise ModelError(
                     f"model {self.info.name!r}: the denoised latent is not finite; if --dtype float32 does not help, "
                     "the checkpoint or a concept has damaged weights"
