@@ -162,6 +162,9 @@ TABLES: Mapping[str, Callable[[Row], list[Cells]]] = {
     "start": benchmark_lines(
         lambda row: {"start": row["variant"]}, "similarity", "attributes", "first", "iou", "order_kept"
     ),
+    "steps": benchmark_lines(
+        lambda row: {"steps": row["variant"]}, "similarity", "change", "attributes", "first", "iou", "order_kept"
+    ),
     "count": benchmark_lines(
         lambda row: {"concepts": row["group"]}, "similarity", "attributes", "first", "iou", "order_kept"
     ),
