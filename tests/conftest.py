@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ CLASSES = {"char_a": "man", "char_b": "woman"}
 settings.register_profile("costars", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("costars")
 torch.set_num_threads(1)  # the same sums in the same order on every machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in child processes too
 
 
 @pytest.fixture(scope="session")

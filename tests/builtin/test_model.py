@@ -40,7 +40,7 @@ def scene():
         {
             "prompt": "{ana} in front of {bo} in a room",
             "cast": {"ana": {"concept": "builtin/ana"}, "bo": {"concept": "builtin/bo"}},
-            "steps": 20,
+            "steps": 12,
             "seed": SEED,
             "start": 0.12,
         }
@@ -75,7 +75,7 @@ def test_plan_finds_disjoint_regions_of_both(plan):
     assert {name: region.class_name for name, region in plan.regions.items()} == {"ana": "woman", "bo": "man"}
     assert all(0.03 < region.area < 0.6 and region.score > 0.5 for region in plan.regions.values())
     assert sum(region.mask for region in plan.regions.values()).max() <= 1
-    assert plan.layout.rows == 20 * 2 and plan.layout.image.size == (128, 128)
+    assert plan.layout.rows == 12 * 2 and plan.layout.image.size == (128, 128)
 
 
 def test_render_writes_these_files_and_keys(folder):
@@ -94,7 +94,7 @@ def test_render_writes_these_files_and_keys(folder):
         "max_rows",
         "layer_counts",
     }
-    assert result["rows"] == {"stage1": 40, "stage2": (20 - 2) * (3 + 2 * 2)}
+    assert result["rows"] == {"stage1": 24, "stage2": (12 - 1) * (3 + 2 * 2)}
     assert set(result["seconds"]) == {"load", "layout", "segment", "personalise", "decode"}
     for region in result["regions"]:
         assert set(region) == {"name", "class_name", "box", "score", "depth", "area"}

@@ -36,7 +36,7 @@ from costars.model.text_encoder import encode_text
 from costars.sample.loop import denoise, prepare_sampler
 from costars.types import DenoisingPath, Layout, Plan
 
-INPUTS = int(os.environ.get("COSTARS_FUZZ_INPUTS", "2200"))
+INPUTS = int(os.environ.get("COSTARS_FUZZ_INPUTS", "2000"))
 SEED = int(os.environ.get("COSTARS_FUZZ_SEED", "0"))
 LIMIT_S = 10
 VALUES: list[Any] = [
