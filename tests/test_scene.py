@@ -491,6 +491,7 @@ def test_a_model_that_can_only_be_a_path_is_named_in_full(tmp_path, model):
 
 def test_a_hub_id_stays_as_it_is(tmp_path):
     (tmp_path / "scene.yaml").write_text(yaml.safe_dump(DATA | {"model": "org/name@fp16"}))
+    assert load_scene(str(tmp_path / "scene.yaml")) == load_scene(tmp_path / "scene.yaml")
     assert load_scene(tmp_path / "scene.yaml").model == "org/name@fp16"
 
 

@@ -86,11 +86,12 @@ def _change(here: Any, place: tuple[str, ...], change: Callable[[str, str], str]
             here[key] = change(key, here[key])
 
 
-def load_scene(path: Path) -> Scene:
+def load_scene(file: str | Path) -> Scene:
     """A scene from a .yaml, .toml or .json file, or from a picture that costars wrote; its paths are made absolute.
 
     Relative paths are those beside the file. Raises SceneError for a file that cannot be read or contains no scene.
     """
+    path = Path(file)
     if not is_there(path):
         raise SceneError(f"{path}: no such file or folder ({path.absolute()}); check the path")
     if path.is_dir():

@@ -120,7 +120,9 @@ def test_first_masks_are_better_than_attention_alone(monkeypatch):
         return estimate_masks(evidence, image, config, previous)
 
     monkeypatch.setattr("costars.train.em.objective.estimate_masks", estimate_both)
-    short = replace(recipe, batch_size=1, em=replace(recipe.em, estep=replace(recipe.em.estep, timesteps=20, crf_size_px=64)))
+    short = replace(
+        recipe, batch_size=1, em=replace(recipe.em, estep=replace(recipe.em.estep, timesteps=20, crf_size_px=64))
+    )
     steps = train(TrainingTask(model=open_studio("cpu").model(BUILTIN), subjects=subjects, recipe=short))
     masks = next(steps).masks
     steps.close()
