@@ -20,7 +20,7 @@ def main(out: Path = Path("out/progress"), steps: int | None = None, most_second
         seed=1,
     )
     studio = open_studio()
-    studio.tell = print  # notes on the scene, before it is drawn
+    studio.on_note = print  # notes on the scene, before it is drawn
     out.mkdir(parents=True, exist_ok=True)
     began = shown = time.monotonic()
     with closing(studio.render_steps(scene)) as events:  # closing the iterator restores the model

@@ -17,7 +17,7 @@ from costars.concepts.load import load_concept
 from costars.errors import ConceptError
 from costars.files import atomic
 from costars.files.atomic import TensorFile, write_safetensors
-from costars.files.output_folder import reading
+from costars.files.output_folder import lock_results
 from costars.records.plan import read_plan, write_plan
 from costars.records.png_metadata import write_picture
 from costars.train.checkpoint import load_checkpoint, save_checkpoint
@@ -107,7 +107,7 @@ def test_picture(plan, tmp_path):
         write_picture(picture, out, replace=True)
 
     def read() -> str:
-        with reading(out), Image.open(out / "picture.png") as image, Image.open(out / "layout.png") as layout:
+        with lock_results(out), Image.open(out / "picture.png") as image, Image.open(out / "layout.png") as layout:
             counts = {image.getpixel((0, 0))[0], layout.getpixel((0, 0))[0]}
             counts.add(json.loads((out / "result.json").read_text())["rows"]["stage1"])
         (count,) = counts

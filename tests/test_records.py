@@ -43,13 +43,13 @@ def picture(plan) -> Picture:
 
 
 def test_a_plan_comes_back_as_it_was(plan, tmp_path):
-    plan = replace(plan, notes=("a note",), strangers=("dog",), layout=replace(plan.layout, notes=("in tiles",)))
+    plan = replace(plan, notes=("a note",), extra_figures=("dog",), layout=replace(plan.layout, notes=("in tiles",)))
     write_plan(plan, tmp_path / "plan")
     names = {str(p.relative_to(tmp_path / "plan")) for p in (tmp_path / "plan").rglob("*") if p.is_file()}
     assert names == {"plan.json", "layout.png", "layout.safetensors", "masks/a.png", "masks/b.png", "sheet.png"}
     back = read_plan(tmp_path / "plan")
     assert back.scene == plan.scene and back.seconds == plan.seconds
-    assert (back.notes, back.strangers) == (("in tiles", "a note"), ("dog",))
+    assert (back.notes, back.extra_figures) == (("in tiles", "a note"), ("dog",))
     assert torch.equal(back.layout.latents, plan.layout.latents)
     assert back.layout.image.tobytes() == plan.layout.image.tobytes()
     assert (back.layout.prompt, back.layout.rows) == ("a man and a woman", 20)

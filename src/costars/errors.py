@@ -54,6 +54,11 @@ class ReadError(CostarsError):
         self.origin, self.reason, self.remedy = str(origin), reason, remedy
 
 
+def to_one_line(error: object, most: int = 200) -> str:
+    """A library's error as one line of at most this many characters; its type if it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 MOST_NAMES = 40  # known names that a message lists
 
 

@@ -18,7 +18,7 @@ from costars.sample.decode import decode_latent
 from costars.segment.mask_files import has_mask_file
 from costars.segment.match_cast import match_cast, usable_regions
 from costars.segment.region_checks import RegionLimits
-from costars.segment.visibility import Visibility, describe_strangers, find_extra_figures, judge_visibility
+from costars.segment.visibility import Visibility, describe_extra_figures, find_extra_figures, judge_visibility
 from costars.types import Picture, Plan, Segmenter, Step
 
 
@@ -39,8 +39,8 @@ def plan_scene(resolved: ResolvedScene, segmenter: Segmenter | None) -> Iterator
     limits = RegionLimits(lowest_score=resolved.lowest_score)
     regions = match_cast(resolved.scene.cast, phrases, found, layout, limits=limits)
     seconds = {"layout": drawn - began, "segment": time.perf_counter() - drawn}
-    strangers = tuple(f.class_name for f in find_extra_figures(regions, usable_regions(found, {}, limits)))
-    yield Plan(resolved.scene, layout, regions, seconds, strangers=strangers, hashes=layout_hashes(resolved))
+    extra_figures = tuple(f.class_name for f in find_extra_figures(regions, usable_regions(found, {}, limits)))
+    yield Plan(resolved.scene, layout, regions, seconds, extra_figures=extra_figures, hashes=layout_hashes(resolved))
 
 
 def needs_segmenter(resolved: ResolvedScene) -> bool:
@@ -86,7 +86,7 @@ def render_plan(
         memory=model.offload.tier,
         max_rows=rows_per_call,
         lost=visibility.lost,
-        became=visibility.became,
+        seen_as=visibility.seen_as,
     )
 
 
@@ -116,8 +116,8 @@ def _judge(plan: Plan | None, image: Image.Image, check: Segmenter | None) -> tu
     if plan is None:
         return Visibility(), ()
     if check is None:
-        return Visibility(), (*plan.notes, *describe_strangers("layout", plan.strangers, len(plan.regions)))
+        return Visibility(), (*plan.notes, *describe_extra_figures("layout", plan.extra_figures, len(plan.regions)))
     figures = check(replace(plan.layout, image=image), CLASSES)
-    strangers = [figure.class_name for figure in find_extra_figures(plan.regions, figures)]
-    notes = (*plan.notes, *describe_strangers("picture", strangers, len(plan.regions)))
+    extra_figures = [figure.class_name for figure in find_extra_figures(plan.regions, figures)]
+    notes = (*plan.notes, *describe_extra_figures("picture", extra_figures, len(plan.regions)))
     return judge_visibility(plan.regions, figures, KINDS), notes

@@ -49,7 +49,7 @@ from costars.types import ControlNet, Machine, Picture, Plan, Segmenter, Step
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # How many a studio keeps: two models, to compare them or to go back and forth; a scene has rarely more ControlNets.
-MODELS_KEPT, CONTROL_NETS_KEPT, SEGMENTERS_KEPT = 2, 4, 2
+MAX_MODELS, MAX_CONTROL_NETS, MAX_SEGMENTERS = 2, 4, 2
 
 
 @dataclass
@@ -65,15 +65,15 @@ class Studio:
     settings: Settings
     max_rows: int = 0
     memory: str = "auto"
-    models: RecentlyUsed[Source, Model] = field(default_factory=lambda: RecentlyUsed(MODELS_KEPT))
+    models: RecentlyUsed[Source, Model] = field(default_factory=lambda: RecentlyUsed(MAX_MODELS))
     # By folder and memory tier, each with its sha256.
     control_nets: RecentlyUsed[tuple[Path, str], tuple[ControlNetModel, str]] = field(
-        default_factory=lambda: RecentlyUsed(CONTROL_NETS_KEPT)
+        default_factory=lambda: RecentlyUsed(MAX_CONTROL_NETS)
     )
-    segmenters: RecentlyUsed[str, Segmenter] = field(default_factory=lambda: RecentlyUsed(SEGMENTERS_KEPT))
+    segmenters: RecentlyUsed[str, Segmenter] = field(default_factory=lambda: RecentlyUsed(MAX_SEGMENTERS))
     load_seconds: float = 0.0
     concepts: ConceptCache = field(default_factory=ConceptCache)
-    tell: Callable[[str], None] = lambda note: None  # is called with the notes on a scene before it is drawn
+    on_note: Callable[[str], None] = lambda note: None  # is called with the notes on a scene before it is drawn
     memory_notes: tuple[str, ...] = ()
     _hub_folders: dict[tuple[str, Sequence[str]], Path] = field(default_factory=dict, repr=False)
 
@@ -141,7 +141,7 @@ class Studio:
         members = {name: concepts[f"cast.{name}"] for name in scene.cast}
         resolved = resolve_scene(scene, model, members, style)
         for note in resolved.notes:
-            self.tell(note)
+            self.on_note(note)
         return replace(resolved, controls=self._load_controls(resolved))
 
     def _load_controls(self, resolved: ResolvedScene) -> tuple[ControlNet, ...]:

@@ -201,7 +201,7 @@ class Region:
 class Plan:
     """A layout and the region of each member: {member: region}, disjoint, in prompt order.
 
-    edited says that its masks were changed after planning; notes are lines for the user; strangers are the classes
+    edited says that its masks were changed after planning; notes are lines for the user; extra_figures are the classes
     of figures in the layout that are not in the cast; hashes {field of the scene: sha256} are of the files that the
     layout was drawn with.
     """
@@ -212,7 +212,7 @@ class Plan:
     seconds: Mapping[str, float] = field(default_factory=dict)
     edited: bool = False
     notes: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
+    extra_figures: tuple[str, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -222,7 +222,7 @@ class Picture:
 
     hashes {field of the scene: sha256} are of its files (cast.ana.concept) and of the plan's masks. max_rows is the
     largest number of rows of a UNet call. lost are members that are not visible where the plan has them, if the
-    segmenter can tell; became {member: class} says what is seen there instead. layer_counts
+    segmenter can tell; seen_as {member: class} says what is seen there instead. layer_counts
     {member: "12 of 12 layers"} says how much of a concept the model has.
     """
 
@@ -238,7 +238,7 @@ class Picture:
     max_rows: int = 0
     lost: tuple[str, ...] = ()
     layer_counts: Mapping[str, str] = field(default_factory=dict)
-    became: Mapping[str, str] = field(default_factory=dict)
+    seen_as: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -202,10 +202,10 @@ def test_picture_with_edited_masks_cannot_be_rendered_again(cli, folder):
 def test_advice_about_an_invisible_member_is_none_that_was_tried(edited, job, remedy, make_scene):
     scene = make_scene()
     plan = Plan(scene, None, {}, edited=edited)
-    picture = Picture(None, scene, plan, {}, {}, {}, {}, lost=("a", "b"), became={"b": "dog"})
-    lost, became = describe_lost(picture, RenderJob(scene=scene, out=Path("out"), **job))
+    picture = Picture(None, scene, plan, {}, {}, {}, {}, lost=("a", "b"), seen_as={"b": "dog"})
+    lost, seen_as = describe_lost(picture, RenderJob(scene=scene, out=Path("out"), **job))
     assert lost.startswith("a is not visible where the plan has a; ") and remedy in lost
-    assert became.startswith("b looks like a dog where the plan has b; ")
+    assert seen_as.startswith("b looks like a dog where the plan has b; ")
     assert job == {} or "--retries" not in lost
 
 

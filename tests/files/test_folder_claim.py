@@ -4,7 +4,7 @@ import pytest
 
 from costars.errors import SceneError
 from costars.files.folder_claim import check_no_earlier_run, claim_folder
-from costars.files.output_folder import atomic_folder, reading
+from costars.files.output_folder import atomic_folder, lock_results
 
 
 def test_folder_is_there_within_the_block_and_removed_if_it_stays_empty(tmp_path):
@@ -42,7 +42,7 @@ def test_the_run_that_has_the_folder_writes_and_reads_there(tmp_path):
         for text in ("one", "two"):
             with atomic_folder(tmp_path / "out") as folder:
                 (folder / "result.json").write_text(f'{{"regions": [], "text": "{text}"}}')
-            with reading(tmp_path / "out"):
+            with lock_results(tmp_path / "out"):
                 assert text in (tmp_path / "out" / "result.json").read_text()
         with pytest.raises(SceneError, match="another run"), claim_folder(tmp_path / "out"):
             pass

@@ -13,7 +13,7 @@ from costars.files.output_folder import (
     check_output_folder,
     check_writable,
     list_previous_files,
-    reading,
+    lock_results,
 )
 
 
@@ -140,7 +140,7 @@ def test_crafted_rest_of_a_run_moves_nothing_out_of_the_folder(tmp_path, names):
         (committed / MANIFEST).write_text(json.dumps(names))
     with (
         pytest.raises(SceneError, match="the rest of an interrupted run is damaged; remove it"),
-        reading(tmp_path / "out"),
+        lock_results(tmp_path / "out"),
     ):
         pass
     assert list_names(tmp_path / "out") == {f"{COMMITTED}/masks/a.png"} | (
@@ -155,7 +155,7 @@ def test_rest_of_a_run_with_a_linked_folder_is_refused(tmp_path):
     committed.mkdir(parents=True)
     (committed / "masks").symlink_to(mine)
     (committed / MANIFEST).write_text(json.dumps(["masks/a.png"]))
-    with pytest.raises(SceneError, match="is a link"), reading(tmp_path / "out"):
+    with pytest.raises(SceneError, match="is a link"), lock_results(tmp_path / "out"):
         pass
     assert (mine / "a.png").read_bytes() == b"mine"
 

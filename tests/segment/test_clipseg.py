@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from costars.segment import checkpoint_cache
 from costars.segment import clipseg as module
-from costars.segment import kept_checkpoints
 from costars.segment.clipseg import ClipSeg, compute_phrase_maps
 
 
@@ -20,7 +20,7 @@ def test_components_are_regions_of_their_best_phrase_without_specks(load_tiny, s
     assert maps.shape == (2, 32, 64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "check_checkpoint", lambda *_, **__: None)
-        patch.setattr(kept_checkpoints, "open_checkpoint", lambda *_, **__: clipseg)
+        patch.setattr(checkpoint_cache, "open_checkpoint", lambda *_, **__: clipseg)
         regions = ClipSeg(device=torch.device("cpu"), dtype=torch.float32, offline=True)(
             make_layout(make_image(64, 32)), ["woman", "dog"]
         )

@@ -9,7 +9,7 @@ import torch
 
 from costars.errors import ModelError, SceneError
 from costars.scene.scene import CastMember
-from costars.segment import grounded_sam, kept_checkpoints
+from costars.segment import checkpoint_cache, grounded_sam
 from costars.segment.checkpoint import open_checkpoint
 from costars.segment.grounded_sam import GroundedSam
 from costars.segment.match_cast import match_cast
@@ -17,7 +17,7 @@ from costars.segment.sam import SAM
 
 
 def patch_open_checkpoint(monkeypatch, replacement) -> None:
-    monkeypatch.setattr(kept_checkpoints, "open_checkpoint", replacement)
+    monkeypatch.setattr(checkpoint_cache, "open_checkpoint", replacement)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

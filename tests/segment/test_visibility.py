@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from costars.builtin.segmenter import KINDS
-from costars.segment.visibility import describe_strangers, find_extra_figures, judge_visibility
+from costars.segment.visibility import describe_extra_figures, find_extra_figures, judge_visibility
 from costars_world.benchmarks.visibility import summarize
 
 LEFT, RIGHT, MIDDLE = (0, 0, 0.5, 1), (0.5, 0, 1, 1), (0.4, 0, 0.9, 1)
@@ -19,25 +19,25 @@ def regions(make_region):
 
 def test_everybody_in_place_is_visible(regions):
     seen = judge_visibility(regions, list(regions.values()), KINDS)
-    assert (seen.lost, seen.became) == ((), {})
+    assert (seen.lost, seen.seen_as) == ((), {})
 
 
 def test_who_has_no_figure_in_place_is_lost(regions, make_region):
     assert judge_visibility(regions, [], KINDS).lost == ("a", "b")
     assert judge_visibility(regions, [regions["b"]], KINDS).lost == ("a",)
     seen = judge_visibility(regions, [make_region("man", (0.45, 0, 0.7, 0.5)), regions["b"]], KINDS)
-    assert (seen.lost, seen.became) == (("a",), {})
+    assert (seen.lost, seen.seen_as) == (("a",), {})
 
 
 def test_who_became_something_else_is_named_with_it(regions, make_region):
     seen = judge_visibility(regions, [make_region("dog", LEFT, 0.9), regions["b"]], KINDS)
-    assert (seen.lost, seen.became) == (("a",), {"a": "dog"})
+    assert (seen.lost, seen.seen_as) == (("a",), {"a": "dog"})
 
 
 def test_a_class_of_the_same_kind_is_no_reason(make_region):
     dog = {"d": make_region("dog", LEFT)}
     assert judge_visibility(dog, [make_region("cat", LEFT)], KINDS).lost == ()
-    assert judge_visibility(dog, [make_region("robot", LEFT)], KINDS).became == {"d": "robot"}
+    assert judge_visibility(dog, [make_region("robot", LEFT)], KINDS).seen_as == {"d": "robot"}
 
 
 def test_an_uncertain_class_and_a_class_that_the_segmenter_lacks_are_no_reason(regions, make_region):
@@ -56,9 +56,9 @@ def test_figures_outside_the_regions_of_the_cast_are_extra(regions, make_region)
 
 
 def test_strangers_are_counted_by_class():
-    (note,) = describe_strangers("layout", ["man", "dog", "man"], 2)
+    (note,) = describe_extra_figures("layout", ["man", "dog", "man"], 2)
     assert note.startswith("the layout shows more figures than the cast of 2: 2 man, 1 dog, which are drawn without")
-    assert describe_strangers("layout", [], 2) == ()
+    assert describe_extra_figures("layout", [], 2) == ()
 
 
 def test_reported_rates_are_those_of_the_committed_rows():

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from costars.errors import ModelError
+from costars.errors import ModelError, to_one_line
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -35,6 +35,6 @@ def load_weights(net: N, weights: Path, name: str, device: torch.device) -> N:
     try:
         net.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
-        line = " ".join(str(error).split())[:200]
+        line = to_one_line(error)
         raise ModelError(f"{name}: {weights.name} cannot be loaded ({line}); reinstall costars") from None
     return net.to(device).eval()

@@ -184,12 +184,12 @@ def _open_studio(device: Device | None, dtype: Dtype | None, notes: summary.Note
         from costars.studio import open_studio
 
         studio = open_studio(device, dtype, **options)
-    studio.tell = notes.print
+    studio.on_note = notes.print
     return studio
 
 
 def _change(scene: Scene, settings: list[str], seed: str | None, count: int | None = None) -> Scene:
-    """The scene with the changes of the command line; a random seed is told."""
+    """The scene with the changes of the command line; a random seed is printed."""
     scene = with_settings(scene, settings)
     if count is not None:
         scene = with_settings(scene, [f"count={count}"], "--count")

@@ -26,7 +26,7 @@ class ProgressLines:
     print: Callable[[str], None] = print_line
     clock: Callable[[], float] = time.monotonic
     stage: str = ""
-    begun: tuple[int, float] = (0, 0.0)  # steps done and time at the first step of the stage
+    first: tuple[int, float] = (0, 0.0)  # steps done and time at the first step of the stage
     done: int = 0
     printed: float = field(default=0.0)
 
@@ -34,7 +34,7 @@ class ProgressLines:
         """Take note of a step; done counts from 1, also where a stage begins with a later step."""
         now = self.clock()
         if stage != self.stage or done <= self.done:
-            self.stage, self.begun = stage, (done, now)
+            self.stage, self.first = stage, (done, now)
             is_due = True
         else:
             is_due = done == total or now - self.printed >= SECONDS_BETWEEN_LINES
@@ -46,7 +46,7 @@ class ProgressLines:
             )
 
     def _pace(self, done: int, total: int, now: float) -> str:
-        steps, seconds = done - self.begun[0], now - self.begun[1]
+        steps, seconds = done - self.first[0], now - self.first[1]
         if not steps or seconds <= 0:
             return ""
         rate = steps / seconds

@@ -31,12 +31,13 @@ class Notes:
 
 def print_plan(plan: Plan, job: PlanJob, notes: Notes) -> None:
     """Print the seed, who is where, and the next command."""
-    from costars.segment.visibility import describe_strangers
+    from costars.segment.visibility import describe_extra_figures
 
     print_seeds([plan.scene.seed], job)
     order = sorted(plan.regions, key=lambda name: plan.regions[name].depth)
     found = ", ".join(f"{name} ({plan.regions[name].class_name}, {plan.regions[name].area:.0%})" for name in order)
-    for note in (*plan.layout.notes, *plan.notes, *describe_strangers("layout", plan.strangers, len(plan.regions))):
+    extra = describe_extra_figures("layout", plan.extra_figures, len(plan.regions))
+    for note in (*plan.layout.notes, *plan.notes, *extra):
         notes.print(note)
     print_line(f"seed {plan.scene.seed}; from front to back: {found}; to finish it: costars render {job.out} --out DIR")
 
@@ -72,7 +73,7 @@ def print_picture(picture: Picture, job: RenderJob, notes: Notes) -> None:
 
 
 def describe_lost(picture: Picture, job: RenderJob) -> list[str]:
-    """A line for each member that is not visible, or became something else, with a remedy that was not tried."""
+    """A line for each member that is not visible, or looks like something else, with a remedy that was not tried."""
     if picture.plan is not None and picture.plan.edited:
         remedy = "check its mask and depth in the plan"
     elif job.plan_folder is not None:
@@ -88,9 +89,9 @@ def describe_lost(picture: Picture, job: RenderJob) -> list[str]:
 
 
 def _describe_loss(picture: Picture, name: str) -> str:
-    became = picture.became.get(name)
+    seen_as = picture.seen_as.get(name)
     where = f"where the plan has {name}"
-    return f"is not visible {where}" if became is None else f"looks like a {became} {where}"
+    return f"is not visible {where}" if seen_as is None else f"looks like a {seen_as} {where}"
 
 
 def print_seeds(seeds: Sequence[int], job: PlanJob | RenderJob) -> None:

@@ -27,8 +27,8 @@ def collect_errors(names: Mapping[str, str], load: Callable[[str], T]) -> dict[s
         try:
             loaded[field] = load(field)
         except ConceptError as error:
-            is_told = "/" not in name or name in str(error)
-            problems.append(f"{field}: {error}" if is_told else f"{field} ({name}): {error}")
+            is_named = "/" not in name or name in str(error)
+            problems.append(f"{field}: {error}" if is_named else f"{field} ({name}): {error}")
     if problems:
         raise ConceptError("; ".join(problems))
     return loaded

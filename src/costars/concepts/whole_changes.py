@@ -39,8 +39,8 @@ def read_changes(tensors: Mapping[str, Tensor], source: str) -> Adapter:
                 f"{source}: layer {path!r} has the changes {', '.join(kinds)} ({', '.join(roles)}), expected the "
                 "tensors of one kind; import it again"
             )
-        kept = {role: to_float(tensor) for role, tensor in roles.items()}
-        if not all(tensor.isfinite().all() for tensor in kept.values()):
+        floats = {role: to_float(tensor) for role, tensor in roles.items()}
+        if not all(tensor.isfinite().all() for tensor in floats.values()):
             raise ConceptError(f"{source}: layer {path!r} has non-finite values; import it again")
-        adapter[path] = FullChange(((WeightRule(kind, kept), 1.0),))
+        adapter[path] = FullChange(((WeightRule(kind, floats), 1.0),))
     return adapter

@@ -43,7 +43,7 @@ def check_output_folder(out: Path, kind: str = "") -> None:
     """
     check_writable(out, "--out")
     if is_interrupted(out):
-        with reading(out):
+        with lock_results(out):
             pass
     _check_contents(out, kind)
 
@@ -122,7 +122,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def lock_results(folder: Path) -> Iterator[None]:
     """Read the files of a run within the block: an interrupted write is finished first, and no other one begins."""
     with locked_folder(folder):
         _finish_interrupted(folder)

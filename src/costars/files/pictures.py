@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from costars.errors import ReadError
+from costars.errors import ReadError, to_one_line
 from costars.files.regular_file import open_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # told apart by content, not by suffix
@@ -32,7 +32,7 @@ def load_picture(path: Path, formats: Sequence[str] = FORMATS) -> Image.Image:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise _too_large(path) from None
         except Exception as error:  # Pillow raises many types for damaged files
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = to_one_line(error)
             raise ReadError(path, f"a damaged picture ({reason})", "save it again") from None
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from costars.errors import ReadError
+from costars.errors import ReadError, to_one_line
 from costars.files.regular_file import MAX_TEXT_BYTES, read_text
 
 MAX_DEPTH = 50  # lists and mappings inside each other; a scene has 5
@@ -84,10 +84,10 @@ def _parse(
     except RecursionError:
         problem = f"nested more than {MAX_DEPTH} deep"
     except Exception as error:  # PyYAML raises many types for values that do not fit their tag
-        problem = " ".join(str(error).split()) or type(error).__name__
+        problem = to_one_line(error, 300)
     else:
         return data
-    raise ReadError(origin, f"not valid {kind}: {problem[:300]}", "correct it")
+    raise ReadError(origin, f"not valid {kind}: {problem}", "correct it")
 
 
 def _load_json(text: str | bytes) -> Any:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from costars.errors import ConceptError, CostarsError
+from costars.errors import ConceptError, CostarsError, to_one_line
 from costars.files.safetensors_header import read_header
 
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
@@ -27,7 +27,7 @@ def read_tensors(path: Path, error: type[CostarsError] = ConceptError) -> dict[s
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as problem:  # besides its own, safetensors raises many types for dtypes that torch lacks
-        what = " ".join(str(problem).split())[:200]
+        what = to_one_line(problem)
         raise error(f"{path.name}: not a readable .safetensors file ({what}); fetch it again") from None
 
 

@@ -13,7 +13,7 @@ from diffusers import ControlNetModel
 from PIL import Image
 from torch import Tensor
 
-from costars.errors import ModelError, ReadError, SceneError
+from costars.errors import ModelError, ReadError, SceneError, to_one_line
 from costars.files.pictures import load_picture
 from costars.files.regular_file import expand_user
 from costars.images.masks import same_aspect_ratio
@@ -28,7 +28,7 @@ def load_controlnet(folder: Path, name: str, model: Model) -> ControlNetModel:
     try:
         net: ControlNetModel = load_component(ControlNetModel, folder, model.dtype)
     except Exception as error:  # diffusers raises many kinds for other folders
-        line = " ".join(str(error).split())[:200]
+        line = to_one_line(error)
         raise ModelError(
             f"controls.model {name!r}: no ControlNet with .safetensors weights ({line}); "
             "want a diffusers folder or hub id"

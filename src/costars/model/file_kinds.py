@@ -1,4 +1,4 @@
-"""What a .safetensors file is that is no checkpoint of a supported family, told by its keys and shapes."""
+"""What a .safetensors file is that is no checkpoint of a supported family, by its keys and shapes."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
-from costars.errors import ModelError
+from costars.errors import ModelError, to_one_line
 from costars.files.regular_file import expand_user, is_there
 from costars.model.components import list_unused_weights
 from costars.scene.names import is_hub_id
@@ -77,7 +77,7 @@ def download_from_hub(name: str, patterns: Sequence[str], *, offline: bool, what
                 f"{what} {name!r}: no such folder, not in the Hugging Face cache, and costars is offline; "
                 "download it once with a network, or give a folder"
             ) from error
-        line = " ".join(str(error).split())[:200]
+        line = to_one_line(error)
         raise ModelError(
             f"{what} {name!r}: no such folder, and the hub does not provide it ({line}); "
             "check the id, the revision and the network, or give a folder"

@@ -13,7 +13,7 @@ from diffusers import schedulers as diffusers_schedulers
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from costars.errors import ConceptError, ModelError, ran_out_of_memory
+from costars.errors import ConceptError, ModelError, ran_out_of_memory, to_one_line
 from costars.files.safetensors_header import compute_sha256
 from costars.model.checkpoint_file import open_checkpoint_file
 from costars.model.checkpoint_keys import VAE_PREFIXES
@@ -93,7 +93,7 @@ def _one_line_errors(what: str, remedy: str) -> Iterator[None]:
         # tokenizers is written in Rust: a damaged file may make it panic, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        line = " ".join(str(error).split())[:300].removesuffix("; fetch it again").removesuffix("; download it again")
+        line = to_one_line(error, 300).removesuffix("; fetch it again").removesuffix("; download it again")
         if ran_out_of_memory(error):
             raise MemoryError(f"{what}: out of memory while it is loaded ({line})") from error
         raise ModelError(f"{what}: cannot be loaded ({line}); {remedy}") from error

@@ -17,42 +17,42 @@ class RecentlyUsed(Generic[K, V]):
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._kept: OrderedDict[K, V] = OrderedDict()
+        self._values: OrderedDict[K, V] = OrderedDict()
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         """The value of the key; a new one is made after those that were not used lately are dropped."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
+        if key in self._values:
+            self._values.move_to_end(key)
         else:
             self._make_room()
             self[key] = make()
-        return self._kept[key]
+        return self._values[key]
 
     def _make_room(self) -> None:
         if len(self) >= self.most:
             while len(self) >= self.most:
-                self._kept.popitem(last=False)
+                self._values.popitem(last=False)
             release_memory()
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._kept.pop(key, None)
+        self._values.pop(key, None)
         self._make_room()
-        self._kept[key] = value
+        self._values[key] = value
 
     def update(self, change: Callable[[V], V]) -> None:
         """Replace every value."""
-        for key, value in self._kept.items():
-            self._kept[key] = change(value)
+        for key, value in self._values.items():
+            self._values[key] = change(value)
 
     def clear(self) -> None:
         """Drop all values."""
-        self._kept.clear()
+        self._values.clear()
 
     def __contains__(self, key: K) -> bool:
-        return key in self._kept
+        return key in self._values
 
     def __iter__(self) -> Iterator[V]:
-        return iter(list(self._kept.values()))
+        return iter(list(self._values.values()))
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._values)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from costars.errors import ReadError, SceneError
 from costars.files.folder_claim import check_no_earlier_run
-from costars.files.output_folder import MAX_RECORD_BYTES, atomic_folder, is_interrupted, reading
+from costars.files.output_folder import MAX_RECORD_BYTES, atomic_folder, is_interrupted, lock_results
 from costars.files.plain_data import read_json
 from costars.images.contact_sheet import make_plan_sheet
 from costars.records.layout_files import hash_layout, read_layout, write_layout
@@ -37,7 +37,7 @@ def write_plan(plan: Plan, out: Path, *, replace: bool = False) -> None:
         "masks_sha256": hash_masks(plan.regions),
         "seconds": round_seconds(plan.seconds),
         "notes": [*layout.notes, *plan.notes],
-        "strangers": list(plan.strangers),
+        "extra_figures": list(plan.extra_figures),
         "hashes": dict(plan.hashes),
     }
     with atomic_folder(out) as folder:
@@ -56,7 +56,7 @@ def read_plan(folder: Path) -> Plan:
         picture = folder / "picture.png"
         hint = f"to draw its picture again, render {picture}" if picture.is_file() else "make one with costars plan"
         raise SceneError(f"{folder}: has no plan.json; {hint}")
-    with reading(folder):
+    with lock_results(folder):
         try:
             facts = _Facts.model_validate(read_json(folder / "plan.json", MAX_RECORD_BYTES))
             layout = read_layout(folder, facts.layout.prompt, facts.layout.rows)
@@ -88,7 +88,7 @@ def read_plan(folder: Path) -> Plan:
         seconds=facts.seconds,
         edited=edited,
         notes=(*facts.notes, *describe_masks(folder, regions)),
-        strangers=facts.strangers,
+        extra_figures=facts.extra_figures,
         hashes=facts.hashes,
     )
 
@@ -116,5 +116,5 @@ class _Facts(BaseModel):
     masks_sha256: str
     seconds: dict[str, float]
     notes: tuple[str, ...]
-    strangers: tuple[str, ...]
+    extra_figures: tuple[str, ...]
     hashes: dict[str, str]

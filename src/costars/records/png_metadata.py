@@ -49,7 +49,7 @@ def write_picture(picture: Picture, out: str | Path, *, replace: bool = False) -
             "max_rows": picture.max_rows,
             **({"layer_counts": dict(picture.layer_counts)} if picture.layer_counts else {}),
             **({"lost": list(picture.lost)} if picture.lost else {}),
-            **({"became": dict(picture.became)} if picture.became else {}),
+            **({"seen_as": dict(picture.seen_as)} if picture.seen_as else {}),
             **({"notes": list(picture.notes)} if picture.notes else {}),
         }
         (folder / "result.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -29,15 +29,15 @@ PATH_FIELDS = (
 )
 
 
-def anchor_paths(scene: Scene, folder: Path, kept: Container[tuple[str, str]] = ()) -> Scene:
+def anchor_paths(scene: Scene, folder: Path, unchanged: Container[tuple[str, str]] = ()) -> Scene:
     """The scene with its relative paths made absolute, as seen from a folder.
 
-    Names of the library and of the hub stay as they are, and so do the (field, name) in kept. Raises SceneError for a
-    path that cannot be stored.
+    Names of the library and of the hub stay as they are, and so do the (field, name) in unchanged. Raises SceneError
+    for a path that cannot be stored.
     """
 
     def anchored(field: str, name: str) -> str:
-        if (field, name) in kept:
+        if (field, name) in unchanged:
             return name
         try:
             path = (folder / expand_user(name)).absolute()
@@ -152,10 +152,10 @@ def with_settings(scene: Scene, settings: list[str], origin: str = "scene with -
     Relative paths among the values are in the working folder; what the scene says already stays as it is. Raises
     SceneError for a setting that does not exist or is not allowed.
     """
-    kept = set[tuple[str, str]]()
+    unchanged = set[tuple[str, str]]()
 
     def keep(field: str, name: str) -> str:
-        kept.add((field, name))
+        unchanged.add((field, name))
         return name
 
     map_paths(scene, keep)
@@ -174,4 +174,4 @@ def with_settings(scene: Scene, settings: list[str], origin: str = "scene with -
                 raise SceneError(f"--set {setting}: {parent!r} has no parts; set it as a whole, {parent}=...")
             here = here[parent]
         here[last] = _value(value, here.get(last))
-    return anchor_paths(parse_scene(data, origin), Path(), kept)
+    return anchor_paths(parse_scene(data, origin), Path(), unchanged)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.utils import logging
 
-from costars.errors import ModelError, ReadError, SceneError
+from costars.errors import ModelError, ReadError, SceneError, to_one_line
 from costars.files.regular_file import expand_user
 from costars.model.components import load_component
 from costars.model.config_values import read_config
@@ -73,7 +73,7 @@ def open_checkpoint(
             for name in (kind.image_processor, kind.tokenizer)
         )
     except Exception as error:  # the libraries raise many types for a damaged folder
-        line = " ".join(str(error).split())[:300]
+        line = to_one_line(error, 300)
         raise ModelError(f"model {source!r}: cannot be loaded ({line}); download it again") from error
     return Checkpoint(model.to(device), image_processor, tokenizer)
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from costars.segment.checkpoint import Checkpoint, CheckpointKind, check_checkpoint, to_numpy, tokenize
-from costars.segment.kept_checkpoints import KeptCheckpoints, checkpoint_on_device
+from costars.segment.checkpoint_cache import CheckpointCache, checkpoint_on_device
 from costars.segment.regions import assign_depths, unique_phrases
 from costars.types import Layout, Machine, MaskArray, Region
 
@@ -41,7 +41,7 @@ class ClipSeg:
     threshold: float = 0.5
     smallest_area: float = 0.01
     folders: dict[CheckpointKind, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
-    kept: KeptCheckpoints = field(default_factory=dict, init=False, repr=False, compare=False)
+    cache: CheckpointCache = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.folders[CLIPSEG] = check_checkpoint(CLIPSEG, self.model, offline=self.offline)
@@ -55,7 +55,7 @@ class ClipSeg:
         if not phrases:
             return []
         folder = str(self.folders[CLIPSEG])
-        with checkpoint_on_device(self.kept, CLIPSEG, folder, self.device, self.dtype) as checkpoint:
+        with checkpoint_on_device(self.cache, CLIPSEG, folder, self.device, self.dtype) as checkpoint:
             maps = compute_phrase_maps(checkpoint, image, phrases)
         best, found = maps.argmax(axis=0), []
         for i, phrase in enumerate(phrases):

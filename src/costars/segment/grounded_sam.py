@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from costars.segment.checkpoint import Checkpoint, CheckpointKind, FloatArray, check_checkpoint
+from costars.segment.checkpoint_cache import CheckpointCache, checkpoint_on_device
 from costars.segment.detectors import GROUNDING_DINO, OWLV2, run_grounding_dino, run_owlv2, select_detections
-from costars.segment.kept_checkpoints import KeptCheckpoints, checkpoint_on_device
 from costars.segment.regions import unique_phrases
 from costars.segment.sam import SAM, segment_boxes
 from costars.types import Layout, Machine, Region
@@ -44,7 +44,7 @@ class GroundedSam:
     most_overlap: float = 0.5
     mask_threshold: float = 0.0
     folders: dict[CheckpointKind, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
-    kept: KeptCheckpoints = field(default_factory=dict, init=False, repr=False, compare=False)
+    cache: CheckpointCache = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _find_models(self, GROUNDING_DINO)
@@ -75,7 +75,7 @@ class OwlSam:
     most_overlap: float = 0.5
     mask_threshold: float = 0.0
     folders: dict[CheckpointKind, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
-    kept: KeptCheckpoints = field(default_factory=dict, init=False, repr=False, compare=False)
+    cache: CheckpointCache = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _find_models(self, OWLV2)
@@ -113,7 +113,7 @@ def _find_regions(
 
 def _on_device(segmenter: GroundedSam | OwlSam, kind: CheckpointKind) -> AbstractContextManager[Checkpoint]:
     folder = str(segmenter.folders[kind])
-    return checkpoint_on_device(segmenter.kept, kind, folder, segmenter.device, segmenter.dtype)
+    return checkpoint_on_device(segmenter.cache, kind, folder, segmenter.device, segmenter.dtype)
 
 
 def open_grounded_sam(machine: Machine, **options: Any) -> GroundedSam:

@@ -1,4 +1,4 @@
-"""Judges from the figures of a finished picture who is visible, who became something else, and who is too many."""
+"""Judges from the figures of a finished picture who is visible, who looks like something else, and who is too many."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ INSIDE = 0.5  # share of a figure that lies in the regions of the cast, from whi
 
 @dataclass(frozen=True)
 class Visibility:
-    """lost are members without a figure of their class in their place, became {member: class of the figure there}."""
+    """lost are members without a figure of their class in their place, seen_as {member: class of the figure there}."""
 
     lost: tuple[str, ...] = ()
-    became: Mapping[str, str] = field(default_factory=dict)
+    seen_as: Mapping[str, str] = field(default_factory=dict)
 
 
 def judge_visibility(regions: Mapping[str, Region], figures: Sequence[Region], kinds: Mapping[str, str]) -> Visibility:
@@ -30,15 +30,15 @@ def judge_visibility(regions: Mapping[str, Region], figures: Sequence[Region], k
 
     kinds {class: kind} are the figures' classes; only a figure of another kind counts as something else.
     """
-    lost, became = [], {}
+    lost, seen_as = [], {}
     for name, region in regions.items():
         figure = max(figures, key=lambda f: mask_iou(f.mask, region.mask), default=None)
         if figure is None or mask_iou(figure.mask, region.mask) < PRESENT_IOU:
             lost.append(name)
         elif _is_other_kind(figure, region.class_name, kinds):
             lost.append(name)
-            became[name] = figure.class_name
-    return Visibility(tuple(lost), became)
+            seen_as[name] = figure.class_name
+    return Visibility(tuple(lost), seen_as)
 
 
 def _is_other_kind(figure: Region, class_name: str, kinds: Mapping[str, str]) -> bool:
@@ -61,7 +61,7 @@ def _share_inside(mask: MaskArray, cast: MaskArray) -> float:
     return float(np.minimum(mask, cast).sum()) / area if area else 1.0
 
 
-def describe_strangers(what: str, classes: Sequence[str], num_members: int) -> tuple[str, ...]:
+def describe_extra_figures(what: str, classes: Sequence[str], num_members: int) -> tuple[str, ...]:
     """A note on the figures of a layout or picture that are not in the cast; none if there are none."""
     if not classes:
         return ()

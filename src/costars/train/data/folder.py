@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from costars.errors import TrainError
+from costars.errors import TrainError, to_one_line
 from costars.scene.names import normalize_name
 from costars.train.data.metadata_files import KOHYA_METADATA, CaptionEntry, read_jsonl, read_kohya
-from costars.train.data.text_files import first_line, format_error, read_text
+from costars.train.data.text_files import first_line, read_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION_SUFFIXES = (".txt", ".caption")  # OneTrainer's; kohya's default
@@ -89,7 +89,7 @@ class _Files:
                 own = [f"{inner}/{name}" for name in sorted(os.listdir(folder / inner)) if _is_visible(name)]
                 self.names = [*(name for name in self.names if name != inner), *own]
         except OSError as error:
-            raise TrainError(f"images {str(folder)!r}: cannot list the folder ({format_error(error)})") from error
+            raise TrainError(f"images {str(folder)!r}: cannot list the folder ({to_one_line(error)})") from error
         self.mask_folders = masks
         self._by_stem: dict[str, list[str]] = {}
         for name in self.names:

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from costars.errors import ReadError, TrainError
+from costars.errors import ReadError, TrainError, to_one_line
 from costars.files.pictures import load_picture
 from costars.images.masks import read_levels, to_grey_levels
 from costars.scene.prompt_syntax import unescape_brackets
 from costars.train.data.folder import EXPECTED_FILES, describe_no_image, list_images
-from costars.train.data.text_files import format_error
 from costars.types import MaskArray
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # checked by content, not by suffix
@@ -112,4 +111,4 @@ def _read_image(path: Path) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    return f"{error.reason}, {error.remedy}" if isinstance(error, ReadError) else format_error(error)
+    return f"{error.reason}, {error.remedy}" if isinstance(error, ReadError) else to_one_line(error)

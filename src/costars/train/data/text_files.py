@@ -21,8 +21,3 @@ def read_text(path: Path) -> str:
 def first_line(text: str) -> str | None:
     """The first line that is not blank; None if all are."""
     return next((line.strip() for line in text.splitlines() if line.strip()), None)
-
-
-def format_error(error: Exception) -> str:
-    """A library's error as one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -14,30 +14,30 @@ from costars.segment.checkpoint import Checkpoint, CheckpointKind, open_checkpoi
 CPU = torch.device("cpu")
 
 
-class KeptCheckpoint(NamedTuple):
+class CachedCheckpoint(NamedTuple):
     """A checkpoint in the CPU's memory, and what copies it to the device."""
 
     checkpoint: Checkpoint
     offload: Offload
 
 
-KeptCheckpoints = MutableMapping[str, KeptCheckpoint]  # {folder: checkpoint}
+CheckpointCache = MutableMapping[str, CachedCheckpoint]  # {folder: checkpoint}
 
 
 @contextmanager
 def checkpoint_on_device(
-    kept: KeptCheckpoints, kind: CheckpointKind, folder: str, device: torch.device, dtype: torch.dtype
+    cache: CheckpointCache, kind: CheckpointKind, folder: str, device: torch.device, dtype: torch.dtype
 ) -> Iterator[Checkpoint]:
     """Within the block the checkpoint can compute on the device; it is loaded at its first use.
 
     Raises ModelError as open_checkpoint.
     """
-    if folder not in kept:
+    if folder not in cache:
         offload = Offload("full" if device == CPU else "offload", device)
         loaded = open_checkpoint(kind, folder, CPU, dtype, offline=True)
         if device != CPU:
             offload.place(loaded.model)
-        kept[folder] = KeptCheckpoint(loaded, offload)
-    checkpoint, offload = kept[folder]
+        cache[folder] = CachedCheckpoint(loaded, offload)
+    checkpoint, offload = cache[folder]
     with offload.on_device(checkpoint.model):
         yield checkpoint
